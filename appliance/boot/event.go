@@ -1,0 +1,38 @@
+package boot
+
+import "time"
+
+// Step names what happened, the same word in the timeline, the log and the API.
+type Step string
+
+// The steps of a boot, in the order in which they come.
+const (
+	StepArmed    Step = "armed"
+	StepDiscover Step = "discover" // DHCP DISCOVER of a boot client
+	StepOffer    Step = "offer"    // boot part offered
+	StepRequest  Step = "request"  // DHCP REQUEST, or the request on port 4011
+	StepScript   Step = "script"   // a boot script was fetched
+	StepFile     Step = "file"     // a file's transfer begins, goes on (Transient) or ends
+	StepUp       Step = "up"       // the booted system reported
+	StepTicket   Step = "ticket"   // the ticket is here
+	StepDone     Step = "done"
+	StepExpired  Step = "expired"
+	StepFailed   Step = "failed"
+	StepRefused  Step = "refused" // a request was answered with "no" and a reason
+	StepLocal    Step = "local"   // left alone: boots its own disk
+)
+
+// Event is one line of the timeline.
+type Event struct {
+	Seq       int64     // set by the store, growing; 0 for a transient event
+	Time      time.Time // set by the table when zero
+	Step      Step
+	Machine   string // name, or "" if not known
+	MAC       MAC
+	Order     string // order id, or ""
+	Text      string // one sentence for people; no secrets
+	File      string // for StepFile
+	Bytes     int64  // for StepFile: sent so far
+	Total     int64  // for StepFile: size
+	Transient bool   // progress: told to watchers, not stored
+}
