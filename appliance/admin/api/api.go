@@ -1,0 +1,275 @@
+// Package api is the daemon's HTTP API as a program sees it: its types and a
+// client for it. It imports nothing of ours and runs on Linux, macOS and
+// Windows, so that the admin's command does too.
+//
+// Names in JSON are snake_case. Times are RFC 3339, times that have not come
+// yet are left out. Durations are written as Go writes them ("30m"). No type
+// here carries a secret, but for NewToken, which shows one once. The order's
+// token, with which a booted machine proves itself, never leaves the daemon.
+package api
+
+import "time"
+
+// Role is what a token may do; each role may do what the ones before it may.
+type Role string
+
+// The roles.
+const (
+	Viewer   Role = "viewer"   // reads all but tickets
+	Operator Role = "operator" // boots machines, reads tickets: a ticket is a credential
+	Admin    Role = "admin"    // changes images and tokens, reads the audit log
+)
+
+// Identity is who the daemon takes the caller for.
+type Identity struct {
+	Name string `json:"name"` // user name on the box, or the token's name
+	Role Role   `json:"role"`
+	From string `json:"from"` // "socket" or the caller's address
+}
+
+// Version is what the daemon is.
+type Version struct {
+	Version string `json:"version"`
+	Go      string `json:"go"`
+	API     int    `json:"api"` // grows when a client of the one before would fail
+}
+
+// Status is the box on one screen.
+type Status struct {
+	Site        string    `json:"site"`
+	Version     string    `json:"version"`
+	Started     time.Time `json:"started"`
+	Now         time.Time `json:"now"`
+	LAN         LAN       `json:"lan"`
+	DHCP        DHCP      `json:"dhcp"`
+	Admin       Listener  `json:"admin"`
+	Parts       []Part    `json:"parts"`
+	Machines    int       `json:"machines"`
+	OpenOrders  []Order   `json:"open_orders"`
+	Tickets     int       `json:"tickets"`
+	Unavailable []string  `json:"unavailable,omitempty"` // what could not be read just now, and why
+}
+
+// LAN is the rescue LAN.
+type LAN struct {
+	Interface string `json:"interface"`
+	Address   string `json:"address"` // with prefix length
+}
+
+// DHCP is what the DHCP part does on the rescue LAN, and why.
+type DHCP struct {
+	Configured string `json:"configured"` // auto, full, proxy or off
+	Mode       string `json:"mode"`       // full, proxy or off; "" while it is not known yet
+	Why        string `json:"why"`
+}
+
+// Listener is where the API listens over TLS; empty if nowhere.
+type Listener struct {
+	Listen      string `json:"listen"`
+	Fingerprint string `json:"fingerprint"` // SHA256:… of the certificate
+}
+
+// Part is one part of the daemon.
+type Part struct {
+	Name     string     `json:"name"`
+	State    string     `json:"state"` // starting, running, failed, stopped
+	Since    time.Time  `json:"since"`
+	Restarts int        `json:"restarts"`
+	Error    string     `json:"error,omitempty"` // the last one
+	Retry    *time.Time `json:"retry,omitempty"` // when it is started again
+}
+
+// Machine is a server or PC of the branch.
+type Machine struct {
+	Name    string   `json:"name"`
+	MACs    []string `json:"macs"`
+	UUID    string   `json:"uuid,omitempty"`
+	Image   string   `json:"image,omitempty"`   // standing assignment
+	Chain   string   `json:"chain,omitempty"`   //
+	Address string   `json:"address,omitempty"` // reserved
+	Order   *Order   `json:"order,omitempty"`   // the open one
+	Seen    *Seen    `json:"seen,omitempty"`    // when it last asked to boot
+}
+
+// Seen is a boot client that was seen on the LAN since the daemon started.
+type Seen struct {
+	MAC     string    `json:"mac"`
+	Machine string    `json:"machine,omitempty"`
+	UUID    string    `json:"uuid,omitempty"`
+	Arch    string    `json:"arch"`
+	Program string    `json:"program"`
+	Vendor  string    `json:"vendor,omitempty"` // option 60
+	Address string    `json:"address,omitempty"`
+	Relay   string    `json:"relay,omitempty"`
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+	Count   int       `json:"count"`
+	Answer  string    `json:"answer"`
+}
+
+// Adopt makes a machine of a client that was seen.
+type Adopt struct {
+	Name string `json:"name"`
+	MAC  string `json:"mac"`
+	UUID string `json:"uuid,omitempty"`
+}
+
+// Lease is an address given to a client.
+type Lease struct {
+	Address string    `json:"address"`
+	MAC     string    `json:"mac"`
+	Machine string    `json:"machine,omitempty"`
+	Host    string    `json:"host,omitempty"`
+	State   string    `json:"state"`
+	Expires time.Time `json:"expires"`
+}
+
+// NewOrder asks that a machine boots an image, once.
+type NewOrder struct {
+	Machine string `json:"machine"`
+	Image   string `json:"image"`
+	TTL     string `json:"ttl,omitempty"`      // default as configured
+	NoPower bool   `json:"no_power,omitempty"` // leave the machine's power alone
+}
+
+// Power says who powers a machine on after an order.
+type Power string
+
+// Manual power: a person does it.
+const Manual Power = "manual"
+
+// Order says that one machine boots one image, once, before it expires.
+type Order struct {
+	ID      string     `json:"id"`
+	Machine string     `json:"machine"`
+	Image   string     `json:"image"`
+	State   string     `json:"state"` // armed, booting, done, expired, failed
+	Reason  string     `json:"reason,omitempty"`
+	By      string     `json:"by"`
+	Power   Power      `json:"power"`
+	Created time.Time  `json:"created"`
+	Expires time.Time  `json:"expires"`
+	Started *time.Time `json:"started,omitempty"`
+	Ended   *time.Time `json:"ended,omitempty"`
+}
+
+// Open reports whether the order can still boot its machine.
+func (o Order) Open() bool { return o.State == "armed" || o.State == "booting" }
+
+// Event is one line of the timeline.
+type Event struct {
+	Seq       int64     `json:"seq"` // 0 for a transient event
+	Time      time.Time `json:"time"`
+	Step      string    `json:"step"`
+	Machine   string    `json:"machine,omitempty"`
+	MAC       string    `json:"mac,omitempty"`
+	Order     string    `json:"order,omitempty"`
+	Text      string    `json:"text"`
+	File      string    `json:"file,omitempty"`
+	Bytes     int64     `json:"bytes,omitempty"`
+	Total     int64     `json:"total,omitempty"`
+	Transient bool      `json:"transient,omitempty"`
+}
+
+// Ticket is what lets the admin take over a booted machine.
+type Ticket struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"` // ssh
+	Machine   string    `json:"machine"`
+	Order     string    `json:"order,omitempty"`
+	Image     string    `json:"image,omitempty"`
+	Verified  bool      `json:"verified"` // the machine proved itself with its order's token
+	Time      time.Time `json:"time"`
+	User      string    `json:"user,omitempty"`
+	Port      int       `json:"port,omitempty"`
+	Addresses []string  `json:"addresses,omitempty"`
+	HostKeys  []string  `json:"host_keys,omitempty"`      // fingerprints
+	HostLines []string  `json:"host_key_lines,omitempty"` // public keys as known_hosts has them
+	Serial    string    `json:"serial,omitempty"`
+	UUID      string    `json:"uuid,omitempty"`
+	Hostname  string    `json:"hostname,omitempty"`
+	System    string    `json:"system,omitempty"`
+	Kernel    string    `json:"kernel,omitempty"`
+	Error     string    `json:"error,omitempty"` // why the report could not be read
+}
+
+// Image is one image of the library.
+type Image struct {
+	Name    string    `json:"name"`
+	Kind    string    `json:"kind"`
+	Title   string    `json:"title,omitempty"`
+	Arch    string    `json:"arch,omitempty"`
+	Source  string    `json:"source,omitempty"`
+	Added   time.Time `json:"added"`
+	Size    int64     `json:"size"`
+	Up      string    `json:"up,omitempty"` // what tells that it is up: agent or served
+	Kernel  string    `json:"kernel,omitempty"`
+	Initrd  []string  `json:"initrd,omitempty"`
+	Cmdline string    `json:"cmdline,omitempty"` // the template, not filled in
+	Files   []File    `json:"files"`
+	Error   string    `json:"error,omitempty"` // why it cannot be used; all else but the name may be empty then
+}
+
+// File is one file of an image.
+type File struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// Verified is the result of hashing an image's files anew.
+type Verified struct {
+	Image string `json:"image"`
+	OK    bool   `json:"ok"`
+	Error string `json:"error,omitempty"` // names the file that changed
+}
+
+// Finding is one result of the doctor.
+type Finding struct {
+	Check string `json:"check"`
+	Level string `json:"level"` // ok, warning, failed, skipped
+	Text  string `json:"text"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+// Diagnosis is what the doctor found.
+type Diagnosis struct {
+	OK       bool      `json:"ok"` // nothing failed
+	Findings []Finding `json:"findings"`
+}
+
+// Token is an admin's token, without the secret.
+type Token struct {
+	ID      string    `json:"id"` // the token's beginning, to name it by
+	Name    string    `json:"name"`
+	Role    Role      `json:"role"`
+	By      string    `json:"by"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+}
+
+// CreateToken asks for a token.
+type CreateToken struct {
+	Name string `json:"name"`
+	Role Role   `json:"role"`
+	TTL  string `json:"ttl,omitempty"` // default 2160h
+}
+
+// NewToken is a token and its secret, shown this once.
+type NewToken struct {
+	Token
+	Secret string `json:"secret"`
+}
+
+// AuditEntry is one changing call.
+type AuditEntry struct {
+	Seq    int64     `json:"seq"`
+	Time   time.Time `json:"time"`
+	Who    string    `json:"who"`
+	Role   Role      `json:"role"`
+	From   string    `json:"from"` // "socket" or an address
+	What   string    `json:"what"` // POST /v1/orders
+	Args   string    `json:"args"` // what was asked for, without secrets
+	Status int       `json:"status"`
+	Error  string    `json:"error,omitempty"`
+}
