@@ -1,4 +1,186 @@
 // Package boot decides what a machine boots now. It is the one place that
 // does: DHCP, TFTP and HTTP all ask Decide, several times in one boot, because
 // the protocols keep no state between their packets.
+//
+// The Table holds what the decision rests on: the machines, their orders, and
+// the library of images. It also keeps the timeline, the record of what was
+// seen of each order, and opens the files of the tree that TFTP and HTTP serve.
 package boot
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.uber.org/zap"
+
+	"rescuebox/images"
+)
+
+// Machine is a server or PC of the branch.
+type Machine struct {
+	Name    string
+	MACs    []MAC
+	UUID    UUID       // zero if not given
+	Image   string     // standing assignment: what it boots without an order; "" is its own disk
+	Chain   Chain      // "" leaves the choice to the table
+	Address netip.Addr // reserved address; zero if none
+	Adopted bool       // taken over from the LAN by an admin, not named in the file of the site
+}
+
+// Chain is how an image reaches a machine.
+type Chain string
+
+// The chains.
+const (
+	ChainIPXE Chain = "ipxe" // firmware → iPXE → kernel and initrd over HTTP
+)
+
+// Orders keeps orders over restarts; state.Table does.
+type Orders interface {
+	Put(key string, o Order) error
+	Delete(key string) error
+	All() ([]Order, error)
+}
+
+// Events keeps the timeline; state.Log does. The key is the order's id.
+type Events interface {
+	Append(key string, e Event) (seq int64, err error)
+	Read(key string, after int64, max int) ([]Event, error)
+}
+
+// Adopted keeps machines that an admin adopted from the LAN; state.Table does.
+type Adopted interface {
+	Put(key string, m Machine) error
+	All() ([]Machine, error)
+}
+
+// Config is what a Table is made from.
+type Config struct {
+	Machines []Machine     // of the file of the site; names, MACs and UUIDs are unique
+	Unknown  string        // what machines boot that nobody named: "local" (or "") or an image's name
+	TTL      time.Duration // of an order that does not say; 0 is 30 minutes
+	Server   string        // where booted clients reach our HTTP: "http://192.168.77.1"
+	BootSet  string        // the boot set with iPXE; "" is "ipxe"
+	Images   *images.Library
+	Orders   Orders
+	Events   Events
+	Adopted  Adopted                      // nil: Adopt is refused
+	MACOf    func(netip.Addr) (MAC, bool) // whose address it is, for paths that name no MAC; may be nil
+	Log      *zap.Logger                  // nil: none
+	Metrics  prometheus.Registerer        // nil: none
+}
+
+// keptOrders is how many ended orders stay in the store.
+const keptOrders = 500
+
+// Table knows machines and orders, and decides.
+type Table struct {
+	cfg       Config
+	log       *zap.Logger
+	decisions *prometheus.CounterVec // by result: boot, local, refused
+	dropped   prometheus.Counter     // events that could not be stored
+
+	mu       sync.Mutex
+	machines []Machine         // by name
+	byMAC    map[MAC]int       // index into machines
+	orders   map[string]*Order // by id
+	open     map[string]*Order // by machine's name: the one open order
+	started  map[string]bool   // "order/file": its first transfer is in the timeline
+	wake     chan struct{}     // tells Run that the next expiry may have moved
+	seen     sightings
+
+	timeline timeline
+}
+
+// New reads the stored orders and machines. Orders whose time ran out while
+// the box was off end as expired.
+func New(c Config) (*Table, error) {
+	if c.TTL == 0 {
+		c.TTL = 30 * time.Minute
+	}
+	if c.BootSet == "" {
+		c.BootSet = "ipxe"
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	metrics := promauto.With(c.Metrics)
+	t := &Table{
+		cfg: c,
+		log: c.Log,
+		decisions: metrics.NewCounterVec(prometheus.CounterOpts{
+			Name: "rescuebox_boot_decisions_total", Help: "Decisions by result."}, []string{"result"}),
+		dropped: metrics.NewCounter(prometheus.CounterOpts{
+			Name: "rescuebox_boot_events_unstored_total", Help: "Timeline events that could not be stored."}),
+		orders:  map[string]*Order{},
+		open:    map[string]*Order{},
+		started: map[string]bool{},
+		wake:    make(chan struct{}, 1),
+		seen:    newSightings(),
+	}
+	t.timeline = timeline{store: c.Events, watchers: map[chan Event]bool{}}
+	if err := t.loadMachines(); err != nil {
+		return nil, err
+	}
+	if err := t.loadOrders(); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// loadMachines takes the machines of the file first: where an adopted one
+// shares a name or a MAC with them, the file wins.
+func (t *Table) loadMachines() error {
+	all := append([]Machine(nil), t.cfg.Machines...)
+	if t.cfg.Adopted != nil {
+		adopted, err := t.cfg.Adopted.All()
+		if err != nil {
+			return fmt.Errorf("read adopted machines: %w", err)
+		}
+		all = append(all, adopted...)
+	}
+	t.byMAC = map[MAC]int{}
+	for _, m := range all {
+		if t.clash(m) == "" {
+			t.addMachineLocked(m)
+		}
+	}
+	return nil
+}
+
+// loadOrders reads the stored orders and ends those whose time is over.
+func (t *Table) loadOrders() error {
+	stored, err := t.cfg.Orders.All()
+	if err != nil {
+		return fmt.Errorf("read orders: %w", err)
+	}
+	for _, o := range stored {
+		t.orders[o.ID] = &o
+		if o.State.Open() {
+			t.open[o.Machine] = &o
+		}
+	}
+	t.expire(time.Now())
+	return nil
+}
+
+// Run ends orders when their time is over, until ctx is done.
+func (t *Table) Run(ctx context.Context, ready func()) error {
+	ready()
+	for {
+		timer := time.NewTimer(t.expire(time.Now()))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		case <-t.wake:
+			timer.Stop()
+		}
+	}
+}

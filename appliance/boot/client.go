@@ -73,6 +73,24 @@ func (u UUID) String() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 
+// MarshalText writes the UUID as String does; the zero UUID is empty.
+func (u UUID) MarshalText() ([]byte, error) {
+	if u.IsZero() {
+		return nil, nil
+	}
+	return []byte(u.String()), nil
+}
+
+// UnmarshalText reads what ParseUUID reads; empty text is the zero UUID.
+func (u *UUID) UnmarshalText(text []byte) (err error) {
+	if len(text) == 0 {
+		*u = UUID{}
+		return nil
+	}
+	*u, err = ParseUUID(string(text))
+	return err
+}
+
 // IsZero reports whether the UUID is not known.
 func (u UUID) IsZero() bool { return u == UUID{} }
 

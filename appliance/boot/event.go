@@ -36,3 +36,6 @@ type Event struct {
 	Total     int64  // for StepFile: size
 	Transient bool   // progress: told to watchers, not stored
 }
+
+// SetSeq is how the store tells an event its number.
+func (e *Event) SetSeq(seq int64) { e.Seq = seq }

@@ -1,6 +1,17 @@
 package boot
 
-import "time"
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"rescuebox/images"
+)
 
 // State is where an order stands.
 //
@@ -23,6 +34,19 @@ const (
 // Open reports whether an order in this state can still boot its machine.
 func (s State) Open() bool { return s == Armed || s == Booting }
 
+// Bounds of an order's TTL.
+const (
+	minTTL = time.Second
+	maxTTL = 7 * 24 * time.Hour
+)
+
+// tokenLife is how long after its end an order's token still proves the machine
+// that it booted: a rescue system reports again when its address changes.
+const tokenLife = 24 * time.Hour
+
+// maxEphemeral bounds the orders of machines that nobody named ([boot] unknown).
+const maxEphemeral = 256
+
 // Order says that one machine boots one image, once, before it expires.
 type Order struct {
 	ID      string    // random, 8 hexadecimal digits; a name for people and paths, no secret
@@ -37,4 +61,271 @@ type Order struct {
 	Started time.Time // first boot file
 	Ended   time.Time //
 	Served  []string  // names of files served to the last byte
+}
+
+// Arm makes an order; a zero ttl is the default. It makes sure first that the
+// image is whole, so that a damaged file shows now and not at the machine. An
+// order that was open for the machine ends as failed: the newest word counts.
+func (t *Table) Arm(machine, image, by string, ttl time.Duration) (Order, error) {
+	if ttl == 0 {
+		ttl = t.cfg.TTL
+	}
+	if ttl < minTTL || ttl > maxTTL {
+		return Order{}, &Refusal{Reason: fmt.Sprintf("an order cannot live %s", ttl), Hint: fmt.Sprintf("give a TTL from %s to %s", minTTL, maxTTL)}
+	}
+	img, err := t.bootable(image)
+	if err != nil {
+		return Order{}, err
+	}
+	if err := t.whole(img); err != nil {
+		return Order{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.findNameLocked(machine); !ok {
+		t.mu.Unlock()
+		hint := t.machineNames()
+		t.mu.Lock()
+		return Order{}, &Refusal{Reason: fmt.Sprintf("no machine %q", machine), Hint: hint}
+	}
+	if old, ok := t.open[machine]; ok {
+		t.endLocked(old, Failed, "replaced by a new order of "+by, time.Now())
+	}
+	o, err := t.newOrderLocked(machine, image, by, ttl)
+	if err != nil {
+		return Order{}, err
+	}
+	return *o, nil
+}
+
+// whole hashes the image and the boot set that brings it to the machine.
+func (t *Table) whole(img images.Image) error {
+	set, err := t.cfg.Images.Get(t.cfg.BootSet)
+	if err != nil {
+		return &Refusal{Reason: fmt.Sprintf("the library has no boot set %q, so no machine could load %s", t.cfg.BootSet, img.Name),
+			Hint: "apt-get install ipxe && rescuebox image add --bootset " + t.cfg.BootSet}
+	}
+	for _, i := range []images.Image{set, img} {
+		if err := t.cfg.Images.Verify(i); err != nil {
+			return &Refusal{Reason: err.Error(), Hint: "import it again with rescuebox image add, or build it again"}
+		}
+	}
+	return nil
+}
+
+// newOrderLocked makes and stores an order, then tells the timeline.
+func (t *Table) newOrderLocked(machine, image, by string, ttl time.Duration) (*Order, error) {
+	now := time.Now()
+	o := &Order{ID: random(4), Token: random(16), Machine: machine, Image: image, By: by,
+		State: Armed, Created: now, Expires: now.Add(ttl)}
+	if err := t.putLocked(o); err != nil {
+		return nil, err
+	}
+	t.orders[o.ID], t.open[machine] = o, o
+	t.pruneLocked()
+	t.signal()
+	t.recordLocked(Event{Step: StepArmed, Order: o.ID, Machine: machine, Time: now,
+		Text: fmt.Sprintf("%s boots %s, ordered by %s, until %s", machine, image, by, o.Expires.Format("15:04:05"))})
+	return o, nil
+}
+
+// random is n random bytes in hexadecimal.
+func random(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) // never fails: crypto/rand ends the program instead
+	return hex.EncodeToString(b)
+}
+
+// Cancel ends a machine's open order.
+func (t *Table) Cancel(machine, by string) (Order, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o, ok := t.open[machine]
+	if !ok {
+		return Order{}, &Refusal{Reason: fmt.Sprintf("%s has no open order", machine), Hint: "rescuebox status"}
+	}
+	if err := t.endLocked(o, Failed, "cancelled by "+by, time.Now()); err != nil {
+		return Order{}, err
+	}
+	return *o, nil
+}
+
+// Up tells that the booted system of an order reported; it ends the order.
+// To report again, or too late, is no error.
+func (t *Table) Up(orderID, text string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o, ok := t.orders[orderID]
+	if !ok {
+		return &Refusal{Reason: "no order " + orderID}
+	}
+	if !o.State.Open() {
+		return nil
+	}
+	t.recordLocked(Event{Step: StepUp, Order: o.ID, Machine: o.Machine, Text: text})
+	return t.endLocked(o, Done, o.Machine+" is up", time.Now())
+}
+
+// begin moves an order from armed to booting.
+func (t *Table) begin(orderID string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o, ok := t.orders[orderID]; ok && o.State == Armed {
+		o.State, o.Started = Booting, time.Now()
+		t.logged(t.putLocked(o), o)
+	}
+}
+
+// served notes a file that went out whole and ends the order where that was the last one.
+func (t *Table) served(orderID, file string, img images.Image) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o, ok := t.orders[orderID]
+	if !ok || !o.State.Open() || slices.Contains(o.Served, file) {
+		return
+	}
+	o.Served = append(slices.Clip(o.Served), file)
+	if img.Up == images.Served && complete(img, o.Served) {
+		t.logged(t.endLocked(o, Done, o.Machine+" has loaded all of "+img.Name, time.Now()), o)
+		return
+	}
+	t.logged(t.putLocked(o), o)
+}
+
+// complete reports whether all that the machine's kernel stage loads went out.
+func complete(img images.Image, served []string) bool {
+	all := func(names []string) bool {
+		for _, n := range names {
+			if !slices.Contains(served, n) {
+				return false
+			}
+		}
+		return len(names) > 0
+	}
+	return all(img.Loads(false)) || all(img.Loads(true))
+}
+
+// endLocked moves an order into a final state. The order leaves the open ones
+// even if it cannot be stored: a full disk must not boot a machine twice.
+func (t *Table) endLocked(o *Order, s State, reason string, now time.Time) error {
+	o.State, o.Ended = s, now
+	if s != Done {
+		o.Reason = reason
+	}
+	delete(t.open, o.Machine)
+	for _, f := range append(o.Served, "") {
+		delete(t.started, o.ID+"/"+f)
+	}
+	err := t.putLocked(o)
+	step := map[State]Step{Done: StepDone, Expired: StepExpired, Failed: StepFailed}[s]
+	t.recordLocked(Event{Step: step, Order: o.ID, Machine: o.Machine, Text: reason, Time: now})
+	return err
+}
+
+// expire ends the orders whose time is over and says when to look again.
+func (t *Table) expire(now time.Time) (next time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next = time.Hour
+	for _, o := range t.open {
+		left := o.Expires.Sub(now)
+		if left <= 0 {
+			t.logged(t.endLocked(o, Expired, fmt.Sprintf("%s did not boot %s in time", o.Machine, o.Image), now), o)
+			continue
+		}
+		next = min(next, left)
+	}
+	return next
+}
+
+// putLocked stores an order. Orders of machines that nobody named stay in memory:
+// strangers must not fill the disk.
+func (t *Table) putLocked(o *Order) error {
+	if _, known := t.findNameLocked(o.Machine); !known {
+		return nil
+	}
+	if err := t.cfg.Orders.Put(o.ID, *o); err != nil {
+		return fmt.Errorf("store order %s: %w", o.ID, err)
+	}
+	return nil
+}
+
+// logged logs an error that the caller of a step could do nothing about.
+func (t *Table) logged(err error, o *Order) {
+	if err != nil {
+		t.log.Error("order not stored", zap.String("machine", o.Machine), zap.String("order", o.ID), zap.NamedError("err", err))
+	}
+}
+
+// pruneLocked forgets the oldest ended orders beyond keptOrders, and the
+// oldest of strangers beyond maxEphemeral.
+func (t *Table) pruneLocked() {
+	if len(t.orders) <= min(keptOrders, maxEphemeral) {
+		return
+	}
+	var ended, strangers []*Order
+	for _, o := range t.orders {
+		if _, known := t.findNameLocked(o.Machine); !known {
+			strangers = append(strangers, o)
+		} else if !o.State.Open() {
+			ended = append(ended, o)
+		}
+	}
+	t.forgetLocked(strangers, maxEphemeral)
+	t.forgetLocked(ended, keptOrders)
+}
+
+func (t *Table) forgetLocked(list []*Order, keep int) {
+	slices.SortFunc(list, func(a, b *Order) int { return b.Created.Compare(a.Created) })
+	for _, o := range list[min(keep, len(list)):] {
+		delete(t.orders, o.ID)
+		if t.open[o.Machine] == o {
+			delete(t.open, o.Machine)
+		}
+		t.logged(t.cfg.Orders.Delete(o.ID), o)
+	}
+}
+
+// signal wakes Run.
+func (t *Table) signal() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// ByToken finds the order that a token belongs to: an open one, or one that
+// ended less than a day ago.
+func (t *Table) ByToken(token string) (Order, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range t.orders {
+		alive := o.State.Open() || time.Since(o.Ended) < tokenLife
+		if alive && subtle.ConstantTimeCompare([]byte(o.Token), []byte(token)) == 1 {
+			return *o, true
+		}
+	}
+	return Order{}, false
+}
+
+// OpenOrder finds a machine's open order.
+func (t *Table) OpenOrder(machine string) (Order, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o, ok := t.open[machine]; ok {
+		return *o, true
+	}
+	return Order{}, false
+}
+
+// AllOrders lists orders, newest first, at most max.
+func (t *Table) AllOrders(max int) []Order {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]Order, 0, len(t.orders))
+	for _, o := range t.orders {
+		list = append(list, *o)
+	}
+	slices.SortFunc(list, func(a, b Order) int { return b.Created.Compare(a.Created) })
+	return list[:min(max, len(list))]
 }

@@ -1,0 +1,81 @@
+package boot
+
+import (
+	"bytes"
+	"fmt"
+	"text/template"
+
+	"rescuebox/images"
+)
+
+// ipxeTemplate is the script of the chain "ipxe". It retries what a real site
+// lets fail at first: a switch port that spanning tree blocks for up to 50 s
+// (ipxe#1337), a stalled download (ipxe#1023). It waits for no key, and when
+// all was in vain it exits, so that the machine boots its own disk.
+// Only commands of iPXE 1.0 (Debian's build of 2019) are in it.
+var ipxeTemplate = template.Must(template.New("boot.ipxe").Parse(`#!ipxe
+echo
+echo rescuebox boots {{.Title}} on {{.Machine}}. You need not do anything.
+echo
+set tries:int32 0
+:load
+imgfree
+iseq ${platform} efi && set kernel {{.KernelEFI}} || set kernel {{.Kernel}}
+kernel {{.URL}}/${kernel} {{.Cmdline}} || goto again
+{{- range .Initrd}}
+initrd {{$.URL}}/{{.}} || goto again
+{{- end}}
+boot || goto again
+:again
+inc tries
+iseq ${tries} 12 && goto give_up ||
+echo Attempt ${tries} failed. Trying again in 5 seconds...
+sleep 5
+isset ${ip} || dhcp ||
+goto load
+:give_up
+echo {{.Machine}} could not load {{.Title}}. Starting its own disk.
+sleep 5
+exit 1
+`))
+
+// ipxeScript renders the script for one machine's order. server is the base
+// URL of our HTTP, without a slash at its end.
+func ipxeScript(d Decision, mac MAC, server string) ([]byte, error) {
+	img := d.Image
+	url := server + "/boot/" + mac.Plain()
+	cmdline, err := img.CommandLine(images.Args{Machine: d.Machine.Name, MAC: mac.String(), Order: d.Order.ID,
+		Token: d.Order.Token, Server: server, URL: url, SHA256: hashes(img)})
+	if err != nil {
+		return nil, err
+	}
+	// Under UEFI the kernel's own EFI stub looks for its initrd by this
+	// argument; elsewhere it does no harm.
+	for _, initrd := range img.Initrd {
+		cmdline = "initrd=" + initrd + " " + cmdline
+	}
+	title := img.Title
+	if title == "" {
+		title = img.Name
+	}
+	efi := img.KernelEFI
+	if efi == "" {
+		efi = img.Kernel
+	}
+	var script bytes.Buffer
+	err = ipxeTemplate.Execute(&script, map[string]any{"Title": title, "Machine": d.Machine.Name, "URL": url,
+		"Kernel": img.Kernel, "KernelEFI": efi, "Initrd": img.Initrd, "Cmdline": cmdline})
+	if err != nil {
+		return nil, fmt.Errorf("boot script of %s: %w", img.Name, err)
+	}
+	return script.Bytes(), nil
+}
+
+// hashes is the SHA-256 of every file of an image, by its name.
+func hashes(img images.Image) map[string]string {
+	m := make(map[string]string, len(img.Files))
+	for _, f := range img.Files {
+		m[f.Name] = f.SHA256
+	}
+	return m
+}

@@ -1,0 +1,94 @@
+package boot
+
+import (
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// maxTimeline bounds the events that one order's timeline returns.
+const maxTimeline = 2000
+
+// timeline stores events and tells watchers, in one order.
+type timeline struct {
+	store Events
+
+	mu       sync.Mutex
+	watchers map[chan Event]bool
+}
+
+// add stores the event unless it is transient, then tells the watchers.
+func (l *timeline) add(e Event) (err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !e.Transient {
+		e.Seq, err = l.store.Append(e.Order, e)
+	}
+	for w := range l.watchers {
+		// A watcher that does not keep up must not hold up a boot. Progress
+		// leaves it room for what matters.
+		if e.Transient && len(w) > cap(w)/2 {
+			continue
+		}
+		select {
+		case w <- e:
+		default:
+		}
+	}
+	return err
+}
+
+// Record puts an event into the timeline. Where e.Machine or e.Order is empty,
+// it is filled in from e.MAC.
+func (t *Table) Record(e Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.recordLocked(e)
+}
+
+func (t *Table) recordLocked(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	if e.Machine == "" && !e.MAC.IsZero() {
+		if m, ok := t.findMachineLocked(e.MAC, UUID{}); ok {
+			e.Machine = m.Name
+		}
+	}
+	if o, ok := t.open[e.Machine]; ok && e.Order == "" {
+		e.Order = o.ID
+	}
+	if err := t.timeline.add(e); err != nil {
+		t.dropped.Inc()
+		t.log.Error("event not stored", zap.NamedError("err", err))
+	}
+	if !e.Transient {
+		t.log.Info(e.Text, zap.String("step", string(e.Step)), zap.String("machine", e.Machine),
+			zap.String("order", e.Order), zap.Stringer("mac", e.MAC))
+	}
+}
+
+// Timeline lists an order's events, oldest first.
+func (t *Table) Timeline(orderID string) ([]Event, error) {
+	return t.cfg.Events.Read(orderID, 0, maxTimeline)
+}
+
+// EventsAfter lists stored events of all orders with numbers above seq, oldest first, at most max.
+func (t *Table) EventsAfter(seq int64, max int) ([]Event, error) {
+	return t.cfg.Events.Read("", seq, max)
+}
+
+// Watch sends every event from now on, until stop is called. A watcher that
+// does not keep up loses transient events first; lost others show as a gap in Seq.
+func (t *Table) Watch() (events <-chan Event, stop func()) {
+	w := make(chan Event, 256)
+	t.timeline.mu.Lock()
+	defer t.timeline.mu.Unlock()
+	t.timeline.watchers[w] = true
+	return w, func() {
+		t.timeline.mu.Lock()
+		defer t.timeline.mu.Unlock()
+		delete(t.timeline.watchers, w)
+	}
+}
