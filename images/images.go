@@ -1,10 +1,12 @@
 // Package images is the library of what machines can boot: one directory per
 // image with an image.toml that names every file and its SHA-256.
+//
+// An image is put in whole or not at all (see Library.Add), and what is served
+// is what was put in: Library.Open refuses a file that changed since.
 package images
 
 import (
-	"io"
-	"os"
+	"slices"
 	"time"
 )
 
@@ -50,42 +52,33 @@ type File struct {
 	SHA256 string `toml:"sha256"` // hexadecimal
 }
 
-// Args fills a command line's template.
-type Args struct {
-	Machine string // machine's name
-	MAC     string // with colons
-	Order   string
-	Token   string
-	Server  string            // http://192.168.77.1:80
-	URL     string            // http://192.168.77.1:80/boot/525400123456: where the image's files are
-	SHA256  map[string]string // file name → hexadecimal
+// Loads lists the files that a machine's firmware and loaders fetch, in the
+// order in which they do: the kernel, then every initrd. An image whose up is
+// "served" is up when all of them went out.
+func (i Image) Loads(uefi bool) []string {
+	kernel := i.Kernel
+	if uefi && i.KernelEFI != "" {
+		kernel = i.KernelEFI
+	}
+	if kernel == "" {
+		return nil
+	}
+	return append([]string{kernel}, i.Initrd...)
 }
 
-// CommandLine fills the image's template. Errors name the field that does not exist.
-func (i Image) CommandLine(a Args) (string, error) { return "", nil }
-
-// Library is a directory of images. It remembers which files it has hashed.
-type Library struct {
-	Dir string
+// File finds one of the image's files.
+func (i Image) File(name string) (File, bool) {
+	n := slices.IndexFunc(i.Files, func(f File) bool { return f.Name == name })
+	if n < 0 {
+		return File{}, false
+	}
+	return i.Files[n], true
 }
 
-// List reads every image; those that cannot be read are in errs, each with its name.
-func (l *Library) List() (list []Image, errs []error) { return nil, nil }
-
-// Get reads one image. The error for a name that does not exist lists those that do.
-func (l *Library) Get(name string) (Image, error) { return Image{}, nil }
-
-// Open opens a file of an image after making sure that it is the one that was imported;
-// a file that changed since is refused with its name.
-func (l *Library) Open(i Image, file string) (*os.File, File, error) { return nil, File{}, nil }
-
-// Verify hashes every file of an image.
-func (l *Library) Verify(i Image) error { return nil }
-
-// Remove deletes an image.
-func (l *Library) Remove(name string) error { return nil }
-
-// Add imports an image whole or not at all: files are copied and hashed into a
-// temporary directory that becomes the image by one rename. An image of the
-// name that exists is replaced.
-func (l *Library) Add(i Image, content map[string]io.Reader) (Image, error) { return Image{}, nil }
+// Size is the sum of the sizes of the image's files.
+func (i Image) Size() (sum int64) {
+	for _, f := range i.Files {
+		sum += f.Size
+	}
+	return sum
+}

@@ -1,0 +1,122 @@
+package images
+
+import (
+	"bufio"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func ownerOf(t *testing.T, path string) (uid, gid uint32, mode fs.FileMode) {
+	t.Helper()
+	fi, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := fi.Sys().(*syscall.Stat_t)
+	return st.Uid, st.Gid, fi.Mode()
+}
+
+// TestMain is also the process that TestKilledImport kills: it imports an
+// image whose second file never ends, and says when it has come that far.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("IMAGES_TEST_IMPORT"); dir != "" {
+		l := &Library{Dir: dir}
+		_, err := l.Add(Image{Name: os.Getenv("IMAGES_TEST_NAME"), Kind: BootSet},
+			map[string]io.Reader{"a": strings.NewReader("first"), "b": &endless{}})
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+type endless struct{ n int }
+
+func (e *endless) Read(b []byte) (int, error) {
+	if e.n += len(b); e.n > 1<<20 {
+		os.Stdout.WriteString("importing\n")
+		time.Sleep(time.Hour)
+	}
+	return len(b), nil
+}
+
+// startImport starts a process that is in the middle of an import.
+func startImport(t *testing.T, dir, name string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "IMAGES_TEST_IMPORT="+dir, "IMAGES_TEST_NAME="+name)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "importing\n" {
+		t.Fatalf("the importing process said %q, %v", line, err)
+	}
+	return cmd
+}
+
+// backdate makes the library's temporary directories older than any that is never swept.
+func backdate(t *testing.T, dir string) (n int) {
+	t.Helper()
+	left, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+	old := time.Now().Add(-2 * young)
+	for _, path := range left {
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return len(left)
+}
+
+func TestKilledImport(t *testing.T) {
+	l := &Library{Dir: t.TempDir()}
+	old := addTest(t, l, "rescue", "old")
+	killed := startImport(t, l.Dir, "rescue")
+	alive := startImport(t, l.Dir, "other")
+	if err := killed.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	killed.Wait()
+
+	list, errs := l.List()
+	if len(list) != 1 || len(errs) != 0 || list[0].Name != "rescue" {
+		t.Errorf("List after the kill: %v, %v", list, errs)
+	}
+	if got, err := l.Get("rescue"); err != nil || !cmp.Equal(got, old) || l.Verify(got) != nil {
+		t.Errorf("the image that was to be replaced: %+v, %v", got, err)
+	}
+	if n := backdate(t, l.Dir); n != 2 {
+		t.Fatalf("%d temporary directories, want that of the killed and that of the living", n)
+	}
+	addTest(t, l, "rescue", "new")
+	if n := backdate(t, l.Dir); n != 1 {
+		t.Errorf("%d temporary directories after the next Add, want only that of the living import", n)
+	}
+	if err := alive.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPipeIsNotWaitedFor(t *testing.T) {
+	l := &Library{Dir: t.TempDir()}
+	i := addTest(t, l, "rescue", "kernel")
+	path := filepath.Join(i.Dir, "vmlinuz")
+	os.Remove(path)
+	if err := syscall.Mkfifo(path, 0o644); err != nil {
+		t.Skip(err)
+	}
+	if _, _, err := l.Open(i, "vmlinuz"); err == nil || !strings.Contains(err.Error(), "vmlinuz is no regular file") {
+		t.Errorf("Open of a pipe: %v", err)
+	}
+}
