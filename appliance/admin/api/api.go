@@ -193,21 +193,28 @@ type Ticket struct {
 	Error     string    `json:"error,omitempty"` // why the report could not be read
 }
 
+// Library is what machines can boot.
+type Library struct {
+	Images []Image  `json:"images"`           // by name
+	Broken []string `json:"broken,omitempty"` // images that cannot be read: one sentence each, with the name
+}
+
 // Image is one image of the library.
 type Image struct {
-	Name    string    `json:"name"`
-	Kind    string    `json:"kind"`
-	Title   string    `json:"title,omitempty"`
-	Arch    string    `json:"arch,omitempty"`
-	Source  string    `json:"source,omitempty"`
-	Added   time.Time `json:"added"`
-	Size    int64     `json:"size"`
-	Up      string    `json:"up,omitempty"` // what tells that it is up: agent or served
-	Kernel  string    `json:"kernel,omitempty"`
-	Initrd  []string  `json:"initrd,omitempty"`
-	Cmdline string    `json:"cmdline,omitempty"` // the template, not filled in
-	Files   []File    `json:"files"`
-	Error   string    `json:"error,omitempty"` // why it cannot be used; all else but the name may be empty then
+	Name   string    `json:"name"`
+	Kind   string    `json:"kind"`
+	Title  string    `json:"title,omitempty"`
+	Arch   string    `json:"arch,omitempty"`
+	Source string    `json:"source,omitempty"`
+	Added  time.Time `json:"added"`
+	Size   int64     `json:"size"`
+	Up     string    `json:"up,omitempty"` // what tells that it is up: agent or served
+	Kernel string    `json:"kernel,omitempty"`
+	// KernelEFI is in the kernel's place under UEFI, where it differs.
+	KernelEFI string   `json:"kernel_efi,omitempty"`
+	Initrd    []string `json:"initrd,omitempty"`
+	Cmdline   string   `json:"cmdline,omitempty"` // the template, not filled in
+	Files     []File   `json:"files"`
 }
 
 // File is one file of an image.

@@ -87,9 +87,9 @@ func (c *Client) Ticket(ctx context.Context, id string) (Ticket, error) {
 	return get[Ticket](ctx, c, "/v1/tickets/"+segment(id))
 }
 
-// Images lists the library, by name; an image that cannot be read has its Error set.
-func (c *Client) Images(ctx context.Context) ([]Image, error) {
-	return get[[]Image](ctx, c, "/v1/images")
+// Images lists the library.
+func (c *Client) Images(ctx context.Context) (Library, error) {
+	return get[Library](ctx, c, "/v1/images")
 }
 
 // Image reads one image.
