@@ -9,7 +9,6 @@ package boot
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -99,7 +98,7 @@ type Table struct {
 
 // New reads the stored orders and machines. Orders whose time ran out while
 // the box was off end as expired.
-func New(c Config) (*Table, error) {
+func New(c Config) *Table {
 	if c.TTL == 0 {
 		c.TTL = 30 * time.Minute
 	}
@@ -124,23 +123,19 @@ func New(c Config) (*Table, error) {
 		seen:    newSightings(),
 	}
 	t.timeline = timeline{store: c.Events, watchers: map[chan Event]bool{}}
-	if err := t.loadMachines(); err != nil {
-		return nil, err
-	}
-	if err := t.loadOrders(); err != nil {
-		return nil, err
-	}
-	return t, nil
+	t.loadMachines()
+	t.loadOrders()
+	return t
 }
 
 // loadMachines takes the machines of the file first: where an adopted one
 // shares a name or a MAC with them, the file wins.
-func (t *Table) loadMachines() error {
+func (t *Table) loadMachines() {
 	all := append([]Machine(nil), t.cfg.Machines...)
 	if t.cfg.Adopted != nil {
 		adopted, err := t.cfg.Adopted.All()
-		if err != nil {
-			return fmt.Errorf("read adopted machines: %w", err)
+		if err != nil { // what could be read is there: one broken document must not keep the box from rescuing
+			t.log.Error("some adopted machines cannot be read", zap.NamedError("err", err))
 		}
 		all = append(all, adopted...)
 	}
@@ -150,14 +145,13 @@ func (t *Table) loadMachines() error {
 			t.addMachineLocked(m)
 		}
 	}
-	return nil
 }
 
 // loadOrders reads the stored orders and ends those whose time is over.
-func (t *Table) loadOrders() error {
+func (t *Table) loadOrders() {
 	stored, err := t.cfg.Orders.All()
 	if err != nil {
-		return fmt.Errorf("read orders: %w", err)
+		t.log.Error("some orders cannot be read", zap.NamedError("err", err))
 	}
 	for _, o := range stored {
 		t.orders[o.ID] = &o
@@ -166,7 +160,6 @@ func (t *Table) loadOrders() error {
 		}
 	}
 	t.expire(time.Now())
-	return nil
 }
 
 // Run ends orders when their time is over, until ctx is done.

@@ -124,15 +124,6 @@ func testConfig(t testing.TB, m *memory) Config {
 	}
 }
 
-func newTable(t testing.TB, c Config) *Table {
-	t.Helper()
-	table, err := New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return table
-}
-
 func arm(t testing.TB, table *Table, image string, ttl time.Duration) Order {
 	t.Helper()
 	o, err := table.Arm("srv01", image, "anna", ttl)
@@ -204,7 +195,7 @@ func TestDecide(t *testing.T) {
 			if test.setup != nil {
 				test.setup(&c)
 			}
-			table := newTable(t, c)
+			table := New(c)
 			if test.order != "" {
 				arm(t, table, test.order, 0)
 			}
@@ -216,7 +207,7 @@ func TestDecide(t *testing.T) {
 }
 
 func TestArmRefuses(t *testing.T) {
-	table := newTable(t, testConfig(t, newMemory()))
+	table := New(testConfig(t, newMemory()))
 	for _, test := range []struct {
 		machine, image string
 		ttl            time.Duration
@@ -238,7 +229,7 @@ func TestArmRefuses(t *testing.T) {
 // A whole boot: asking uses nothing up, the agent's report does, and the
 // machine that comes back boots its own disk.
 func TestOrderIsUsedOnce(t *testing.T) {
-	table := newTable(t, testConfig(t, newMemory()))
+	table := New(testConfig(t, newMemory()))
 	o := arm(t, table, "rescue", 0)
 	bios := Client{MAC: mac1, Arch: BIOS, Program: Firmware}
 	for range 5 {
@@ -275,7 +266,7 @@ func TestOrderIsUsedOnce(t *testing.T) {
 }
 
 func TestLastFileEndsOrder(t *testing.T) {
-	table := newTable(t, testConfig(t, newMemory()))
+	table := New(testConfig(t, newMemory()))
 	arm(t, table, "setup", 0)
 	fetch(t, table, Path(mac1, "undionly.kpxe"))
 	fetch(t, table, Path(mac1, "linux"))
@@ -295,7 +286,7 @@ func TestExpiry(t *testing.T) {
 	m := newMemory()
 	c := testConfig(t, m)
 	synctest.Test(t, func(t *testing.T) {
-		table := newTable(t, c)
+		table := New(c)
 		ctx, cancel := context.WithCancel(t.Context())
 		go table.Run(ctx, func() {})
 		arm(t, table, "rescue", 10*time.Minute)
@@ -321,14 +312,14 @@ func TestRestart(t *testing.T) {
 	m := newMemory()
 	c := testConfig(t, m)
 	synctest.Test(t, func(t *testing.T) {
-		o := arm(t, newTable(t, c), "rescue", 10*time.Minute)
+		o := arm(t, New(c), "rescue", 10*time.Minute)
 		time.Sleep(6 * time.Minute)
-		table := newTable(t, c)
+		table := New(c)
 		if again, open := table.OpenOrder("srv01"); !open || again.ID != o.ID || again.Token != o.Token {
 			t.Errorf("after a restart: %v %v", again, open)
 		}
 		time.Sleep(6 * time.Minute)
-		table = newTable(t, c)
+		table = New(c)
 		if got := answer(table, Client{MAC: mac1, Arch: BIOS, Program: Firmware}); got != "local" {
 			t.Errorf("a restart made an old order young: %s", got)
 		}
@@ -339,7 +330,7 @@ func TestRestart(t *testing.T) {
 }
 
 func TestReplaceAndCancel(t *testing.T) {
-	table := newTable(t, testConfig(t, newMemory()))
+	table := New(testConfig(t, newMemory()))
 	first := arm(t, table, "setup", 0)
 	second := arm(t, table, "rescue", 0)
 	if o, _ := table.ByToken(first.Token); o.State != Failed || o.Reason != "replaced by a new order of anna" {
@@ -360,7 +351,7 @@ func TestReplaceAndCancel(t *testing.T) {
 // A full disk fails the order that could not be kept, and ends those that are open.
 func TestFullDisk(t *testing.T) {
 	m := newMemory()
-	table := newTable(t, testConfig(t, m))
+	table := New(testConfig(t, m))
 	o := arm(t, table, "rescue", 0)
 	m.full = true
 	if err := table.Up(o.ID, "up"); !errors.Is(err, errFull) {
@@ -376,7 +367,7 @@ func TestFullDisk(t *testing.T) {
 
 func TestChangedFileIsRefusedByName(t *testing.T) {
 	c := testConfig(t, newMemory())
-	table := newTable(t, c)
+	table := New(c)
 	arm(t, table, "rescue", 0)
 	if err := overwrite(c.Images.Dir+"/rescue/initrd.img", "evil!!"); err != nil {
 		t.Fatal(err)
@@ -395,7 +386,7 @@ func TestStrangersAreBounded(t *testing.T) {
 	m := newMemory()
 	c := testConfig(t, m)
 	c.Unknown = "setup"
-	table := newTable(t, c)
+	table := New(c)
 	o := arm(t, table, "rescue", 0)
 	for i := range 10000 {
 		mac := MAC{2, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}
@@ -420,7 +411,7 @@ func TestStrangersAreBounded(t *testing.T) {
 func TestAdopt(t *testing.T) {
 	m := newMemory()
 	c := testConfig(t, m)
-	table := newTable(t, c)
+	table := New(c)
 	answer(table, Client{MAC: foreign, Arch: UEFIX64, Program: Firmware})
 	if seen := table.Seen(); len(seen) != 1 || seen[0].Machine != "" || seen[0].Client.MAC != foreign {
 		t.Fatalf("seen: %v", seen)
@@ -433,7 +424,7 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("adopted %v", bad)
 		}
 	}
-	table = newTable(t, c) // a restart keeps it
+	table = New(c) // a restart keeps it
 	if _, err := table.Arm("pc7", "rescue", "anna", 0); err != nil {
 		t.Error(err)
 	}
@@ -444,7 +435,7 @@ func TestAdopt(t *testing.T) {
 
 // A watcher that sleeps holds nobody up, and what it loses is progress.
 func TestWatch(t *testing.T) {
-	table := newTable(t, testConfig(t, newMemory()))
+	table := New(testConfig(t, newMemory()))
 	events, stop := table.Watch()
 	defer stop()
 	o := arm(t, table, "rescue", 0)

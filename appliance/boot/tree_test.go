@@ -17,7 +17,7 @@ func TestOpenPaths(t *testing.T) {
 	c := testConfig(t, newMemory())
 	here := netip.MustParseAddr("192.168.77.100")
 	c.MACOf = func(a netip.Addr) (MAC, bool) { return mac1, a == here }
-	table := newTable(t, c)
+	table := New(c)
 	arm(t, table, "rescue", 0)
 	for _, test := range []struct{ path, want string }{
 		{"boot/525400123456/undionly.kpxe", "bios nbp"},
@@ -64,7 +64,7 @@ func TestOpenPaths(t *testing.T) {
 }
 
 func TestScript(t *testing.T) {
-	table := newTable(t, testConfig(t, newMemory()))
+	table := New(testConfig(t, newMemory()))
 	o := arm(t, table, "rescue", 0)
 	got := strings.ReplaceAll(fetch(t, table, Path(mac1b, "boot.ipxe")), o.Token, "TOKEN")
 	want := `#!ipxe
@@ -91,7 +91,7 @@ func FuzzOpen(f *testing.F) {
 	for _, s := range []string{"boot/525400123456/undionly.kpxe", `\boot\525400123456\..\x`, "\xff", "boot//x", strings.Repeat("/", 513)} {
 		f.Add(s)
 	}
-	table := newTable(f, testConfig(f, newMemory()))
+	table := New(testConfig(f, newMemory()))
 	arm(f, table, "rescue", 0)
 	f.Fuzz(func(t *testing.T, path string) {
 		file, err := table.Open(path, netip.Addr{})
