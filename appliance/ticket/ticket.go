@@ -1,0 +1,91 @@
+// Package ticket keeps what lets an admin take a booted machine over: for a
+// Linux rescue system the SSH address with its host key, as the rescue agent
+// reports it.
+//
+// A report is stored as it came before anybody looks into it. One that cannot be
+// read is kept and announced as such: it still says that the machine is up.
+package ticket
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Kind says what a ticket opens.
+type Kind string
+
+// The kinds.
+const (
+	SSH Kind = "ssh" // a Linux rescue system's sshd
+)
+
+// Ticket is one machine's way in.
+type Ticket struct {
+	ID        string // 12 hexadecimal digits; a name, no secret
+	Kind      Kind
+	Machine   string    // the machine's name
+	Order     string    // the order's id, or ""
+	Created   time.Time // first report
+	Updated   time.Time // last report that said something new
+	From      netip.Addr
+	Verified  bool   // the report bore the order's token
+	Announced bool   // Desk.Announce has taken it
+	Problem   string // why the last report cannot be read, or ""
+
+	// What the last readable report said.
+	User         string
+	Port         int
+	Addresses    []netip.Addr
+	Address      netip.Addr // where the admin reaches the machine, chosen from Addresses and From; zero if nowhere
+	HostKeys     []string   // fingerprints: SHA256:…
+	HostKeyLines []string   // type and key in base64, without a host's name
+	Serial       string
+	UUID         string
+	Hostname     string
+	System       string
+	Kernel       string
+
+	Raw []byte // the last report as it came
+}
+
+// parse reads Raw. What an earlier report said stands where this one says
+// nothing that can be read: an old address is better than none.
+func (t *Ticket) parse(lan netip.Prefix) {
+	if r, err := ParseReport(t.Raw); err == nil {
+		t.Problem = ""
+		t.read(r)
+	} else {
+		t.Problem = err.Error()
+	}
+	t.Address = choose(lan, t.From, t.Addresses)
+}
+
+func (t *Ticket) read(r Report) {
+	t.User, t.Port, t.Addresses = r.User, r.Port, r.Addresses
+	t.HostKeys, t.HostKeyLines = r.HostKeys, r.HostKeyLines
+	t.Serial, t.UUID, t.Hostname = r.Serial, r.UUID, r.Hostname
+	t.System, t.Kernel = r.System, r.Kernel
+}
+
+// choose picks the address under which the admin reaches a machine. The
+// rescue LAN's own addresses come first, since the way to them leads through
+// this box; among them the one the report came from has just been seen to work.
+// Self-assigned addresses (RFC 3927, fe80::/10) reach nobody.
+func choose(lan netip.Prefix, from netip.Addr, reported []netip.Addr) netip.Addr {
+	from = from.Unmap().WithZone("")
+	inLAN := func(a netip.Addr) bool { return a.Is4() && lan.Masked().Contains(a) }
+	ranks := []func(a netip.Addr) bool{
+		inLAN,
+		func(a netip.Addr) bool { return a == from },
+		netip.Addr.Is4,
+		netip.Addr.Is6,
+	}
+	for _, fits := range ranks {
+		for _, a := range append([]netip.Addr{from}, reported...) {
+			if a.IsGlobalUnicast() && fits(a) {
+				return a
+			}
+		}
+	}
+	return netip.Addr{}
+}
