@@ -1,0 +1,210 @@
+package images
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Import is an image that is not in the library yet, and where its files are.
+type Import struct {
+	Image Image
+	From  map[string]string // file name in the image → path on this box
+}
+
+// Import puts an image into the library, as Add does.
+func (l *Library) Import(m Import) (Image, error) {
+	content := make(map[string]io.Reader, len(m.From))
+	for name, path := range m.From {
+		f, err := os.Open(path)
+		if err != nil {
+			return Image{}, fmt.Errorf("add image %s: %w", m.Image.Name, err)
+		}
+		defer f.Close()
+		content[name] = f
+	}
+	return l.Add(m.Image, content)
+}
+
+// Pair is a kernel with its initrds: the image that a person describes.
+type Pair struct {
+	Name    string
+	Title   string // "" is made from the kernel's version
+	Kernel  string // path
+	Initrd  []string
+	Cmdline string // template over Args
+	Up      Signal // "" is Served
+}
+
+// Import checks the pair's files and names them for the library.
+func (p Pair) Import() (Import, error) {
+	k, err := ReadKernel(p.Kernel)
+	if err != nil {
+		return Import{}, fmt.Errorf("kernel: %w", err)
+	}
+	m := Import{From: make(map[string]string), Image: Image{
+		Name: p.Name, Kind: Linux, Title: p.Title, Arch: k.Arch, Source: oneLine(p.Kernel), Cmdline: p.Cmdline, Up: p.Up}}
+	if m.Image.Title == "" {
+		version, _, _ := strings.Cut(k.Version, " ")
+		m.Image.Title = strings.TrimSpace("Linux " + version)
+	}
+	m.Image.Kernel = filepath.Base(p.Kernel)
+	m.From[m.Image.Kernel] = p.Kernel
+	for _, path := range p.Initrd {
+		if err := checkInitrd(path); err != nil {
+			return Import{}, err
+		}
+		name := filepath.Base(path)
+		if _, taken := m.From[name]; taken {
+			return Import{}, fmt.Errorf("two files are called %s: rename one", name)
+		}
+		m.From[name] = path
+		m.Image.Initrd = append(m.Image.Initrd, name)
+	}
+	return m, nil
+}
+
+// Missing is the error for a file that a Debian package brings.
+type Missing struct {
+	Path, Package string
+}
+
+func (e *Missing) Error() string {
+	return fmt.Sprintf("%s is not there: apt-get install %s brings it", e.Path, e.Package)
+}
+
+// firstOf finds the first of several paths that exists.
+func firstOf(pkg string, paths ...string) (string, error) {
+	for _, path := range paths {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", &Missing{Path: paths[0], Package: pkg}
+}
+
+// Memtest is memtest86+ of Debian's package, whose two files lie below root ("/" on the box).
+// Its kernel follows the Linux boot protocol, so loaders take it for one.
+func Memtest(name, root string) (Import, error) {
+	const pkg = "memtest86+"
+	m := Import{From: make(map[string]string), Image: Image{
+		Name: name, Kind: Linux, Title: "memtest86+", Arch: "amd64", Source: "Debian's package " + pkg,
+		Kernel: "memtest.bin", KernelEFI: "memtest.efi", Cmdline: "console=ttyS0,115200", Up: Served}}
+	// Debian 13 renamed the files.
+	for file, places := range map[string][]string{
+		"memtest.bin": {"boot/memtest86+x64.bin", "boot/mt86+x64", "boot/mt86+x64.bin"},
+		"memtest.efi": {"boot/memtest86+x64.efi", "boot/mt86+x64.efi", "boot/mt86+x64"},
+	} {
+		for i := range places {
+			places[i] = filepath.Join(root, places[i])
+		}
+		path, err := firstOf(pkg, places...)
+		if err != nil {
+			return Import{}, err
+		}
+		if _, err := ReadKernel(path); err != nil {
+			return Import{}, err
+		}
+		m.From[file] = path
+	}
+	return m, nil
+}
+
+// NBPs makes a boot set of files that firmware loads.
+func NBPs(name, source string, paths []string) (Import, error) {
+	m := Import{From: make(map[string]string), Image: Image{Name: name, Kind: BootSet, Title: "network boot programs", Source: source}}
+	for _, path := range paths {
+		if err := checkNBP(path); err != nil {
+			return Import{}, err
+		}
+		m.From[filepath.Base(path)] = path
+	}
+	if len(m.From) != len(paths) {
+		return Import{}, errors.New("two of the files have the same name")
+	}
+	return m, nil
+}
+
+// checkNBP makes sure that what is named .efi is a UEFI program. BIOS programs
+// have no form that tells them from other bytes.
+func checkNBP(path string) error {
+	head, err := readHead(path, kernelHead)
+	if err != nil {
+		return err
+	}
+	if len(head) == 0 {
+		return fmt.Errorf("%s is empty", path)
+	}
+	if !strings.EqualFold(filepath.Ext(path), ".efi") {
+		return nil
+	}
+	if k, err := ParseKernel(head); err != nil || !k.EFI {
+		return fmt.Errorf("%s is no UEFI program", path)
+	}
+	return nil
+}
+
+// DebianIPXE is the boot set of Debian's package ipxe, whose files lie below
+// root ("/" on the box).
+func DebianIPXE(name, root string) (Import, error) {
+	const pkg = "ipxe"
+	var paths []string
+	for _, places := range [][]string{
+		{"usr/lib/ipxe/undionly.kpxe"},
+		{"usr/lib/ipxe/snponly.efi"},
+		{"usr/lib/ipxe/ipxe.efi", "boot/ipxe.efi"},
+	} {
+		for i := range places {
+			places[i] = filepath.Join(root, places[i])
+		}
+		path, err := firstOf(pkg, places...)
+		if err != nil {
+			return Import{}, err
+		}
+		paths = append(paths, path)
+	}
+	m, err := NBPs(name, "Debian's package "+pkg, paths)
+	m.Image.Title = "iPXE"
+	return m, err
+}
+
+// EnsureIPXE puts Debian's iPXE into a library that has no boot set of the
+// name. What is there, the admin's own perhaps, stays.
+func EnsureIPXE(l *Library, name string) (added bool, err error) {
+	var missing *NotFound
+	if _, err := l.Get(name); !errors.As(err, &missing) {
+		return false, err
+	}
+	m, err := DebianIPXE(name, "/")
+	if err != nil {
+		return false, err
+	}
+	_, err = l.Import(m)
+	return err == nil, err
+}
+
+// WellKnown makes an image of what a Debian package has put on this box, by
+// the image's name: memtest86+ or debian-installer.
+func WellKnown(name string) (Import, error) {
+	switch name {
+	case "memtest86+":
+		return Memtest(name, "/")
+	case "debian-installer":
+		dir, err := newestInstaller("/")
+		if err != nil {
+			return Import{}, err
+		}
+		return Netboot(name, dir)
+	}
+	return Import{}, fmt.Errorf("nothing is known of %q: name a netboot directory or --kernel, or use one of the names %s",
+		name, strings.Join(WellKnownNames(), ", "))
+}
+
+// WellKnownNames lists what WellKnown knows.
+func WellKnownNames() []string { return []string{"debian-installer", "memtest86+"} }
