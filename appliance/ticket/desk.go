@@ -112,6 +112,7 @@ func (d *Desk) Report(machine, order string, verified bool, from netip.Addr, raw
 	if !e.Announced {
 		e.parse(d.LAN)
 		err := d.store(&e)
+		d.set(e)
 		d.announce(&e)
 		d.set(e)
 		d.forget(machine, verified)
