@@ -47,7 +47,6 @@ type Status struct {
 	Machines    int       `json:"machines"`
 	OpenOrders  []Order   `json:"open_orders"`
 	Tickets     int       `json:"tickets"`
-	Unavailable []string  `json:"unavailable,omitempty"` // what could not be read just now, and why
 }
 
 // LAN is the rescue LAN.
@@ -84,8 +83,9 @@ type Machine struct {
 	Name    string   `json:"name"`
 	MACs    []string `json:"macs"`
 	UUID    string   `json:"uuid,omitempty"`
-	Image   string   `json:"image,omitempty"`   // standing assignment
-	Chain   string   `json:"chain,omitempty"`   //
+	Image   string   `json:"image,omitempty"` // standing assignment
+	Chain   string   `json:"chain,omitempty"`
+	Adopted bool     `json:"adopted,omitempty"` // taken over from the LAN, not named in the file of the site
 	Address string   `json:"address,omitempty"` // reserved
 	Order   *Order   `json:"order,omitempty"`   // the open one
 	Seen    *Seen    `json:"seen,omitempty"`    // when it last asked to boot
@@ -177,20 +177,25 @@ type Ticket struct {
 	Kind      string    `json:"kind"` // ssh
 	Machine   string    `json:"machine"`
 	Order     string    `json:"order,omitempty"`
-	Image     string    `json:"image,omitempty"`
-	Verified  bool      `json:"verified"` // the machine proved itself with its order's token
-	Time      time.Time `json:"time"`
+	Created   time.Time `json:"created"`
+	Updated   time.Time `json:"updated"`
+	From      string    `json:"from,omitempty"`    // the report came from this address
+	Verified  bool      `json:"verified"`          // the machine proved itself with its order's token
+	Problem   string    `json:"problem,omitempty"` // why the report cannot be read
 	User      string    `json:"user,omitempty"`
 	Port      int       `json:"port,omitempty"`
-	Addresses []string  `json:"addresses,omitempty"`
-	HostKeys  []string  `json:"host_keys,omitempty"`      // fingerprints
-	HostLines []string  `json:"host_key_lines,omitempty"` // public keys as known_hosts has them
-	Serial    string    `json:"serial,omitempty"`
-	UUID      string    `json:"uuid,omitempty"`
-	Hostname  string    `json:"hostname,omitempty"`
-	System    string    `json:"system,omitempty"`
-	Kernel    string    `json:"kernel,omitempty"`
-	Error     string    `json:"error,omitempty"` // why the report could not be read
+	Address   string    `json:"address,omitempty"`   // where the admin reaches it
+	Addresses []string  `json:"addresses,omitempty"` // all it has
+	HostKeys  []string  `json:"host_keys,omitempty"` // fingerprints
+	// KnownHosts is the ticket's part of a known_hosts file.
+	KnownHosts string `json:"known_hosts,omitempty"`
+	// Command takes the machine over, in a Unix shell, and trusts no other host key.
+	Command  string `json:"command,omitempty"`
+	Serial   string `json:"serial,omitempty"`
+	UUID     string `json:"uuid,omitempty"`
+	Hostname string `json:"hostname,omitempty"`
+	System   string `json:"system,omitempty"`
+	Kernel   string `json:"kernel,omitempty"`
 }
 
 // Library is what machines can boot.
