@@ -3,8 +3,13 @@
 package config
 
 import (
+	"bytes"
+	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/zap/zapcore"
 )
@@ -21,6 +26,10 @@ type Config struct {
 	State    State
 	Log      Log
 	Machines []Machine
+
+	// Warnings are settings that work and are most likely not what was meant,
+	// such as a rescue system without any SSH key.
+	Warnings []*Problem
 }
 
 // LAN is the rescue LAN: [lan].
@@ -28,11 +37,11 @@ type LAN struct {
 	Interface  string
 	Address    netip.Prefix // the box's own address with the LAN's prefix length
 	DHCP       Mode
-	Range      Range         // the pool; needed for auto and full
+	Range      Range         // the pool; needed for auto and full, else it may be zero. Machines' own addresses may lie in it
 	Router     netip.Addr    // option 3; zero: none is sent
 	DNS        []netip.Addr  // option 6
 	Domain     string        // option 15
-	Lease      time.Duration // default 1h
+	Lease      time.Duration // 10s…720h, default 1h
 	KnownShare int           // percent of the pool that only known machines may use; default 25
 	Relays     []Relay       // [[lan.relay]]
 }
@@ -51,23 +60,39 @@ const (
 // Range is a pool of addresses, both ends included.
 type Range struct{ First, Last netip.Addr }
 
+// IsZero reports whether there is no pool.
+func (r Range) IsZero() bool { return r == Range{} }
+
+// Contains reports whether an address is in the pool.
+func (r Range) Contains(a netip.Addr) bool {
+	return !r.IsZero() && r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
+}
+
+// Size is how many addresses the pool has.
+func (r Range) Size() int {
+	if r.IsZero() {
+		return 0
+	}
+	return int(number(r.Last)-number(r.First)) + 1
+}
+
 // Relay is a network behind a DHCP relay: [[lan.relay]].
 type Relay struct {
 	Network netip.Prefix // giaddr lies in it
-	Range   Range
-	Router  netip.Addr
+	Range   Range        // needed for auto and full, else it may be zero
+	Router  netip.Addr   // always there: without it the machines do not reach the box
 }
 
 // Boot is [boot].
 type Boot struct {
 	Unknown string        // "local" or an image's name: what machines boot that nobody named
-	TTL     time.Duration // of an order; default 30m
+	TTL     time.Duration // of an order: 1s…168h, default 30m
 }
 
 // HTTP is [http], the port on the rescue LAN where boot files are.
 type HTTP struct {
 	Port      int   // default 80
-	RateLimit int64 // bytes per second and client; 0: none
+	RateLimit int64 // bytes per second and client, at least 64 KiB; 0: none, the default
 }
 
 // TFTP is [tftp].
@@ -101,15 +126,82 @@ type Log struct {
 // Machine is [[machine]].
 type Machine struct {
 	Name    string
-	MACs    []string // normal form: lower case, colons
-	UUID    string   // normal form, or ""
-	Image   string   // standing assignment, or ""
-	Chain   string   // "", "auto" or "ipxe"
-	Address netip.Addr
+	MACs    []string   // normal form: lower case, colons; a machine has a MAC, a UUID or both
+	UUID    string     // normal form: lower case, dashes; or ""
+	Image   string     // standing assignment, or ""
+	Chain   string     // "auto", the default, or "ipxe"
+	Address netip.Addr // reservation, or zero
+	BMC     *BMC       // nil: none
 }
 
-// Load reads and checks a file.
-func Load(path string) (*Config, error) { return nil, nil }
+// BMC is [machine.bmc], the machine's own controller.
+type BMC struct {
+	Protocol     string // "ipmi", "redfish", or "auto" for the better one that answers
+	Host         string // address or DNS name
+	Port         int    // 0: the protocol's own
+	User         string
+	PasswordFile string // read when it is needed, never here
+}
 
-// Parse checks the text of a file; name stands in its errors.
-func Parse(name string, text []byte) (*Config, error) { return nil, nil }
+// maxSize is the most that a configuration can be: some ten thousand machines.
+const maxSize = 1 << 20
+
+// Load reads and checks a file.
+func Load(path string) (*Config, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the site's configuration: %w", err)
+	}
+	return Parse(path, text)
+}
+
+// Parse checks the text of a file; name stands in its errors, which are
+// *Problem, joined. Besides the text it reads the file that ssh_keys_file names.
+func Parse(name string, text []byte) (*Config, error) {
+	c := &checker{file: name}
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // Notepad's byte order mark
+	if f := readable(text); f != nil {
+		c.wrongAt(1, "", *f)
+		return nil, c.err()
+	}
+	c.shape = newShape(text, c.wrongAt)
+	c.shape.scan(text)
+	raw := defaults()
+	if !c.decode(&raw) {
+		return nil, c.err()
+	}
+	cfg := c.config(raw)
+	if err := c.err(); err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// readable refuses what is no text before anybody looks for keys in it.
+func readable(text []byte) *fault {
+	switch {
+	case len(text) > maxSize:
+		return faultf("this is hardly a configuration: check the path", "the file is larger than %d KiB", maxSize>>10)
+	case !utf8.Valid(text):
+		return faultf("save it as UTF-8; PowerShell's > writes UTF-16", "the file is not UTF-8 text")
+	}
+	return nil
+}
+
+// readFile reads a regular file, at most a byte more than maxSize. A device or
+// a pipe would keep the daemon waiting.
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxSize+1))
+}

@@ -1,0 +1,103 @@
+package config
+
+// The raw structs mirror the file: one field per key, the types that TOML
+// has. What their values mean is checked in the other files, on the way to
+// the exported structs.
+
+type rawFile struct {
+	Site    string       `toml:"site"`
+	LAN     rawLAN       `toml:"lan"`
+	Boot    rawBoot      `toml:"boot"`
+	HTTP    rawHTTP      `toml:"http"`
+	TFTP    rawTFTP      `toml:"tftp"`
+	Rescue  rawRescue    `toml:"rescue"`
+	Admin   rawAdmin     `toml:"admin"`
+	State   rawState     `toml:"state"`
+	Log     rawLog       `toml:"log"`
+	Machine []rawMachine `toml:"machine"`
+}
+
+type rawLAN struct {
+	Interface  string     `toml:"interface"`
+	Address    string     `toml:"address"`
+	DHCP       string     `toml:"dhcp"`
+	Range      []string   `toml:"range"`
+	Router     string     `toml:"router"`
+	DNS        []string   `toml:"dns"`
+	Domain     string     `toml:"domain"`
+	Lease      string     `toml:"lease"`
+	KnownShare int        `toml:"known_share"`
+	Relay      []rawRelay `toml:"relay"`
+}
+
+type rawRelay struct {
+	Network string   `toml:"network"`
+	Range   []string `toml:"range"`
+	Router  string   `toml:"router"`
+}
+
+type rawBoot struct {
+	Unknown string `toml:"unknown"`
+	TTL     string `toml:"ttl"`
+}
+
+type rawHTTP struct {
+	Port      int    `toml:"port"`
+	RateLimit string `toml:"rate_limit"`
+}
+
+type rawTFTP struct {
+	Port      int `toml:"port"`
+	BlockSize int `toml:"block_size"`
+}
+
+type rawRescue struct {
+	SSHKeys     []string `toml:"ssh_keys"`
+	SSHKeysFile string   `toml:"ssh_keys_file"`
+}
+
+type rawAdmin struct {
+	Socket string `toml:"socket"`
+	Group  string `toml:"group"`
+	Listen string `toml:"listen"`
+}
+
+type rawState struct {
+	Dir string `toml:"dir"`
+}
+
+type rawLog struct {
+	Level string `toml:"level"`
+}
+
+type rawMachine struct {
+	Name    string   `toml:"name"`
+	MAC     []string `toml:"mac"`
+	UUID    string   `toml:"uuid"`
+	Image   string   `toml:"image"`
+	Chain   string   `toml:"chain"`
+	Address string   `toml:"address"`
+	BMC     *rawBMC  `toml:"bmc"`
+}
+
+type rawBMC struct {
+	URL          string `toml:"url"`
+	User         string `toml:"user"`
+	PasswordFile string `toml:"password_file"`
+}
+
+// defaults is what a key means that the file does not name; decoding writes
+// over it. Keys that are not here have no default: they must be named, or
+// their absence means none. (A machine's chain is in checker.machine: here
+// are no machines yet.)
+func defaults() rawFile {
+	return rawFile{
+		LAN:   rawLAN{DHCP: "auto", Lease: "1h", KnownShare: 25},
+		Boot:  rawBoot{Unknown: "local", TTL: "30m"},
+		HTTP:  rawHTTP{Port: 80, RateLimit: "none"},
+		TFTP:  rawTFTP{Port: 69, BlockSize: 1468},
+		Admin: rawAdmin{Socket: "/run/rescuebox/api.sock", Group: "rescuebox"},
+		State: rawState{Dir: "/var/lib/rescuebox"},
+		Log:   rawLog{Level: "info"},
+	}
+}

@@ -1,0 +1,122 @@
+package config
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func configFiles(t testing.TB) []string {
+	t.Helper()
+	files, err := filepath.Glob("../../configs/*.toml")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("configs/ has %q, %v", files, err)
+	}
+	return files
+}
+
+func TestEveryFileInConfigsParses(t *testing.T) {
+	for _, name := range configFiles(t) {
+		cfg, err := Load(name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, w := range cfg.Warnings {
+			if w.Key != "rescue.ssh_keys" { // nobody's key may be in a file that others copy
+				t.Errorf("%v", w)
+			}
+		}
+	}
+}
+
+const reference = "../../configs/reference.toml"
+
+// commented is a line "#key = default" or "#[[table]]" of the reference.
+var commented = regexp.MustCompile(`(?m)^#(\[|[a-z_]+ *= )`)
+
+func TestReferenceNamesEveryKey(t *testing.T) {
+	text, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := commented.ReplaceAll(text, []byte("$1"))
+	s := newShape(full, func(line int, path string, f fault) { t.Errorf("%s:%d: %s: %s", reference, line, path, f.text) })
+	s.scan(full)
+	index := regexp.MustCompile(`\[\d+\]`)
+	named := map[string]bool{}
+	for path := range s.at {
+		named[index.ReplaceAllString(path, "")] = true
+	}
+	for _, path := range rawPaths(rawType, "") {
+		if !named[path] {
+			t.Errorf("%s does not name %s", reference, path)
+		}
+	}
+}
+
+// rawPaths lists every key and table that the raw structs know.
+func rawPaths(t reflect.Type, path string) []string {
+	var paths []string
+	for name, ft := range fieldsOf(t) {
+		paths = append(paths, under(path, name))
+		if ft.Kind() == reflect.Slice {
+			ft = ft.Elem()
+		}
+		if ft.Kind() == reflect.Struct {
+			paths = append(paths, rawPaths(ft, under(path, name))...)
+		}
+	}
+	return paths
+}
+
+// What the reference shows as defaults, in comments, is what the code fills in.
+func TestReferenceShowsTheDefaults(t *testing.T) {
+	text, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := Parse(reference, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(reference, commented.ReplaceAll(text, []byte("$1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.LAN.Relays = []Relay{{ // the only comment that shows an example
+		Network: netip.MustParsePrefix("192.168.78.0/24"),
+		Range:   Range{netip.MustParseAddr("192.168.78.100"), netip.MustParseAddr("192.168.78.199")},
+		Router:  netip.MustParseAddr("192.168.78.1"),
+	}}
+	if diff := cmp.Diff(want, got, sameConfig); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A key with a comment of its own stands above every key of the reference.
+func TestReferenceExplainsEveryKey(t *testing.T) {
+	text, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := regexp.MustCompile(`^\s*#?([a-z_]+) *= `)
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		m := key.FindStringSubmatch(line)
+		if m == nil || i == 0 {
+			continue
+		}
+		// Keys may stand in one block below one comment, as those of a relay do.
+		above := strings.TrimSpace(lines[i-1])
+		if !strings.HasPrefix(above, "# ") && !key.MatchString(above) && !strings.HasPrefix(above, "#[[") && !strings.HasPrefix(above, "#   ") {
+			t.Errorf("%s:%d: %s has no comment above it", reference, i+1, m[1])
+		}
+	}
+}
