@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func readOrder() (order, error) {
+	b, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return order{}, fmt.Errorf("read the kernel command line: %w", err)
+	}
+	return parseOrder(string(b))
+}
+
+func newAgent(o order) *agent {
+	return &agent{
+		order:    o,
+		client:   &http.Client{Timeout: 20 * time.Second},
+		keysFile: "/root/.ssh/authorized_keys",
+		system:   &linux{root: "/", server: o.Server.Host, sshd: "127.0.0.1:22"},
+		out:      os.Stdout,
+		console:  consoles{dir: "/dev", active: "/sys/class/tty/console/active"},
+		poll:     5 * time.Second,
+		maxDelay: 30 * time.Second,
+	}
+}
+
+// linux is the machine the agent runs on; root is "/" but in tests.
+type linux struct {
+	root   string
+	server string // host:port of the box
+	sshd   string
+}
+
+// Addresses lists global addresses. The one that the route to the box uses
+// comes first: it is the one the box, and the admin through it, can reach.
+func (l *linux) Addresses() []string {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var list []string
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			list = append(list, n.IP.String())
+		}
+	}
+	sort.Strings(list)
+	first := l.source()
+	sort.SliceStable(list, func(i, j int) bool { return list[i] == first && list[j] != first })
+	return list
+}
+
+// source is our address on the way to the box. No packet is sent.
+func (l *linux) source() string {
+	host := l.server
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		host = net.JoinHostPort(strings.Trim(host, "[]"), "80")
+	}
+	c, err := net.Dial("udp", host)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).IP.String()
+}
+
+// Ready asks sshd for its greeting: a port that is open need not have a server yet.
+func (l *linux) Ready() bool {
+	c, err := net.DialTimeout("tcp", l.sshd, time.Second)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	line, err := bufio.NewReader(io.LimitReader(c, 255)).ReadString('\n')
+	return err == nil && strings.HasPrefix(line, "SSH-2.0-")
+}
+
+// Facts reads host keys, DMI and names. Only the host key must be there.
+func (l *linux) Facts() (report, error) {
+	r := report{
+		Kind: "ssh", User: "root", Port: 22,
+		Serial: l.line("sys/class/dmi/id/product_serial"),
+		UUID:   strings.ToLower(l.line("sys/class/dmi/id/product_uuid")),
+		System: l.osName(),
+		Kernel: l.line("proc/sys/kernel/osrelease"),
+	}
+	r.Hostname, _ = os.Hostname()
+	files, _ := filepath.Glob(filepath.Join(l.root, "etc/ssh/ssh_host_*_key.pub"))
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return report{}, fmt.Errorf("read the SSH host key: %w", err)
+		}
+		line, print, err := hostKey(string(b))
+		if err != nil {
+			return report{}, fmt.Errorf("read the SSH host key %s: %w", f, err)
+		}
+		r.HostKeyLines = append(r.HostKeyLines, line)
+		r.HostKeys = append(r.HostKeys, print)
+	}
+	if len(r.HostKeys) == 0 {
+		return report{}, errors.New("sshd has no host key in /etc/ssh")
+	}
+	return r, nil
+}
+
+// line is a file's first line, "" where the machine does not have it.
+func (l *linux) line(name string) string {
+	b, err := os.ReadFile(filepath.Join(l.root, name))
+	if err != nil {
+		return ""
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	return strings.TrimSpace(first)
+}
+
+func (l *linux) osName() string {
+	b, _ := os.ReadFile(filepath.Join(l.root, "etc/os-release"))
+	for _, s := range strings.Split(string(b), "\n") {
+		if v, ok := strings.CutPrefix(s, "PRETTY_NAME="); ok {
+			return strings.Trim(v, `"`)
+		}
+	}
+	return "Linux"
+}
+
+// hostKey reads a public key file: the line without its comment, and the
+// fingerprint as ssh-keygen -l writes it.
+func hostKey(text string) (line, fingerprint string, err error) {
+	words := strings.Fields(text)
+	if len(words) < 2 {
+		return "", "", errors.New("no public key")
+	}
+	blob, err := base64.StdEncoding.DecodeString(words[1])
+	if err != nil {
+		return "", "", err
+	}
+	sum := sha256.Sum256(blob)
+	return words[0] + " " + words[1], "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:]), nil
+}
+
+// consoles writes to every console the kernel has: the screen of the person on
+// site and the serial line of the BMC, whichever of them is there.
+type consoles struct{ dir, active string }
+
+func (c consoles) Write(p []byte) (int, error) {
+	b, err := os.ReadFile(c.active)
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range strings.Fields(string(b)) {
+		if name == "tty0" {
+			name = "tty1" // tty0 is whichever is in front
+		}
+		c.writeTo(filepath.Join(c.dir, name), p)
+	}
+	return len(p), nil
+}
+
+// writeTo does not wait for a serial line that nobody reads, and an
+// error on one console must not keep the text from the next.
+func (c consoles) writeTo(path string, p []byte) {
+	f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	f.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	f.Write(p)
+}

@@ -1,0 +1,3 @@
+package main
+
+func bigText(name string) []string { return []string{name} }

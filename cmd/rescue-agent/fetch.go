@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"os"
+	"time"
+)
+
+// How patiently the root file system is fetched.
+const (
+	firstRetry = time.Second
+	maxRetry   = 15 * time.Second
+	stallLimit = 20 * time.Second // no byte for so long: the connection is dead, take a new one
+	chunk      = 256 << 10
+)
+
+// download fetches one file. Broken connections go on where they stopped; a
+// file that arrives whole with a wrong hash is thrown away and fetched again.
+type download struct {
+	order order
+	out   io.Writer // the console
+	file  *os.File
+	hash  hash.Hash
+	have  int64
+	size  int64  // 0 until the server says
+	etag  string // of the file that the bytes so far belong to
+	shown time.Time
+	stall time.Duration
+}
+
+// fetchRoot fetches the root file system into path and returns only when it is
+// whole and has the SHA-256 of the command line, or ctx is done, or the
+// command line is wrong, or the memory is full.
+func fetchRoot(ctx context.Context, o order, path string, out io.Writer) error {
+	if o.URL == nil || o.SHA256 == "" {
+		return &badCmdline{"the kernel command line needs rescuebox.url= and rescuebox.sha256="}
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("keep the rescue system in memory: %w", err)
+	}
+	defer f.Close()
+	d := &download{order: o, out: out, file: f, hash: sha256.New(), stall: stallLimit}
+	fmt.Fprintf(out, "rescuebox: fetching the rescue system … from %s\n", o.URL.Host)
+	for delay := firstRetry; ; {
+		before := d.have
+		err := d.attempt(ctx)
+		if err == nil {
+			fmt.Fprintf(out, "rescuebox: the rescue system is here, %d MB, its SHA-256 is right\n", d.size>>20)
+			return f.Close()
+		}
+		if final := d.final(ctx, err); final != nil {
+			return final
+		}
+		if d.have > before {
+			delay = firstRetry
+		}
+		fmt.Fprintf(out, "rescuebox: %v; trying again in %v\n", err, delay)
+		if !sleep(ctx, delay) {
+			return ctx.Err()
+		}
+		delay = grow(delay, maxRetry)
+	}
+}
+
+// final says which errors no retry cures.
+func (d *download) final(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var disk *os.PathError
+	if errors.As(err, &disk) {
+		return fmt.Errorf("keep the rescue system in memory: %w (this machine needs at least 1 GB of RAM)", err)
+	}
+	return nil
+}
+
+// attempt asks for the bytes that are missing, and checks the whole once they are here.
+func (d *download) attempt(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watchdog := time.AfterFunc(d.stall, cancel)
+	defer watchdog.Stop()
+	res, err := d.request(ctx)
+	if err != nil {
+		return short(err)
+	}
+	defer res.Body.Close()
+	if err := d.accept(res); err != nil {
+		return err
+	}
+	if err := d.receive(res.Body, watchdog); err != nil {
+		return err
+	}
+	return d.check()
+}
+
+func (d *download) request(ctx context.Context) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.order.URL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if d.order.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+d.order.Token)
+	}
+	if d.have > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", d.have))
+		// RFC 9110 section 13.1.5: a file that changed since comes whole.
+		if d.etag != "" {
+			req.Header.Set("If-Range", d.etag)
+		}
+	}
+	return http.DefaultClient.Do(req)
+}
+
+// accept checks that the answer carries the bytes that were asked for.
+func (d *download) accept(res *http.Response) error {
+	switch res.StatusCode {
+	case http.StatusOK:
+		if err := d.restart(); err != nil {
+			return err
+		}
+		d.size, d.etag = res.ContentLength, res.Header.Get("Etag")
+		return nil
+	case http.StatusPartialContent:
+		var from, to, size int64
+		_, err := fmt.Sscanf(res.Header.Get("Content-Range"), "bytes %d-%d/%d", &from, &to, &size)
+		if err != nil || from != d.have {
+			return errors.Join(errors.New("the box resumed at another byte than asked for"), d.restart())
+		}
+		d.size = size
+		return nil
+	case http.StatusRequestedRangeNotSatisfiable:
+		return errors.Join(errors.New("the box has a shorter file than before"), d.restart())
+	}
+	text, _ := io.ReadAll(io.LimitReader(res.Body, 300))
+	return fmt.Errorf("the box answers %s: %s", res.Status, printable(string(text)))
+}
+
+// restart throws away what is here.
+func (d *download) restart() error {
+	if d.have == 0 {
+		return nil
+	}
+	d.have, d.size, d.etag = 0, 0, ""
+	d.hash.Reset()
+	if err := d.file.Truncate(0); err != nil {
+		return err
+	}
+	_, err := d.file.Seek(0, io.SeekStart)
+	return err
+}
+
+// receive appends the body; every byte that comes calms the watchdog.
+func (d *download) receive(body io.Reader, watchdog *time.Timer) error {
+	buf := make([]byte, chunk)
+	for {
+		n, err := body.Read(buf)
+		if n > 0 {
+			watchdog.Reset(d.stall)
+			if err := d.keep(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("the connection broke after %d of %d MB", d.have>>20, d.size>>20)
+		}
+	}
+}
+
+func (d *download) keep(b []byte) error {
+	if _, err := d.file.Write(b); err != nil {
+		return err
+	}
+	d.hash.Write(b)
+	d.have += int64(len(b))
+	if time.Since(d.shown) > 5*time.Second {
+		if !d.shown.IsZero() && d.size > 0 {
+			fmt.Fprintf(d.out, "rescuebox: %d of %d MB\n", d.have>>20, d.size>>20)
+		}
+		d.shown = time.Now()
+	}
+	return nil
+}
+
+func (d *download) check() error {
+	if d.size > 0 && d.have < d.size {
+		return fmt.Errorf("the connection ended after %d of %d MB", d.have>>20, d.size>>20)
+	}
+	got := hex.EncodeToString(d.hash.Sum(nil))
+	if got == d.order.SHA256 {
+		d.size = d.have
+		return nil
+	}
+	banner(d.out,
+		"THE RESCUE SYSTEM ARRIVED DAMAGED (wrong SHA-256) and is not started.",
+		"want "+d.order.SHA256, "have "+got,
+		"It is fetched again. You need not do anything.")
+	return errors.Join(errors.New("the rescue system has a wrong SHA-256"), d.restart())
+}

@@ -1,0 +1,54 @@
+// Command rescue-agent runs inside a booted rescue system and brings its
+// ticket back to the box.
+//
+//	rescue-agent              fetch the admins' keys, report that this machine is up, again when its addresses change
+//	rescue-agent fetch FILE   in the initramfs: fetch the root file system into FILE and check its SHA-256
+//
+// Both read what they need from the kernel command line. The agent uses the
+// standard library only, and of that what Go 1.20 has: the part that runs in
+// WinPE is compiled with that version, the last one for old Windows.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit codes. The initramfs retries after all but exitUsage.
+const (
+	exitFailed = 1
+	exitUsage  = 2 // the command line is wrong: trying again cannot help
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:])
+	if err == nil || errors.Is(err, context.Canceled) {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "rescuebox: %v\n", err)
+	var bad *badCmdline
+	if errors.As(err, &bad) {
+		os.Exit(exitUsage)
+	}
+	os.Exit(exitFailed)
+}
+
+func run(ctx context.Context, args []string) error {
+	order, err := readOrder()
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(args) == 0:
+		return newAgent(order).run(ctx)
+	case len(args) == 2 && args[0] == "fetch":
+		return fetchRoot(ctx, order, args[1], os.Stdout)
+	}
+	return &badCmdline{"usage: rescue-agent [fetch FILE]"}
+}
