@@ -158,9 +158,10 @@ func (c *conn) synchronous(full bool) error {
 	return nil
 }
 
-// check reads through the whole file's structure.
-func (c *conn) check() error {
-	rows, err := c.c.(driver.QueryerContext).QueryContext(context.Background(), "PRAGMA quick_check(1)", nil)
+// check reads through the whole file: quick_check its structure,
+// integrity_check the indexes too.
+func (c *conn) check(pragma string) error {
+	rows, err := c.c.(driver.QueryerContext).QueryContext(context.Background(), "PRAGMA "+pragma+"(1)", nil)
 	if err != nil {
 		return err
 	}

@@ -23,31 +23,30 @@ import (
 func prepareFile(path string) error {
 	dir := filepath.Dir(path)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("state directory %s does not exist: create it for the user that runs rescueboxd, or set [state] dir", dir)
+		return &hinted{err, "make the directory " + dir + " for the user that runs rescueboxd, or set [state] dir"}
 	}
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
-		return fmt.Errorf("state directory %s is not writable: %w: mount it read-write and give it to the user that runs rescueboxd, or set [state] dir", dir, err)
+		return &hinted{fmt.Errorf("directory %s: %w", dir, err), "make it writable for the user that runs rescueboxd, or set [state] dir"}
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return protect(path)
 	}
 	if err != nil {
-		return explain(path, "create", err)
+		return err
 	}
 	return errors.Join(f.Close(), syncDir(dir))
 }
 
-// protect makes sure that an existing file can be written, and by its owner only.
+// protect makes sure that an existing file can be written, and read by its
+// owner only.
 func protect(path string) error {
+	const hint = "give the file to the user that runs rescueboxd"
 	if err := unix.Access(path, unix.R_OK|unix.W_OK); err != nil {
-		return fmt.Errorf("state file %s cannot be written: %w: give it to the user that runs rescueboxd", path, err)
-	}
-	if info, err := os.Stat(path); err == nil && info.Mode().Perm() == 0o600 {
-		return nil
+		return &hinted{err, hint}
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		return fmt.Errorf("state file %s may be read by others: %w: give it to the user that runs rescueboxd", path, err)
+		return &hinted{err, hint}
 	}
 	return nil
 }
@@ -77,13 +76,13 @@ func setAside(path string, why error) (warning, err error) {
 	aside := path + ".corrupt-" + time.Now().UTC().Format("20060102T150405.000Z")
 	for _, suffix := range []string{"-wal", ""} {
 		if err := os.Rename(path+suffix, aside+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("state file %s is damaged and cannot be set aside: %w", path, err)
+			return nil, fmt.Errorf("the file is damaged and cannot be set aside: %w", err)
 		}
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("set the damaged state file %s aside: %w", path, err)
+		return nil, fmt.Errorf("the damaged file was set aside, but not for good: %w", err)
 	}
-	return fmt.Errorf("orders, tickets and leases start anew, the damaged file is kept as %s: check the disk: %w", aside, why), nil
+	return fmt.Errorf("state %s was damaged (%w): orders, leases, tickets and API tokens start anew; the damaged file is kept as %s; check the disk", path, why, aside), nil
 }
 
 // errDamaged is what the check of a damaged file answers.
@@ -117,21 +116,42 @@ func code(err error) int {
 	return e.Code() & 0xff
 }
 
+// hinted is an error that knows what to do about it.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
 // explain says which file failed at what, and what to do.
 func explain(path, doing string, err error) error {
-	dir := filepath.Dir(path)
-	hint := ""
-	switch c := code(err); {
-	case c == sqlite3.SQLITE_FULL, errors.Is(err, unix.ENOSPC):
-		return fmt.Errorf("state %s: %s: no space left on the file system of %s: free some space, the daemon keeps running on what it has: %w", path, doing, dir, err)
-	case c == sqlite3.SQLITE_BUSY, c == sqlite3.SQLITE_LOCKED:
-		hint = ": another process holds it, most likely a second rescueboxd: stop that one"
-	case c == sqlite3.SQLITE_READONLY, c == sqlite3.SQLITE_CANTOPEN, c == sqlite3.SQLITE_PERM, errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		hint = ": make " + dir + " writable for the user that runs rescueboxd"
-	case c == sqlite3.SQLITE_CORRUPT, c == sqlite3.SQLITE_NOTADB:
-		hint = ": the file is damaged: restart rescueboxd, which sets it aside and starts anew, and check the disk"
-	case c == sqlite3.SQLITE_IOERR:
-		hint = ": the disk failed: look into dmesg"
+	return fmt.Errorf("state %s: %s: %w%s", path, doing, err, hint(filepath.Dir(path), err))
+}
+
+// hint is what to do about an error, by its code.
+func hint(dir string, err error) string {
+	var h *hinted
+	if errors.As(err, &h) {
+		return ": " + h.hint
 	}
-	return fmt.Errorf("state %s: %s: %w%s", path, doing, err, hint)
+	if errors.Is(err, unix.ENOSPC) {
+		return ": free some space on the file system of " + dir + ", the daemon keeps running on what it has"
+	}
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return ": make " + dir + " writable for the user that runs rescueboxd"
+	}
+	switch code(err) {
+	case sqlite3.SQLITE_FULL:
+		return ": no space left: free some on the file system of " + dir + ", the daemon keeps running on what it has"
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return ": another process holds the file, most likely a second rescueboxd: stop that one"
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
+		return ": make " + dir + " writable for the user that runs rescueboxd"
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return ": restart rescueboxd, which sets the damaged file aside and starts anew, and check the disk"
+	case sqlite3.SQLITE_IOERR:
+		return ": the disk failed, look at what the kernel says (dmesg)"
+	}
+	return ""
 }

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -39,7 +40,7 @@ type DB struct {
 
 	mu   sync.Mutex // guards conn: the writer's groups and the readers take turns
 	conn *conn
-	wal  *os.File // for the late fsync of relaxed writes
+	wal  syncer // the -wal file, for the late fsync of relaxed writes
 
 	queue   chan *write
 	closing chan struct{}
@@ -51,44 +52,46 @@ type DB struct {
 // Open opens the file, makes it if needed, and migrates it to the current
 // schema. A corrupt file must not keep the box from rescuing: it is renamed to
 // PATH.corrupt-TIME, a new one begins, and Warning says so.
-func Open(path string) (*DB, error) {
+func Open(path string) (*DB, error) { return open(path, schema) }
+
+func open(path string, steps []string) (*DB, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("state file: %w", err)
 	}
 	db := &DB{path: path, queue: make(chan *write), closing: make(chan struct{})}
-	err = db.open()
+	err = db.begin(steps)
 	if damaged(err) {
 		if db.warning, err = setAside(path, err); err == nil {
-			err = db.open()
+			err = db.begin(steps)
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, explain(path, "open", err)
 	}
 	db.writer.Go(db.run)
 	return db, nil
 }
 
-func (db *DB) open() (err error) {
+// begin opens, migrates and checks the file.
+func (db *DB) begin(steps []string) (err error) {
 	if err := prepareFile(db.path); err != nil {
 		return err
 	}
 	if db.conn, err = dial(db.path); err != nil {
-		return explain(db.path, "open", err)
+		return err
 	}
-	err = db.conn.migrate(schema)
+	err = db.conn.migrate(steps)
 	if err == nil {
-		err = db.conn.check()
+		err = db.conn.check("quick_check")
 	}
 	if err == nil {
 		db.wal, err = os.Open(db.path + "-wal")
 	}
 	if err != nil {
 		db.conn.close()
-		return explain(db.path, "open", err)
 	}
-	return nil
+	return err
 }
 
 // Warning says what Open found broken and did about it; nil in ordinary times.
@@ -101,13 +104,19 @@ func (db *DB) Close() error {
 		db.writer.Wait()
 		db.mu.Lock()
 		defer db.mu.Unlock()
-		db.err = errors.Join(db.conn.checkpoint(), db.conn.close(), db.wal.Close())
+		db.err = errors.Join(db.wal.Sync(), db.wal.Close(), db.conn.checkpoint(), db.conn.close())
 		db.conn = nil
 	})
 	if db.err != nil {
 		return explain(db.path, "close", db.err)
 	}
 	return nil
+}
+
+// syncer is what is needed of a file to bring it onto the disk.
+type syncer interface {
+	io.Closer
+	Sync() error
 }
 
 // errClosed is what a closed DB answers.

@@ -17,7 +17,7 @@ type doc struct {
 
 func (d *doc) SetSeq(n int64) { d.Seq = n }
 
-func open(t testing.TB, path string) *DB {
+func mustOpen(t testing.TB, path string) *DB {
 	t.Helper()
 	db, err := Open(path)
 	if err != nil {
@@ -29,7 +29,7 @@ func open(t testing.TB, path string) *DB {
 
 func TestTable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a b?%41#.db")
-	db := open(t, path)
+	db := mustOpen(t, path)
 	orders := NewTable[doc](db, "orders", Durable)
 	for i, key := range []string{"b", "a", "c", "a"} {
 		if err := orders.Put(key, doc{Name: key, N: i}); err != nil {
@@ -53,14 +53,14 @@ func TestTable(t *testing.T) {
 	if err := orders.Put("d", doc{}); err == nil {
 		t.Fatal("a closed file takes documents")
 	}
-	got, err = NewTable[doc](open(t, path), "orders", Durable).All()
+	got, err = NewTable[doc](mustOpen(t, path), "orders", Durable).All()
 	if err != nil || !cmp.Equal(want, got) {
 		t.Fatal("after opening again:", cmp.Diff(want, got), err)
 	}
 }
 
 func TestLog(t *testing.T) {
-	db := open(t, filepath.Join(t.TempDir(), "s.db"))
+	db := mustOpen(t, filepath.Join(t.TempDir(), "s.db"))
 	events := NewLog[doc](db, "events", Relaxed, 10)
 	for i := range 25 {
 		seq, err := events.Append(fmt.Sprint("order", i%2), doc{N: i})
@@ -102,7 +102,7 @@ func TestLog(t *testing.T) {
 func BenchmarkPut(b *testing.B) {
 	for _, d := range []Durability{Relaxed, Durable} {
 		b.Run(fmt.Sprintf("durable=%v", d), func(b *testing.B) {
-			leases := NewTable[doc](open(b, filepath.Join(b.TempDir(), "s.db")), "leases", d)
+			leases := NewTable[doc](mustOpen(b, filepath.Join(b.TempDir(), "s.db")), "leases", d)
 			var wg sync.WaitGroup
 			for c := range 64 {
 				wg.Go(func() {
