@@ -163,7 +163,7 @@ func TestNetboot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, arg := range []string{"rescue/enable=true", "hostname=srv01", "BOOTIF=01-52-54-00-12-34-56", "console=ttyS0,115200n8"} {
+		for _, arg := range []string{"rescue/enable=true", "hostname=srv01", "BOOTIF=01-52-54-00-12-34-56", "netcfg/get_nameservers=192.168.177.101", "console=ttyS0,115200n8"} {
 			if !strings.Contains(" "+line+" ", " "+arg+" ") {
 				t.Errorf("%s is not in %q", arg, line)
 			}

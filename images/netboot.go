@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,19 +17,30 @@ import (
 //
 //   - priority=critical: ask only what nothing works without
 //   - locale, keymap, hostname, domain: the questions that are asked even so
-//   - BOOTIF: netcfg takes the card that booted, where there are several
-//   - both consoles: the installer runs on each of them at once. It would run
-//     on the last one only if the word "auto" or "url" stood anywhere in the
-//     line (reopen-console takes that for preseeding), so neither does.
-//   - lowmem=+0: below 780 MB the installer would stop at a note
+//   - interface=auto with BOOTIF: netcfg takes the card that booted, where there are several
+//   - netcfg/get_nameservers: asked for where DHCP names no DNS server, unused where it does
+//   - consoles: the kernel speaks on both, the installer on the last, serial one;
+//     the screen has shells on Alt-F2 and Alt-F3. (The installer would run on
+//     both at once, were it not for the word "auto" in the line; without
+//     questions the two would trip over each other.)
 //
 // The rescue mode itself is not in the initrd: the installer fetches it from
 // Debian's mirror, so the machine needs a way to the Internet.
 const installerArgs = "rescue/enable=true priority=critical locale=en_US.UTF-8 keymap=us " +
-	"hostname={{.Machine}} domain=rescue BOOTIF={{.BootIF}} console=tty0 console=ttyS0,115200n8"
+	"hostname={{.Machine}} domain=rescue interface=auto BOOTIF={{.BootIF}} netcfg/get_nameservers={{.Host}} " +
+	"console=tty0 console=ttyS0,115200n8"
 
 // BootIF is the MAC as PXELINUX passes it on: 01 for Ethernet, and dashes.
 func (a Args) BootIF() string { return "01-" + strings.ReplaceAll(a.MAC, ":", "-") }
+
+// Host is the box's address: Server without scheme and port.
+func (a Args) Host() string {
+	u, err := url.Parse(a.Server)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
 
 // Netboot is Debian's installer in its rescue mode, from a directory as the
 // packages debian-installer-12-netboot-amd64 and the tar archive netboot.tar.gz have it.
