@@ -248,7 +248,7 @@ func TestOrderIsUsedOnce(t *testing.T) {
 	if got := answer(table, bios); got != "rescue ipxe undionly.kpxe" {
 		t.Errorf("files alone ended an order that waits for the agent: %s", got)
 	}
-	if err := table.Up(o.ID, "srv01 is up"); err != nil {
+	if err := table.Up(o.ID); err != nil {
 		t.Fatal(err)
 	}
 	if got := answer(table, bios); got != "local" {
@@ -260,7 +260,7 @@ func TestOrderIsUsedOnce(t *testing.T) {
 	if again, ok := table.ByToken(o.Token); !ok || again.State != Done {
 		t.Errorf("the token of a done order proves nothing: %v %v", again.State, ok)
 	}
-	if err := table.Up(o.ID, "again"); err != nil {
+	if err := table.Up(o.ID); err != nil {
 		t.Errorf("a second report: %v", err)
 	}
 }
@@ -354,7 +354,7 @@ func TestFullDisk(t *testing.T) {
 	table := New(testConfig(t, m))
 	o := arm(t, table, "rescue", 0)
 	m.full = true
-	if err := table.Up(o.ID, "up"); !errors.Is(err, errFull) {
+	if err := table.Up(o.ID); !errors.Is(err, errFull) {
 		t.Errorf("got %v", err)
 	}
 	if got := answer(table, Client{MAC: mac1, Arch: BIOS, Program: Firmware}); got != "local" {
@@ -442,14 +442,14 @@ func TestWatch(t *testing.T) {
 	for range 1000 {
 		table.Record(Event{Step: StepFile, Machine: "srv01", File: "vmlinuz", Bytes: 1, Transient: true})
 	}
-	table.Up(o.ID, "up")
+	table.Up(o.ID)
 	var steps []Step
 	for len(events) > 0 {
 		if e := <-events; !e.Transient {
 			steps = append(steps, e.Step)
 		}
 	}
-	if !slices.Equal(steps, []Step{StepArmed, StepUp, StepDone}) {
+	if !slices.Equal(steps, []Step{StepArmed, StepDone}) {
 		t.Errorf("watcher saw %v", steps)
 	}
 	stored, _ := table.Timeline(o.ID)

@@ -15,6 +15,14 @@ func (t *Table) Machines() []Machine {
 	return list
 }
 
+// MachineOf names the machine that a MAC belongs to.
+func (t *Table) MachineOf(mac MAC) (name string, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m, known := t.findMachineLocked(mac, UUID{})
+	return m.Name, known
+}
+
 // machineNames is for hints.
 func (t *Table) machineNames() string {
 	var names []string

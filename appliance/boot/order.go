@@ -152,7 +152,7 @@ func (t *Table) Cancel(machine, by string) (Order, error) {
 
 // Up tells that the booted system of an order reported; it ends the order.
 // To report again, or too late, is no error.
-func (t *Table) Up(orderID, text string) error {
+func (t *Table) Up(orderID string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o, ok := t.orders[orderID]
@@ -162,8 +162,7 @@ func (t *Table) Up(orderID, text string) error {
 	if !o.State.Open() {
 		return nil
 	}
-	t.recordLocked(Event{Step: StepUp, Order: o.ID, Machine: o.Machine, Text: text})
-	return t.endLocked(o, Done, o.Machine+" is up", time.Now())
+	return t.endLocked(o, Done, fmt.Sprintf("%s runs %s", o.Machine, o.Image), time.Now())
 }
 
 // begin moves an order from armed to booting.

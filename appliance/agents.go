@@ -1,0 +1,76 @@
+package appliance
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"rescuebox/appliance/boot"
+	"rescuebox/appliance/ticket"
+)
+
+// agents answers the agents in booted systems; it is httpboot's Agents.
+type agents struct{ *box }
+
+// errStranger refuses who is neither a booted machine nor at the address of a known one.
+var errStranger = &boot.Refusal{Reason: "the token belongs to no order, and no machine is known at this address",
+	Hint: "only a machine that rescuebox booted, or that is in the file of the site, can report"}
+
+// Keys is what the booted system's authorized_keys shall hold: public keys, so
+// a known machine's address is proof enough.
+func (a agents) Keys(token string, from netip.Addr) ([]byte, error) {
+	if _, _, _, ok := a.who(token, from); !ok {
+		return nil, errStranger
+	}
+	return []byte(strings.Join(append(a.Config.Rescue.SSHKeys, ""), "\n")), nil
+}
+
+// Up takes a report in: the ticket is stored first, then the order ends. A
+// report without the token is kept as unverified, and ends no order: anybody
+// on the LAN can send one.
+func (a agents) Up(token string, from netip.Addr, report []byte) error {
+	machine, order, verified, ok := a.who(token, from)
+	if !ok {
+		return errStranger
+	}
+	if o, open := a.table.OpenOrder(machine); open && verified && o.ID == order {
+		a.table.Record(boot.Event{Step: boot.StepUp, Machine: machine, Order: order,
+			Text: fmt.Sprintf("%s is up and reports from %s", machine, from)})
+	}
+	if _, err := a.tickets.Report(machine, order, verified, from, report); err != nil {
+		return err
+	}
+	if !verified {
+		return nil
+	}
+	return a.table.Up(order)
+}
+
+// who finds the machine by its order's token, else by its address.
+func (a agents) who(token string, from netip.Addr) (machine, order string, verified, ok bool) {
+	if token != "" {
+		if o, found := a.table.ByToken(token); found {
+			return o.Machine, o.ID, true, true
+		}
+		return "", "", false, false
+	}
+	mac, found := a.dhcp.MACOf(from)
+	if !found {
+		return "", "", false, false
+	}
+	machine, found = a.table.MachineOf(mac)
+	return machine, "", false, found
+}
+
+// announce puts a new or changed ticket into the timeline.
+func (b *box) announce(t ticket.Ticket) error {
+	text := "ticket: " + ticket.Command(t)
+	switch {
+	case t.Problem != "":
+		text = "a ticket came, but it cannot be read: " + t.Problem
+	case !t.Verified:
+		text = "unverified " + text
+	}
+	b.table.Record(boot.Event{Step: boot.StepTicket, Machine: t.Machine, Order: t.Order, Text: text})
+	return nil
+}

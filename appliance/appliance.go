@@ -1,0 +1,267 @@
+// Package appliance makes every part of the box from the configuration, wires
+// them together, and runs them. It is the only place where parts know of each other.
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+
+	"rescuebox/appliance/admin"
+	"rescuebox/appliance/boot"
+	"rescuebox/appliance/config"
+	"rescuebox/appliance/dhcp"
+	"rescuebox/appliance/httpboot"
+	"rescuebox/appliance/state"
+	"rescuebox/appliance/tftp"
+	"rescuebox/appliance/ticket"
+	"rescuebox/images"
+)
+
+// Options is what Run needs from the program around it.
+type Options struct {
+	Config  *config.Config
+	Version string
+	Log     *zap.Logger
+	Notify  func(state string) // tells systemd, in the words of sd_notify(3); may be nil
+}
+
+// Bounds of what the daemon keeps and takes.
+const (
+	keptEvents  = 20000
+	keptAudit   = 20000
+	bootSet     = "ipxe"
+	stopTimeout = 2 * time.Second // for all parts to end
+	// memoryGoal is where the garbage collector begins to work harder; a small
+	// box has other things to do with its memory.
+	memoryGoal = 48 << 20
+)
+
+// box is the wired appliance.
+type box struct {
+	Options
+	started time.Time
+	metrics *prometheus.Registry
+	db      *state.DB
+	library *images.Library
+	table   *boot.Table
+	tickets *ticket.Desk
+	dhcp    *dhcp.Server
+	sup     *supervisor
+}
+
+// Run runs the appliance until ctx is done. An error means that it could not
+// start at all; a part that fails is restarted while the others go on.
+func Run(ctx context.Context, o Options) error {
+	if o.Notify == nil {
+		o.Notify = func(string) {}
+	}
+	debug.SetMemoryLimit(memoryGoal)
+	for _, w := range o.Config.Warnings {
+		o.Log.Warn("the configuration works, but look at this", zap.NamedError("err", w))
+	}
+	b, err := assemble(o)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := b.db.Close(); err != nil {
+			o.Log.Error("state not closed cleanly", zap.NamedError("err", err))
+		}
+	}()
+	return b.run(ctx)
+}
+
+// assemble opens the state and makes the parts; nothing listens yet.
+func assemble(o Options) (*box, error) {
+	dir := o.Config.State.Dir
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("state directory: %w: make it, owned by the daemon's user, or set [state] dir", err)
+	}
+	db, err := state.Open(filepath.Join(dir, "rescuebox.db"))
+	if err != nil {
+		return nil, err
+	}
+	if w := db.Warning(); w != nil {
+		o.Log.Error("state was damaged", zap.NamedError("err", w))
+	}
+	b := &box{Options: o, started: time.Now(), metrics: prometheus.NewRegistry(), db: db,
+		library: &images.Library{Dir: filepath.Join(dir, "images")}}
+	b.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	b.sup = newSupervisor(o.Log, replacing{b.metrics})
+	b.table = b.bootTable()
+	b.tickets = &ticket.Desk{LAN: o.Config.LAN.Address, Store: state.NewTable[ticket.Ticket](db, "tickets", state.Durable),
+		Log: b.logOf("ticket"), Announce: b.announce}
+	b.dhcp = b.dhcpServer()
+	return b, nil
+}
+
+// run starts the parts, tells systemd when they have settled, and waits for their end.
+func (b *box) run(ctx context.Context) error {
+	b.sup.start(ctx, b.parts())
+	go b.importIPXE()
+	select {
+	case <-ctx.Done():
+	case <-b.sup.settled:
+		b.Log.Info("rescuebox is ready", zap.String("site", b.Config.Site), zap.String("version", b.Version),
+			zap.Duration("after", time.Since(b.started)))
+		b.Notify("READY=1\nSTATUS=" + b.summary())
+	}
+	b.watchdog(ctx)
+	b.Notify("STOPPING=1")
+	ended := make(chan struct{})
+	go func() { b.sup.wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(stopTimeout):
+		return fmt.Errorf("parts did not end within %s: %s", stopTimeout, b.summary())
+	}
+	return nil
+}
+
+// parts are in the order in which a boot meets them.
+func (b *box) parts() []part {
+	c := b.Config
+	lan := c.LAN.Address.Addr()
+	metrics := replacing{b.metrics}
+	tftpd := &tftp.Server{Addr: netip.AddrPortFrom(lan, uint16(c.TFTP.Port)), BlockSize: c.TFTP.BlockSize,
+		Tree: b.table, Log: b.logOf("tftp"), Metrics: metrics}
+	httpd := &httpboot.Server{Addr: netip.AddrPortFrom(lan, uint16(c.HTTP.Port)), RateLimit: c.HTTP.RateLimit,
+		Tree: b.table, Agents: agents{b}, Log: b.logOf("http"), Metrics: metrics}
+	return []part{
+		{"orders", b.table.Run},
+		{"dhcp", b.dhcp.Run},
+		{"tftp", tftpd.Run},
+		{"http", httpd.Run},
+		{"admin", b.adminServer().Run},
+	}
+}
+
+func (b *box) logOf(task string) *zap.Logger { return b.Log.With(zap.String("task", task)) }
+
+func (b *box) bootTable() *boot.Table {
+	c := b.Config
+	return boot.New(boot.Config{
+		Machines: machinesOf(c), Unknown: c.Boot.Unknown, TTL: c.Boot.TTL, Server: serverURL(c), BootSet: bootSet,
+		Images:  b.library,
+		Orders:  state.NewTable[boot.Order](b.db, "orders", state.Durable),
+		Events:  state.NewLog[boot.Event](b.db, "events", state.Relaxed, keptEvents),
+		Adopted: state.NewTable[boot.Machine](b.db, "machines", state.Durable),
+		MACOf:   func(a netip.Addr) (boot.MAC, bool) { return b.dhcp.MACOf(a) },
+		Log:     b.logOf("boot"), Metrics: replacing{b.metrics},
+	})
+}
+
+func (b *box) dhcpServer() *dhcp.Server {
+	c := b.Config
+	s := &dhcp.Server{Interface: c.LAN.Interface, Address: c.LAN.Address, Mode: dhcp.Mode(c.LAN.DHCP),
+		Range: dhcp.Range(c.LAN.Range), Router: c.LAN.Router, DNS: c.LAN.DNS, Domain: c.LAN.Domain,
+		Lease: c.LAN.Lease, KnownShare: c.LAN.KnownShare, HTTPPort: c.HTTP.Port,
+		Machines: b.table.Machines, Boot: b.table,
+		Store: state.NewTable[dhcp.Lease](b.db, "leases", state.Relaxed),
+		Log:   b.logOf("dhcp"), Metrics: replacing{b.metrics}}
+	for _, r := range c.LAN.Relays {
+		s.Relays = append(s.Relays, dhcp.Relay{Network: r.Network, Range: dhcp.Range(r.Range), Router: r.Router})
+	}
+	return s
+}
+
+func (b *box) adminServer() *admin.Server {
+	c := b.Config
+	return &admin.Server{Socket: c.Admin.Socket, Group: c.Admin.Group, Listen: c.Admin.Listen, StateDir: c.State.Dir,
+		Version: b.Version, Boot: b.table, Images: b.library, Tickets: b.tickets,
+		Tokens: state.NewTable[admin.Token](b.db, "tokens", state.Durable),
+		Audit:  state.NewLog[admin.AuditEntry](b.db, "audit", state.Durable, keptAudit),
+		Status: b.status, Leases: b.leases, Checks: b.checks(), Gather: b.metrics,
+		Log: b.logOf("admin"), Metrics: replacing{b.metrics}}
+}
+
+// machinesOf translates the checked machines of the file.
+func machinesOf(c *config.Config) (list []boot.Machine) {
+	for _, m := range c.Machines {
+		to := boot.Machine{Name: m.Name, Image: m.Image, Address: m.Address}
+		for _, text := range m.MACs {
+			mac, _ := boot.ParseMAC(text) // checked by config
+			to.MACs = append(to.MACs, mac)
+		}
+		if m.UUID != "" {
+			to.UUID, _ = boot.ParseUUID(m.UUID)
+		}
+		if m.Chain != "auto" {
+			to.Chain = boot.Chain(m.Chain)
+		}
+		list = append(list, to)
+	}
+	return list
+}
+
+// serverURL is the base of the URLs that clients get. It is an IP literal:
+// firmware often has no DNS (ipxe#1316).
+func serverURL(c *config.Config) string {
+	if c.HTTP.Port == 80 {
+		return "http://" + c.LAN.Address.Addr().String()
+	}
+	return "http://" + netip.AddrPortFrom(c.LAN.Address.Addr(), uint16(c.HTTP.Port)).String()
+}
+
+// importIPXE gives a new library Debian's iPXE, so that the first order boots.
+func (b *box) importIPXE() {
+	added, err := images.EnsureIPXE(b.library, bootSet)
+	switch {
+	case err != nil:
+		b.Log.Warn("there is no iPXE to boot machines with: apt-get install ipxe && rescuebox image add --bootset ipxe",
+			zap.NamedError("err", err))
+	case added:
+		b.Log.Info("imported Debian's iPXE as boot set", zap.String("image", bootSet))
+	}
+}
+
+// watchdog tells systemd twice in each interval that the decision can be made:
+// a table that is locked for good would leave machines without an answer.
+func (b *box) watchdog(ctx context.Context) {
+	interval := watchdogInterval()
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			b.table.OpenOrder("")
+			b.Notify("WATCHDOG=1\nSTATUS=" + b.summary())
+		}
+	}
+}
+
+// replacing is a registry in which a part that is restarted registers its
+// metrics anew.
+type replacing struct{ *prometheus.Registry }
+
+// Register puts c in the place of an older collector of the same metrics.
+func (r replacing) Register(c prometheus.Collector) error {
+	err := r.Registry.Register(c)
+	var already prometheus.AlreadyRegisteredError
+	if errors.As(err, &already) {
+		r.Unregister(already.ExistingCollector)
+		return r.Registry.Register(c)
+	}
+	return err
+}
+
+// MustRegister is Register for several; it panics on what can only be a mistake in the program.
+func (r replacing) MustRegister(cs ...prometheus.Collector) {
+	for _, c := range cs {
+		if err := r.Register(c); err != nil {
+			panic(err)
+		}
+	}
+}
