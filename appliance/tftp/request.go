@@ -1,0 +1,135 @@
+package tftp
+
+import (
+	"encoding/binary"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Opcodes (RFC 1350 section 5, RFC 2347).
+const (
+	opRRQ   = 1
+	opWRQ   = 2
+	opDATA  = 3
+	opACK   = 4
+	opERROR = 5
+	opOACK  = 6
+)
+
+// Error codes (RFC 1350, appendix).
+const (
+	codeOther    = 0
+	codeNotFound = 1
+	codeAccess   = 2
+	codeIllegal  = 4
+)
+
+// Sizes of a block: what is used when nobody negotiates (RFC 1350), and the
+// least and the most that the option can ask for (RFC 2348).
+const (
+	plainBlock = 512
+	minBlock   = 8
+	maxBlock   = 65464
+)
+
+// maxPath bounds a file name; the boot file name of DHCP has 128 bytes.
+const maxPath = 512
+
+// maxText bounds the text of an error packet: firmware prints one or two lines.
+const maxText = 200
+
+// request is a read request after checking.
+type request struct {
+	path     string // as the wire had it
+	netascii bool
+	blksize  int           // what the client asked for; 0 if it did not
+	tsize    bool          // the client wants to hear the file's size
+	timeout  time.Duration // after which the client wants a packet sent again; 0 if it did not say
+}
+
+// refusal is an answer of "no" on the wire.
+type refusal struct {
+	code uint16
+	text string
+}
+
+// parseRequest reads a datagram that came to the server's port. A read request
+// comes back as such; what deserves an answer comes with a refusal; all else is
+// neither (nil, nil): an answer to a stray packet could start a loop.
+//
+// Option names are compared without case (RFC 2347 section 2), unknown
+// options and values out of range are left out, as if they had not been asked for.
+func parseRequest(p []byte) (*request, *refusal) {
+	if len(p) < 2 {
+		return nil, nil
+	}
+	switch binary.BigEndian.Uint16(p) {
+	case opRRQ:
+	case opWRQ:
+		return nil, &refusal{codeAccess, "this box takes no files over TFTP"}
+	default:
+		return nil, nil
+	}
+	fields := strings.Split(string(p[2:]), "\x00")
+	if len(fields) < 2 || fields[0] == "" {
+		return nil, &refusal{codeIllegal, "the request names no file and mode"}
+	}
+	if len(fields[0]) > maxPath {
+		return nil, &refusal{codeIllegal, "the file name is longer than 512 bytes"}
+	}
+	r := &request{path: fields[0]}
+	switch strings.ToLower(fields[1]) {
+	case "octet":
+	case "netascii":
+		r.netascii = true
+	default:
+		return nil, &refusal{codeIllegal, "the mode is neither octet nor netascii"}
+	}
+	r.options(fields[2:])
+	return r, nil
+}
+
+// options reads pairs of name and value. The first of a name counts.
+func (r *request) options(fields []string) {
+	for ; len(fields) >= 2; fields = fields[2:] {
+		switch strings.ToLower(fields[0]) {
+		case "blksize":
+			n, err := strconv.ParseUint(fields[1], 10, 32)
+			if err == nil && n >= minBlock && r.blksize == 0 {
+				r.blksize = int(min(n, maxBlock))
+			}
+		case "tsize":
+			r.tsize = true
+		case "timeout":
+			n, err := strconv.ParseUint(fields[1], 10, 8)
+			if err == nil && n > 0 && r.timeout == 0 {
+				r.timeout = time.Duration(n) * time.Second
+			}
+		}
+	}
+	if r.netascii {
+		r.tsize = false // the size on the wire is not that of the file
+	}
+}
+
+// packet is the refusal as an error packet, its text in printable ASCII: it
+// ends up on the screen of a PXE ROM.
+func (r *refusal) packet() []byte {
+	p := binary.BigEndian.AppendUint16(nil, opERROR)
+	p = binary.BigEndian.AppendUint16(p, r.code)
+	return append(append(p, printable(r.text)...), 0)
+}
+
+// printable cuts foreign text to what a log line or a screen can bear.
+func printable(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' {
+			return '?'
+		}
+		return c
+	}, s)
+}
