@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -294,7 +295,7 @@ func startsWith(t *testing.T, content []byte) (setAside bool) {
 		t.Errorf("kept %v, warning %v", kept, db.Warning())
 		return true
 	}
-	if was, err := os.ReadFile(kept[0]); err != nil || !cmp.Equal(was, content) {
+	if was, err := os.ReadFile(kept[0]); err != nil || !bytes.Equal(was, content) {
 		t.Errorf("what was kept is not what was there: %v", err)
 	}
 	return true

@@ -86,7 +86,7 @@ func TestKill(t *testing.T) {
 	total, reached := 0, 0
 	for round := range killRounds {
 		version := round / 5
-		lines := runAndKill(t, path, version, time.Duration(20+rnd.IntN(250))*time.Millisecond)
+		lines := runAndKill(t, path, version, time.Duration(20+rnd.IntN(350))*time.Millisecond)
 		for _, l := range lines {
 			table, rest, _ := strings.Cut(l, " ")
 			if table == "open" {
