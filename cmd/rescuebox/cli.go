@@ -1,11 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -84,16 +88,22 @@ func noSubcommand(cmd *cobra.Command, args []string) error {
 func subcommands(cmd *cobra.Command) []string {
 	var names []string
 	for _, s := range cmd.Commands() {
-		if s.IsAvailableCommand() {
+		if s.IsAvailableCommand() && s.Name() != "help" {
 			names = append(names, s.Name())
 		}
 	}
 	return names
 }
 
-// connect makes the client that the flags ask for.
-func (c *cli) connect() (*api.Client, error) {
-	return api.OverSocket(defaultSocket), nil
+// reading is the RunE of a command that calls the daemon.
+func (c *cli) reading(do func(cmd *cobra.Command, client *api.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		client, err := c.connect()
+		if err != nil {
+			return err
+		}
+		return do(cmd, client, args)
+	}
 }
 
 // show prints v as JSON, or as human does.
@@ -112,13 +122,73 @@ func table(w io.Writer, header []string, rows [][]string) error {
 	fmt.Fprintln(t, strings.Join(header, "\t"))
 	for _, row := range rows {
 		for i, cell := range row {
-			if cell == "" {
-				row[i] = "-"
-			}
+			row[i] = cmp.Or(clean(cell), "-")
 		}
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
 	return t.Flush()
+}
+
+// fields prints labels and their values in two columns.
+func fields(w io.Writer, lines [][2]string) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, l := range lines {
+		fmt.Fprintf(t, "%s\t%s\n", l[0], cmp.Or(clean(l[1]), "-"))
+	}
+	return t.Flush()
+}
+
+// The colours of a terminal.
+const (
+	red    = "\x1b[31m"
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+	plain  = "\x1b[0m"
+)
+
+func (c *cli) red(s string) string    { return c.colour(red, s) }
+func (c *cli) green(s string) string  { return c.colour(green, s) }
+func (c *cli) yellow(s string) string { return c.colour(yellow, s) }
+
+// colour colours a text on a terminal, unless NO_COLOR is set (no-color.org).
+func (c *cli) colour(code, s string) string {
+	if !isTerminal(c.out) || os.Getenv("NO_COLOR") != "" {
+		return s
+	}
+	return code + s + plain
+}
+
+// clean takes control and formatting characters out of a text, all but our colours: what
+// machines on the rescue LAN call themselves must not steer the admin's terminal.
+func clean(s string) string {
+	steers := func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) }
+	if !strings.ContainsFunc(s, steers) {
+		return s
+	}
+	var b strings.Builder
+	for s != "" {
+		if code := colourAt(s); code != "" {
+			b.WriteString(code)
+			s = s[len(code):]
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(s)
+		if !steers(r) {
+			b.WriteRune(r)
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
+// colourAt is the colour that a text begins with, or "".
+func colourAt(s string) string {
+	for _, code := range []string{red, green, yellow, plain} {
+		if strings.HasPrefix(s, code) {
+			return code
+		}
+	}
+	return ""
 }
 
 // size writes a number of bytes for people.

@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -22,9 +23,12 @@ import (
 	"rescuebox/appliance/admin/api"
 )
 
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "devel"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program the hard way
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -54,9 +58,11 @@ func (c *cli) printError(err error) {
 	if errors.As(err, &s) {
 		return
 	}
-	fmt.Fprintf(c.errOut, "%s\n", err)
+	for line := range strings.Lines(err.Error()) { // of a file with several errors
+		fmt.Fprintln(c.errOut, clean(line))
+	}
 	if hint := hintOf(err); hint != "" {
-		fmt.Fprintf(c.errOut, "hint: %s\n", hint)
+		fmt.Fprintf(c.errOut, "hint: %s\n", clean(hint))
 	}
 }
 
@@ -96,9 +102,16 @@ network and brings the ticket with which to take them over.`,
 		},
 	}
 	f := root.PersistentFlags()
-	f.StringVar(&c.site, "site", os.Getenv("RESCUEBOX_SITE"), "box to talk to, as named by login")
-	f.StringVar(&c.socket, "socket", os.Getenv("RESCUEBOX_SOCKET"), "Unix socket of the daemon (default "+defaultSocket+")")
+	f.StringVar(&c.site, "site", "", "box to talk to, as login named it (environment: RESCUEBOX_SITE)")
+	f.StringVar(&c.socket, "socket", "", "Unix socket of the daemon (environment: RESCUEBOX_SOCKET; default "+defaultSocket+")")
 	f.BoolVar(&c.json, "json", false, "print JSON")
-	root.AddCommand(imageCommand(c))
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(
+		c.statusCommand(), c.bootCommand(), c.cancelCommand(), c.watchCommand(),
+		c.machineCommand(), imageCommand(c), c.ticketCommand(), c.doctorCommand(), c.configCommand(),
+		c.loginCommand(), c.logoutCommand(), c.tokenCommand(), c.auditCommand(),
+		c.completionCommand(), c.versionCommand(),
+	)
+	_ = root.RegisterFlagCompletionFunc("site", completeSites)
 	return root
 }

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rescuebox/appliance/admin/api"
+)
+
+func (c *cli) bootCommand() *cobra.Command {
+	var noPower, detach bool
+	var ttl time.Duration
+	cmd := &cobra.Command{
+		Use:   "boot MACHINE IMAGE",
+		Short: "Boot a machine into an image, once, and bring its ticket",
+		Long: `Order that a machine boots an image, once, and follow the timeline until the
+ticket is here; then print the one command that takes the machine over.
+
+Ctrl-C leaves the order armed: the machine boots the image whenever it is
+powered on, until the order expires.`,
+		Example: `  rescuebox boot srv01 rescue
+  rescuebox boot srv01 memtest --ttl 2h --detach`,
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: c.complete(machineNames, imageNames),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			o := api.NewOrder{Machine: args[0], Image: args[1], NoPower: noPower}
+			if cmd.Flags().Changed("ttl") {
+				if ttl <= 0 {
+					return usagef("--ttl %s is no time to live", ttl)
+				}
+				o.TTL = ttl.String()
+			}
+			return c.boot(cmd.Context(), client, o, detach)
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVar(&noPower, "no-power", false, "leave the machine's power alone")
+	f.BoolVar(&detach, "detach", false, "order only, do not wait")
+	f.DurationVar(&ttl, "ttl", 0, "how long the order stands (default as configured, 30m)")
+	return cmd
+}
+
+func (c *cli) boot(ctx context.Context, client *api.Client, ask api.NewOrder, detach bool) error {
+	order, err := client.Boot(ctx, ask)
+	if err != nil {
+		return err
+	}
+	f := &follower{cli: c, client: client, order: order}
+	f.showOrder(detach)
+	if detach {
+		return nil
+	}
+	// What tells that the image is up says what to wait for; where that cannot be asked, a ticket is hoped for.
+	if image, err := client.Image(ctx, order.Image); err == nil {
+		f.noTicket = image.Up == "served"
+	}
+	return f.run(ctx)
+}
+
+func (c *cli) cancelCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "cancel MACHINE",
+		Short:             "Cancel a machine's order",
+		Long:              "Cancel a machine's order. A machine that is loading already loads on; its next boot is its own disk.",
+		Example:           "  rescuebox cancel srv01",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.complete(orderedMachines),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			o, err := client.Cancel(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.show(o, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "order %s is cancelled: %s boots its own disk\n", o.ID, o.Machine)
+				return err
+			})
+		}),
+	}
+}
+
+func (c *cli) watchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "watch [MACHINE]",
+		Short: "The timeline as it happens",
+		Long: `Show what happens, of one machine or of all, until Ctrl-C. A machine's open
+order is shown from its beginning. --json prints one event per line.`,
+		Example:           "  rescuebox watch srv01",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: c.complete(machineNames),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			w := api.Watch{After: -1}
+			if len(args) == 1 {
+				w.Machine = args[0]
+			}
+			return c.watch(cmd.Context(), client, w)
+		}),
+	}
+}
+
+func (c *cli) watch(ctx context.Context, client *api.Client, w api.Watch) error {
+	p := c.printer()
+	p.machines = w.Machine == ""
+	if w.Machine != "" {
+		m, err := client.Machine(ctx, w.Machine)
+		if err != nil {
+			return err
+		}
+		if m.Order != nil {
+			events, err := client.Timeline(ctx, m.Order.ID)
+			if err != nil {
+				return err
+			}
+			for _, e := range events {
+				p.event(e)
+				w.After = e.Seq
+			}
+		}
+	}
+	w.Lost, w.Connected = p.lost, p.connected
+	err := client.Follow(ctx, w, func(e api.Event) error {
+		p.event(e)
+		return nil
+	})
+	p.end()
+	if ctx.Err() != nil {
+		return nil // Ctrl-C is how one ends a watch
+	}
+	return err
+}

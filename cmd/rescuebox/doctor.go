@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"rescuebox/appliance/admin/api"
+	"rescuebox/appliance/config"
+)
+
+func (c *cli) doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "doctor",
+		Short:   "What would stop a boot, in plain words",
+		Long:    "Look for what would stop a boot. Exits with 1 if a check failed; warnings are none.",
+		Example: "  rescuebox doctor",
+		Args:    cobra.NoArgs,
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, _ []string) error {
+			d, err := client.Doctor(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := c.show(d, func(w io.Writer) error { return c.printFindings(w, d.Findings) }); err != nil {
+				return err
+			}
+			if !d.OK {
+				return &silentError{}
+			}
+			return nil
+		}),
+	}
+}
+
+func (c *cli) printFindings(w io.Writer, list []api.Finding) error {
+	width := 0
+	for _, f := range list {
+		width = max(width, len(f.Check))
+	}
+	for _, f := range list {
+		level := fmt.Sprintf("%-7s", f.Level)
+		switch f.Level {
+		case "ok":
+			level = c.green(level)
+		case "warning":
+			level = c.yellow(level)
+		case "failed":
+			level = c.red(level)
+		}
+		if _, err := fmt.Fprintf(w, "%s  %-*s  %s\n", level, width, clean(f.Check), clean(f.Text)); err != nil {
+			return err
+		}
+		if f.Hint != "" {
+			fmt.Fprintf(w, "%*s  hint: %s\n", width+9, "", clean(f.Hint))
+		}
+	}
+	return nil
+}
+
+func (c *cli) configCommand() *cobra.Command {
+	return group("config", "The file of the site", "  rescuebox config check rescuebox.toml", c.configCheck())
+}
+
+func (c *cli) configCheck() *cobra.Command {
+	return &cobra.Command{
+		Use:     "check FILE",
+		Short:   "Check a file of the site; needs no daemon",
+		Example: "  rescuebox config check /etc/rescuebox/rescuebox.toml",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			result := struct {
+				File     string `json:"file"`
+				OK       bool   `json:"ok"`
+				Site     string `json:"site,omitempty"`
+				Machines int    `json:"machines"`
+				Error    string `json:"error,omitempty"`
+			}{File: args[0]}
+			cfg, err := config.Load(args[0])
+			if err != nil && !c.json {
+				return err
+			}
+			if err != nil {
+				result.Error = err.Error()
+			} else {
+				result.OK, result.Site, result.Machines = true, cfg.Site, len(cfg.Machines)
+			}
+			if err := c.show(result, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s is in order: site %s, %d machines\n", result.File, result.Site, result.Machines)
+				return err
+			}); err != nil {
+				return err
+			}
+			if !result.OK {
+				return &silentError{}
+			}
+			return nil
+		},
+	}
+}
