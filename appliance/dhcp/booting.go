@@ -1,0 +1,182 @@
+package dhcp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"go.uber.org/zap"
+
+	"rescuebox/appliance/boot"
+)
+
+// step4011 is a StepRequest that comes beside the one on port 67.
+const step4011 boot.Step = "request on 4011"
+
+// verdict is what boot.Decide said about one exchange.
+type verdict struct {
+	machine string // its name, or "" if not known
+	file    string // "": nothing to boot
+	refusal *boot.Refusal
+}
+
+// bootPart is what the reply to a packet says about booting, nil for nothing:
+// no boot client, nobody ordered anything, or refused.
+func (s *Server) bootPart(p *packet, mem *memory, full bool) *bootPart {
+	if p.notBoot != "" || s.Boot == nil {
+		return nil
+	}
+	v := s.decide(p, mem)
+	if v.file == "" {
+		return nil
+	}
+	return &bootPart{file: v.file, dialect: dialectFor(p.client, full)}
+}
+
+// decide asks the table, once for a packet and its retransmissions.
+func (s *Server) decide(p *packet, mem *memory) verdict {
+	now := time.Now()
+	if mem.xid == p.TransactionID && !mem.decided.IsZero() && now.Sub(mem.decided) < sameVerdict {
+		return mem.verdict
+	}
+	d, err := s.Boot.Decide(p.client)
+	v := verdict{machine: d.Machine.Name}
+	if err == nil {
+		v.file, err = bootFileFor(p.client, d, s.Address.Addr(), s.HTTPPort)
+	}
+	if m, ok := s.roster.Load().machine(p); ok {
+		v.machine = m.Name
+	}
+	if err != nil && !errors.As(err, &v.refusal) {
+		s.noisy.Error("boot decision failed", zap.Stringer("mac", p.mac), zap.NamedError("err", err))
+		v.refusal = &boot.Refusal{Reason: err.Error()}
+	}
+	mem.xid, mem.decided, mem.verdict = p.TransactionID, now, v
+	s.decided(p, mem, v)
+	return v
+}
+
+// decided puts what was decided into timeline, log and metrics. Machines that
+// nobody named make no events: on a LAN full of strangers these would push
+// the ordered machines' out of the store.
+func (s *Server) decided(p *packet, mem *memory, v verdict) {
+	what := fmt.Sprintf("DISCOVER from %s, %s", p.client.Program, p.client.Arch)
+	switch {
+	case v.file != "":
+		s.metrics.boots.WithLabelValues("offered").Inc()
+		if p.kind == dhcpv4.MessageTypeDiscover {
+			s.event(p, mem, v, boot.StepDiscover, what, againEvent)
+		}
+	case v.refusal.Local:
+		s.metrics.boots.WithLabelValues("local").Inc()
+		s.event(p, mem, v, boot.StepLocal, v.refusal.Reason, localAgain)
+	default:
+		s.metrics.boots.WithLabelValues("refused").Inc()
+		s.noisy.Info("boot refused", zap.Stringer("mac", p.mac), zap.String("machine", v.machine),
+			zap.Stringer("arch", p.client.Arch), zap.String("reason", v.refusal.Reason), zap.String("hint", v.refusal.Hint))
+		s.event(p, mem, v, boot.StepRefused, v.refusal.Reason, localAgain)
+	}
+}
+
+// offered and requested note the next steps of a machine that has something to boot.
+func (s *Server) offered(p *packet, mem *memory, part *bootPart, text string) {
+	if part == nil {
+		return
+	}
+	s.event(p, mem, mem.verdict, boot.StepOffer, text+", boot file "+part.file, againEvent)
+}
+
+func (s *Server) requested(p *packet, mem *memory, text string) {
+	if p.notBoot != "" || s.Boot == nil {
+		return
+	}
+	if v := s.decide(p, mem); v.file != "" {
+		s.event(p, mem, v, boot.StepRequest, text, againEvent)
+	}
+}
+
+func (s *Server) event(p *packet, mem *memory, v verdict, step boot.Step, text string, gap time.Duration) {
+	if v.machine == "" || !mem.once(step, time.Now(), gap) {
+		return
+	}
+	if step == step4011 {
+		step = boot.StepRequest
+	}
+	s.Boot.Record(boot.Event{Step: step, Machine: v.machine, MAC: p.mac, Text: text})
+}
+
+// proxy answers beside another DHCP server: the boot part, and only to those
+// who have something to boot. Everybody else hears nothing, so that no
+// firmware waits for us, and what the other server offers stands.
+func (s *Server) proxy(p *packet, mem *memory) {
+	if p.kind == dhcpv4.MessageTypeRequest {
+		text := "takes an address of the site's DHCP server"
+		if p.server.IsValid() {
+			text += " " + p.server.String()
+		}
+		s.requested(p, mem, text)
+		return
+	}
+	if p.kind != dhcpv4.MessageTypeDiscover {
+		return
+	}
+	part := s.bootPart(p, mem, false)
+	if part == nil {
+		return
+	}
+	if s.send(p, s.proxyAnswer(dhcpv4.MessageTypeOffer), part) {
+		s.offered(p, mem, part, "proxyDHCP offer beside the site's DHCP server")
+	}
+}
+
+func (s *Server) proxyAnswer(kind dhcpv4.MessageType) answer {
+	return answer{kind: kind, server: s.Address.Addr()}
+}
+
+// bootServer answers on port 4011, in full mode too: firmware that takes our
+// offer for a BINL server's asks there (EDK2's PxeBcRetryBinlOffer). Some
+// firmware sends DISCOVER or INFORM there, and menu item type 0 (danderson/netboot#77):
+// whoever asks on this port means us.
+func (s *Server) bootServer(p *packet, mem *memory, src netip.AddrPort) {
+	switch p.kind {
+	case dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeInform, dhcpv4.MessageTypeDiscover:
+	default:
+		return
+	}
+	part := s.bootPart(p, mem, false)
+	if part == nil {
+		return
+	}
+	kind := dhcpv4.MessageTypeAck
+	if p.kind == dhcpv4.MessageTypeDiscover {
+		kind = dhcpv4.MessageTypeOffer
+	}
+	if s.sendBoot(p, s.proxyAnswer(kind), part, src) {
+		s.event(p, mem, mem.verdict, step4011, "asked on port 4011, told boot file "+part.file, againEvent)
+	}
+}
+
+// sendBoot answers to where the request came from; a client that has no
+// address yet can only be reached by its MAC.
+func (s *Server) sendBoot(p *packet, a answer, part *bootPart, src netip.AddrPort) bool {
+	a.boot = part
+	b, err := render(p, a)
+	w := *s.wire.Load()
+	switch {
+	case err != nil:
+	case src.Addr().IsValid() && !src.Addr().IsUnspecified():
+		err = w.udp(portBoot, src, b)
+	default:
+		from := netip.AddrPortFrom(a.server, portBoot)
+		err = w.frame(p.mac, from, netip.AddrPortFrom(broadcastAddr(), portClient), b)
+	}
+	if err != nil {
+		s.metrics.sendFails.Inc()
+		s.noisy.Warn("answer on port 4011 not sent", zap.Stringer("mac", p.mac), zap.NamedError("err", err))
+		return false
+	}
+	s.metrics.sent.WithLabelValues("BOOT").Inc()
+	return true
+}

@@ -1,0 +1,279 @@
+package dhcp
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"go.uber.org/zap"
+
+	"rescuebox/appliance/boot"
+)
+
+// packet answers one request in the mode of the moment.
+func (s *Server) packet(sh *shard, p *packet, j job) {
+	now := time.Now()
+	s.metrics.received.WithLabelValues(p.kind.String()).Inc()
+	if p.mac == boot.MAC(s.ownMAC()) || s.peerProbe(p) {
+		return
+	}
+	mem := sh.memory(p.mac)
+	if !mem.allow(now) {
+		s.drop("rate")
+		return
+	}
+	s.look(p)
+	mode := s.arbiter.now()
+	switch {
+	case mode == Listening:
+		s.drop("listening")
+	case j.port == portBoot:
+		s.bootServer(p, mem, j.src)
+	case mode == Proxy:
+		s.proxy(p, mem)
+	default:
+		s.full(p, mem)
+	}
+}
+
+// look notes which address a client says it has or takes.
+func (s *Server) look(p *packet) {
+	switch {
+	case p.ciaddr.IsValid() && p.kind != dhcpv4.MessageTypeRelease:
+		s.book.note(p.ciaddr, p.mac)
+	case p.kind == dhcpv4.MessageTypeRequest && p.requested.IsValid():
+		s.book.note(p.requested, p.mac)
+	}
+}
+
+// full is DHCP as RFC 2131 section 4.3 has it.
+func (s *Server) full(p *packet, mem *memory) {
+	n, err := s.pool.network(p.relay)
+	if err != nil {
+		s.drop("relay")
+		s.noisy.Warn("DHCP request through an unknown relay", zap.Stringer("mac", p.mac), zap.NamedError("err", err))
+		return
+	}
+	a := s.askFor(p, n)
+	switch p.kind {
+	case dhcpv4.MessageTypeDiscover:
+		s.discover(p, mem, a)
+	case dhcpv4.MessageTypeRequest:
+		s.request(p, mem, a)
+	case dhcpv4.MessageTypeDecline:
+		s.decline(p)
+	case dhcpv4.MessageTypeRelease:
+		s.release(p)
+	case dhcpv4.MessageTypeInform:
+		s.inform(p, mem, n)
+	}
+}
+
+// askFor is what a packet says about its client's address.
+func (s *Server) askFor(p *packet, n *network) ask {
+	m, known := s.roster.Load().machine(p)
+	a := ask{mac: p.mac, known: known, net: n, want: p.requested, host: p.host}
+	if m.Address.IsValid() && n.prefix.Contains(m.Address) {
+		a.reserved = m.Address
+	}
+	return a
+}
+
+// discover offers an address, at once or after it has been probed.
+func (s *Server) discover(p *packet, mem *memory, a ask) {
+	addr, probe, err := s.pool.take(time.Now(), a)
+	switch {
+	case errors.Is(err, errProbing):
+		mem.waiting = p // the offer answers the newest DISCOVER
+	case err != nil:
+		s.drop("pool")
+		s.noisy.Warn("no address for a client", zap.Stringer("mac", a.mac), zap.NamedError("err", err))
+	case probe:
+		mem.waiting = p
+		s.probe(addr, a)
+	default:
+		s.offer(p, mem, a.net, addr)
+	}
+}
+
+// probe asks the LAN for an address and goes on with the client's DISCOVER
+// when the answer is known. Behind a relay ARP does not reach: there the
+// client's own check and its DECLINE must do.
+func (s *Server) probe(addr netip.Addr, a ask) {
+	done := func(conflict bool) {
+		s.pool.probed(time.Now(), addr, conflict)
+		if conflict {
+			s.metrics.conflicts.Inc()
+			s.noisy.Warn("address is in use by a host that did not get it from us: kept out of the pool for a while",
+				zap.Stringer("address", addr), zap.Duration("for", quarantine))
+		}
+		s.later(a.mac, s.resume(a))
+	}
+	if a.net != s.pool.nets[0] {
+		done(false)
+		return
+	}
+	if !s.prober.start(*s.wire.Load(), addr, a.mac, done) {
+		s.drop("probes")
+	}
+}
+
+// resume answers the DISCOVER that waited for a probe: take now finds the
+// probed address, or after a conflict another one.
+func (s *Server) resume(a ask) func(*shard) {
+	return func(sh *shard) {
+		mem := sh.memory(a.mac)
+		p := mem.waiting
+		mem.waiting = nil
+		if p != nil && s.arbiter.now() == Full {
+			s.discover(p, mem, a)
+		}
+	}
+}
+
+func (s *Server) offer(p *packet, mem *memory, n *network, addr netip.Addr) {
+	part := s.bootPart(p, mem, true)
+	a := s.terms(dhcpv4.MessageTypeOffer, n)
+	a.yiaddr = addr
+	if s.send(p, a, part) {
+		s.offered(p, mem, part, "offered "+addr.String())
+	}
+}
+
+// terms is the part of an answer that is the same for all clients of a network.
+func (s *Server) terms(kind dhcpv4.MessageType, n *network) answer {
+	return answer{kind: kind, server: s.Address.Addr(), lease: s.Lease, net: n, dns: s.dns, domain: s.Domain}
+}
+
+// request is RFC 2131 section 4.3.2, by the state that the client is in.
+func (s *Server) request(p *packet, mem *memory, a ask) {
+	now := time.Now()
+	switch {
+	case p.server.IsValid() && p.server != s.Address.Addr():
+		s.pool.release(now, p.mac, netip.Addr{}, offered) // it took another server's offer
+		s.requested(p, mem, "takes the offer of DHCP server "+p.server.String())
+	case p.server.IsValid() && p.requested.IsValid():
+		s.selecting(p, mem, a)
+	case p.server.IsValid() && p.ciaddr.IsValid(): // some clients name the server when they renew, too
+		s.rebooting(p, mem, a, p.ciaddr)
+	case p.requested.IsValid():
+		s.rebooting(p, mem, a, p.requested)
+	case p.ciaddr.IsValid():
+		s.rebooting(p, mem, a, p.ciaddr)
+	default:
+		s.drop("request")
+	}
+}
+
+// selecting: the client takes our offer.
+func (s *Server) selecting(p *packet, mem *memory, a ask) {
+	switch err := s.commit(p, mem, a, p.requested); {
+	case err == nil:
+	case errors.Is(err, errNotYours), errors.Is(err, errShare):
+		s.nak(p, "the offer is no longer open: ask again")
+	}
+}
+
+// rebooting: the client had the address before (INIT-REBOOT, RENEWING, REBINDING).
+//
+// We say no only where we know: an address of another network, or one that
+// our record contradicts. Without a record we must be silent (RFC 2131 section 4.3.2):
+// it may be another server's lease.
+func (s *Server) rebooting(p *packet, mem *memory, a ask, addr netip.Addr) {
+	if !a.net.prefix.Contains(addr) {
+		s.nak(p, addr.String()+" is no address of this network")
+		return
+	}
+	have, err := s.pool.record(time.Now(), p.mac)
+	switch {
+	case err != nil:
+		s.drop("no record")
+	case have != addr:
+		s.nak(p, "your address is "+have.String())
+	default:
+		if err := s.commit(p, mem, a, addr); errors.Is(err, errNotYours) || errors.Is(err, errShare) {
+			s.nak(p, addr.String()+" is not available")
+		}
+	}
+}
+
+// commit makes the lease and acknowledges it, in this order: first the store,
+// then the ACK.
+func (s *Server) commit(p *packet, mem *memory, a ask, addr netip.Addr) error {
+	l, undo, err := s.pool.bind(time.Now(), a, addr)
+	if err != nil {
+		return err
+	}
+	if s.Store != nil {
+		if err := s.Store.Put(addr.String(), l); err != nil {
+			undo()
+			s.drop("store")
+			s.noisy.Error("lease not stored, so not given", zap.Stringer("mac", p.mac), zap.NamedError("err", err))
+			return err
+		}
+	}
+	part := s.bootPart(p, mem, true)
+	r := s.terms(dhcpv4.MessageTypeAck, a.net)
+	r.yiaddr = addr
+	if s.send(p, r, part) {
+		s.requested(p, mem, "has address "+addr.String())
+	}
+	return nil
+}
+
+func (s *Server) nak(p *packet, why string) {
+	s.send(p, answer{kind: dhcpv4.MessageTypeNak, server: s.Address.Addr(), message: why}, nil)
+	s.log().Debug("NAK", zap.Stringer("mac", p.mac), zap.String("why", why))
+}
+
+// decline: the client found its address in use (RFC 2131 section 4.3.3).
+func (s *Server) decline(p *packet) {
+	if !p.requested.IsValid() || (p.server.IsValid() && p.server != s.Address.Addr()) ||
+		!s.pool.decline(time.Now(), p.mac, p.requested) {
+		s.drop("decline")
+		return
+	}
+	s.metrics.conflicts.Inc()
+	s.forget(p.requested)
+	s.noisy.Warn("a client declined its address because another host uses it: kept out of the pool for a while",
+		zap.Stringer("mac", p.mac), zap.Stringer("address", p.requested), zap.Duration("for", quarantine))
+}
+
+// release: the client gives its address back (RFC 2131 section 4.3.4).
+func (s *Server) release(p *packet) {
+	if !p.ciaddr.IsValid() || !s.pool.release(time.Now(), p.mac, p.ciaddr, bound) {
+		s.drop("release")
+		return
+	}
+	s.forget(p.ciaddr)
+}
+
+func (s *Server) forget(addr netip.Addr) {
+	if s.Store == nil {
+		return
+	}
+	if err := s.Store.Delete(addr.String()); err != nil {
+		s.noisy.Error("released lease not deleted", zap.Stringer("address", addr), zap.NamedError("err", err))
+	}
+}
+
+// inform: the client has an address and wants the rest (RFC 2131 section
+// 4.3.5): no address and no times in the answer.
+func (s *Server) inform(p *packet, mem *memory, n *network) {
+	if !p.ciaddr.IsValid() {
+		s.drop("inform")
+		return
+	}
+	a := s.terms(dhcpv4.MessageTypeAck, n)
+	a.lease = 0
+	s.send(p, a, s.bootPart(p, mem, true))
+}
+
+// ownMAC is the interface's: our own packets may come back to us.
+func (s *Server) ownMAC() boot.MAC {
+	if l, ok := (*s.wire.Load()).(*link); ok {
+		return l.mac
+	}
+	return boot.MAC{}
+}

@@ -1,0 +1,263 @@
+package dhcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"rescuebox/appliance/boot"
+)
+
+// A packet is handled by the shard of its MAC, so that one client's packets
+// stay in order and nobody waits for another's lease to reach the disk. Leases
+// are committed together by the store: many shards make large commits.
+const (
+	shardCount  = 128
+	shardQueue  = 32  // packets of unknown clients per shard; more are dropped and come again
+	knownQueue  = 64  // and of known machines, which go first
+	shardMemory = 128 // clients remembered per shard
+)
+
+// job is a packet that was read but not looked at.
+type job struct {
+	raw  *[]byte
+	size int
+	port int
+	src  netip.AddrPort
+	then func(*shard) // in place of a packet: what to go on with
+}
+
+// shard handles the packets of its share of the clients.
+type shard struct {
+	known, rest chan job
+	clients     *lru[boot.MAC, *memory]
+}
+
+func newShards() []*shard {
+	out := make([]*shard, shardCount)
+	for i := range out {
+		out[i] = &shard{
+			known: make(chan job, knownQueue), rest: make(chan job, shardQueue),
+			clients: newLRU[boot.MAC, *memory](shardMemory),
+		}
+	}
+	return out
+}
+
+// memory finds or makes what is remembered of a client.
+func (sh *shard) memory(m boot.MAC) *memory {
+	mem, ok := sh.clients.get(m)
+	if !ok {
+		mem = &memory{}
+		sh.clients.put(m, mem)
+	}
+	return mem
+}
+
+// run handles jobs, those of known machines first, until ctx is done.
+func (sh *shard) run(ctx context.Context, handle func(*shard, job)) {
+	for {
+		select {
+		case j := <-sh.known:
+			handle(sh, j)
+			continue
+		default:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-sh.known:
+			handle(sh, j)
+		case j := <-sh.rest:
+			handle(sh, j)
+		}
+	}
+}
+
+func (s *Server) shardOf(m boot.MAC) *shard {
+	h := uint32(2166136261) // FNV-1a
+	for _, b := range m {
+		h = (h ^ uint32(b)) * 16777619
+	}
+	return s.shards[h%shardCount]
+}
+
+// serve reads and answers until ctx is done or the link breaks, and says how.
+func (s *Server) serve(parent context.Context, l *link) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	s.index.Store(int64(l.index))
+	wg := s.work(ctx, l)
+	read := func(f func() error) { wg.Go(func() { cancel(f()) }) }
+	read(func() error { return s.readUDP(l.main, portServer) })
+	read(func() error { return s.readUDP(l.boot, portBoot) })
+	read(func() error { return readFrames(l.raw, func(f []byte) { s.hearServer(l.mac, f) }) })
+	read(func() error {
+		return readFrames(l.arps, func(f []byte) {
+			if mac, addr, ok := readARP(f); ok {
+				s.prober.heard(mac, addr)
+			}
+		})
+	})
+	wg.Go(func() {
+		s.watchLink(ctx, l)
+		cancel(fmt.Errorf("interface %s is gone or was made anew", s.Interface))
+	})
+	if s.Mode == Auto {
+		wg.Go(func() { s.watchServers(ctx, l) })
+	}
+	<-ctx.Done()
+	l.close()
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// work starts what does not depend on sockets.
+func (s *Server) work(ctx context.Context, w wire) *sync.WaitGroup {
+	s.wire.Store(&w)
+	s.shards = newShards()
+	wg := &sync.WaitGroup{}
+	for _, sh := range s.shards {
+		wg.Go(func() { sh.run(ctx, s.handle) })
+	}
+	wg.Go(func() { s.prober.run(ctx, w) })
+	wg.Go(func() { s.watchMachines(ctx) })
+	s.metrics.mode(s.arbiter.now())
+	return wg
+}
+
+// readUDP hands packets to the shards until the socket breaks.
+func (s *Server) readUDP(c *net.UDPConn, port int) error {
+	for {
+		buf := s.buffers.Get().(*[]byte)
+		n, src, err := c.ReadFromUDPAddrPort(*buf)
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if err != nil {
+			return fmt.Errorf("read port %d: %w", port, err)
+		}
+		s.dispatch(job{raw: buf, size: n, port: port, src: netip.AddrPortFrom(src.Addr().Unmap(), src.Port())})
+	}
+}
+
+// dispatch queues a packet. It reads no more of it than the MAC.
+func (s *Server) dispatch(j job) {
+	raw := (*j.raw)[:j.size]
+	if len(raw) < minPacket {
+		s.drop("size")
+		s.buffers.Put(j.raw)
+		return
+	}
+	mac := boot.MAC(raw[offMAC : offMAC+6])
+	sh := s.shardOf(mac)
+	queue := sh.rest
+	if s.roster.Load().has(mac) {
+		queue = sh.known
+	}
+	select {
+	case queue <- j:
+	default:
+		s.drop("busy")
+		s.buffers.Put(j.raw)
+	}
+}
+
+// handle is a shard's work on one job. A panic costs one packet.
+func (s *Server) handle(sh *shard, j job) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.metrics.panics.Inc()
+			s.log().Error("a DHCP packet made the handler panic: please report this as a bug", zap.Any("panic", r), zap.Stack("stack"))
+		}
+	}()
+	if j.then != nil {
+		j.then(sh)
+		return
+	}
+	p, err := parse((*j.raw)[:j.size])
+	s.buffers.Put(j.raw)
+	if err != nil {
+		s.dropBad(j.src, err)
+		return
+	}
+	s.packet(sh, p, j)
+}
+
+func (s *Server) drop(reason string) { s.metrics.dropped.WithLabelValues(reason).Inc() }
+
+func (s *Server) dropBad(src netip.AddrPort, err error) {
+	key := "format"
+	var b *badPacket
+	if errors.As(err, &b) {
+		key = b.key
+	}
+	s.drop(key)
+	if e := s.log().Check(zap.DebugLevel, "DHCP packet dropped"); e != nil {
+		e.Write(zap.Stringer("from", src), zap.NamedError("err", err))
+	}
+}
+
+// readFrames hands what a packet socket reads to f until the socket breaks.
+func readFrames(from *os.File, f func([]byte)) error {
+	buf := make([]byte, maxPacket+128)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", from.Name(), err)
+		}
+		f(buf[:n])
+	}
+}
+
+// later queues work for a client's shard, without waiting.
+func (s *Server) later(m boot.MAC, then func(*shard)) {
+	select {
+	case s.shardOf(m).known <- job{then: then}:
+	default:
+		s.drop("busy")
+	}
+}
+
+// send renders and sends a reply on its way; it says whether it went out.
+func (s *Server) send(p *packet, a answer, part *bootPart) bool {
+	a.boot = part
+	b, err := render(p, a)
+	if err == nil {
+		err = s.transmit(p, a, b)
+	}
+	if err != nil {
+		s.metrics.sendFails.Inc()
+		s.noisy.Warn("DHCP reply not sent", zap.Stringer("mac", p.mac), zap.Stringer("type", a.kind), zap.NamedError("err", err))
+		return false
+	}
+	s.metrics.sent.WithLabelValues(a.kind.String()).Inc()
+	if e := s.log().Check(zap.DebugLevel, "DHCP reply"); e != nil {
+		e.Write(zap.Stringer("mac", p.mac), zap.Stringer("type", a.kind), zap.Stringer("address", a.yiaddr))
+	}
+	return true
+}
+
+// transmit chooses the way of RFC 2131 section 4.1.
+func (s *Server) transmit(p *packet, a answer, b []byte) error {
+	w := *s.wire.Load()
+	src := netip.AddrPortFrom(a.server, portServer)
+	switch routeOf(p, a.kind, a.yiaddr) {
+	case toRelay:
+		return w.udp(portServer, netip.AddrPortFrom(p.relay, portServer), b)
+	case toAddress:
+		if s.pool.home(p.ciaddr) == nil {
+			return fmt.Errorf("client claims the address %s, which is on none of our networks", p.ciaddr)
+		}
+		return w.udp(portServer, netip.AddrPortFrom(p.ciaddr, portClient), b)
+	case toMAC:
+		return w.frame(p.mac, src, netip.AddrPortFrom(a.yiaddr, portClient), b)
+	}
+	return w.frame(broadcastMAC, src, netip.AddrPortFrom(broadcastAddr(), portClient), b)
+}
