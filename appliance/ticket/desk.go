@@ -101,7 +101,7 @@ func (d *Desk) Report(machine, order string, verified bool, from netip.Addr, raw
 	if !known {
 		e.Ticket = Ticket{ID: id, Kind: SSH, Machine: machine, Order: order, Created: time.Now(), Verified: verified}
 	}
-	if !bytes.Equal(e.Raw, raw) || e.From != from || !known {
+	if !known || !bytes.Equal(e.Raw, raw) || choose(d.LAN, from, e.Addresses) != e.Address {
 		if !d.mayChange(sender{machine, verified}) {
 			return Ticket{}, ErrTooMany
 		}
