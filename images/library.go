@@ -192,7 +192,7 @@ type Changed struct {
 }
 
 func (e *Changed) Error() string {
-	return fmt.Sprintf("file %s of image %s changed since it was added: see rescuebox image verify %s, then add or build the image again",
+	return fmt.Sprintf("file %s of image %s changed since it was added: add or build the image again (rescuebox image verify %s looks at all its files)",
 		e.File, e.Image, e.Image)
 }
 
