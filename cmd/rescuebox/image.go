@@ -217,13 +217,15 @@ func (o *imageOptions) removeCommand() *cobra.Command {
 	}
 }
 
-// complete offers the names of images to the shell.
+// complete offers the names of images to the shell, which must not hang.
 func (o *imageOptions) complete(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+	defer cancel()
 	lib, err := o.library()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	list, _ := lib.Images(cmd.Context())
+	list, _ := lib.Images(ctx)
 	var names []string
 	for _, i := range list.Images {
 		names = append(names, i.Name)

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestImageCommand runs testdata/image*.txt. Their command run takes the exit
+// code that is expected, and the arguments of rescuebox.
+func TestImageCommand(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata",
+		Files: imageScripts(t),
+		Setup: func(env *testscript.Env) error {
+			kernel := filepath.Join(env.WorkDir, ".kernel")
+			env.Setenv("KERNEL", kernel)
+			return os.WriteFile(kernel, testKernel(), 0o644)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"run": runCommand},
+	})
+}
+
+func imageScripts(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("testdata/image*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scripts", err)
+	}
+	return files
+}
+
+func runCommand(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	if got := run(context.Background(), args[1:], strings.NewReader(""), ts.Stdout(), ts.Stderr()); got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// testKernel is the beginning of a bzImage with an EFI stub.
+func testKernel() []byte {
+	b := make([]byte, 0x400)
+	copy(b, "MZ")
+	b[0x3c] = 0x82
+	copy(b[0x82:], "PE\x00\x00")
+	binary.LittleEndian.PutUint16(b[0x82+4:], 0x8664)
+	binary.LittleEndian.PutUint16(b[0x82+24+68:], 10)
+	b[0x1fe], b[0x1ff] = 0x55, 0xaa
+	copy(b[0x202:], "HdrS")
+	binary.LittleEndian.PutUint16(b[0x206:], 0x20f)
+	b[0x211] = 1
+	return b
+}
