@@ -21,7 +21,7 @@ func sumHex(s string) string {
 }
 
 // addTest puts an image of the given files into the library; the first is the kernel.
-func addTest(t *testing.T, l *Library, name, kernel string) Image {
+func addTest(t testing.TB, l *Library, name, kernel string) Image {
 	t.Helper()
 	i, err := l.Add(Image{Name: name, Kind: Linux, Title: "Test", Kernel: "vmlinuz", Initrd: []string{"initrd.img"}, Cmdline: "m={{.Machine}}"},
 		map[string]io.Reader{"vmlinuz": strings.NewReader(kernel), "initrd.img": strings.NewReader("initrd")})

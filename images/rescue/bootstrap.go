@@ -25,6 +25,7 @@ var tools = [][2]string{
 	{"apt-get", "apt"},
 	{"mksquashfs", "squashfs-tools"},
 	{"zstd", "zstd"},
+	{"depmod", "kmod"},
 }
 
 // checkTools names all that is missing at once.
@@ -99,6 +100,8 @@ func (b *build) bootstrap(ctx context.Context) (*os.File, error) {
 	}
 	spool := filepath.Join(b.work, "packages.tar")
 	args := []string{"--quiet", "--variant=essential", "--format=tar", "--architectures=" + b.Arch,
+		// Merged /usr without perl, which the package usrmerge would need.
+		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
 		"--include=" + strings.Join(names, ","), `--aptopt=Apt::Install-Recommends "false"`}
 	args = append(args, b.cacheHooks()...)
 	args = append(args, release, spool)

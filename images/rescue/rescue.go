@@ -216,6 +216,9 @@ func (b *build) root(ctx context.Context, all *tree) error {
 	if err != nil {
 		return err
 	}
+	if err := b.index(ctx, t); err != nil {
+		return err
+	}
 	epoch := fmt.Sprint(b.Epoch.Unix())
 	return b.pack(ctx, Root, func(w io.Writer) error { return t.writeTar(w, b.Epoch) },
 		"mksquashfs", "-", b.temp(Root), "-tar", "-quiet", "-no-progress", "-comp", "zstd", "-Xcompression-level", "19",
