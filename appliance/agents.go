@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -37,13 +38,11 @@ func (a agents) Up(token string, from netip.Addr, report []byte) error {
 		a.table.Record(boot.Event{Step: boot.StepUp, Machine: machine, Order: order,
 			Text: fmt.Sprintf("%s is up and reports from %s", machine, from)})
 	}
-	if _, err := a.tickets.Report(machine, order, verified, from, report); err != nil {
-		return err
+	_, err := a.tickets.Report(machine, order, verified, from, report)
+	if verified { // even where the ticket is not on disk yet: the machine is up, and shall not boot this twice
+		err = errors.Join(err, a.table.Up(order))
 	}
-	if !verified {
-		return nil
-	}
-	return a.table.Up(order)
+	return err
 }
 
 // who finds the machine by its order's token, else by its address.

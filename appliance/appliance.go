@@ -167,7 +167,7 @@ func (b *box) dhcpServer() *dhcp.Server {
 		Range: dhcp.Range(c.LAN.Range), Router: c.LAN.Router, DNS: c.LAN.DNS, Domain: c.LAN.Domain,
 		Lease: c.LAN.Lease, KnownShare: c.LAN.KnownShare, HTTPPort: c.HTTP.Port,
 		Machines: b.table.Machines, Boot: b.table,
-		Store: state.NewTable[dhcp.Lease](b.db, "leases", state.Relaxed),
+		Store: state.NewTable[dhcp.Lease](b.db, "leases", state.Durable),
 		Log:   b.logOf("dhcp"), Metrics: replacing{b.metrics}}
 	for _, r := range c.LAN.Relays {
 		s.Relays = append(s.Relays, dhcp.Relay{Network: r.Network, Range: dhcp.Range(r.Range), Router: r.Router})

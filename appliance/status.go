@@ -61,4 +61,3 @@ func watchdogInterval() time.Duration {
 	}
 	return time.Minute
 }
-
