@@ -56,9 +56,6 @@ func (h *service) events(c *call) error {
 	// Watching begins before the log is read, so that nothing falls between the two.
 	watch, stop := h.Boot.Watch()
 	defer stop()
-	if err := s.ctl.SetReadDeadline(time.Time{}); err != nil { // when it passes, net/http takes the caller for gone
-		return err
-	}
 	c.w.Header().Set("Content-Type", "text/event-stream")
 	c.w.Header().Set("X-Accel-Buffering", "no")
 	if err := s.write([]byte(": rescuebox\n\n")); err != nil {

@@ -85,11 +85,8 @@ func (h *service) checkImages(context.Context) Finding {
 			sets++
 		}
 	}
-	switch {
-	case sets == len(list):
+	if sets == len(list) {
 		return Finding{Level: Failed, Text: "the library has no image to boot", Hint: "rescuebox image build rescue"}
-	case sets == 0:
-		return Finding{Level: Failed, Text: "the library has no boot set, so no firmware can load anything", Hint: "apt-get install ipxe, then rescuebox image add"}
 	}
 	return Finding{Level: OK, Text: fmt.Sprintf("%d images and %d boot sets can be read", len(list)-sets, sets)}
 }

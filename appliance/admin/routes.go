@@ -141,10 +141,7 @@ func (h *service) serve(w http.ResponseWriter, req *http.Request, r route) {
 	c := &call{w: w, req: req, who: by.who, tokenID: by.tokenID}
 	req.Body = http.MaxBytesReader(w, req.Body, maxBody)
 	if r.limit > 0 {
-		// The read deadline too: when it passes, net/http takes the caller for gone.
-		ctl, until := http.NewResponseController(w), time.Now().Add(r.limit)
-		ctl.SetReadDeadline(until)
-		ctl.SetWriteDeadline(until)
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(r.limit))
 	}
 	answer, err := h.answer(c, r)
 	status := r.status
