@@ -37,6 +37,7 @@ func TestSupervisorRestartsAlone(t *testing.T) {
 		})
 		<-s.settled
 		time.Sleep(40 * time.Second)
+		synctest.Wait()
 		if want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second, 15 * time.Second, 31 * time.Second}; !slices.Equal(starts, want) {
 			t.Errorf("bad started at %v, want %v", starts, want)
 		}
