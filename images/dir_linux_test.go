@@ -25,6 +25,24 @@ func ownerOf(t *testing.T, path string) (uid, gid uint32, mode fs.FileMode) {
 	return st.Uid, st.Gid, fi.Mode()
 }
 
+func TestFilesBelongToTheLibrarysOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	l := &Library{Dir: filepath.Join(t.TempDir(), "images")}
+	os.Mkdir(l.Dir, 0o755)
+	if err := os.Chown(l.Dir, 4242, 4343); err != nil {
+		t.Skip(err)
+	}
+	i := addTest(t, l, "rescue", "k")
+	for _, path := range []string{i.Dir, filepath.Join(i.Dir, tomlName), filepath.Join(i.Dir, "vmlinuz")} {
+		uid, gid, mode := ownerOf(t, path)
+		if uid != 4242 || gid != 4343 || mode.Perm()&0o444 != 0o444 || mode.Perm()&0o022 != 0 {
+			t.Errorf("%s: owner %d:%d mode %v", path, uid, gid, mode)
+		}
+	}
+}
+
 // TestMain is also the process that TestKilledImport kills: it imports an
 // image whose second file never ends, and says when it has come that far.
 func TestMain(m *testing.M) {
