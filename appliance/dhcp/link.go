@@ -47,7 +47,7 @@ type link struct {
 	arps  *os.File // ARP in and out
 }
 
-func openLink(name string, self netip.Addr) (l *link, err error) {
+func openLink(name string, self netip.Addr) (_ *link, err error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("open interface %q for DHCP: %w (\"ip link\" lists the interfaces; check [lan] interface)", name, err)
@@ -55,7 +55,7 @@ func openLink(name string, self netip.Addr) (l *link, err error) {
 	if len(ifi.HardwareAddr) != len(boot.MAC{}) {
 		return nil, fmt.Errorf("open interface %q for DHCP: it is no Ethernet interface; check [lan] interface", name)
 	}
-	l = &link{index: ifi.Index, mac: boot.MAC(ifi.HardwareAddr), from: packetInfo(ifi.Index, self)}
+	l := &link{index: ifi.Index, mac: boot.MAC(ifi.HardwareAddr), from: packetInfo(ifi.Index, self)}
 	defer func() {
 		if err != nil {
 			l.close()

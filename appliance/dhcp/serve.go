@@ -210,7 +210,7 @@ func readFrames(from *os.File, f func([]byte)) error {
 	for {
 		n, err := from.Read(buf)
 		if err != nil {
-			return fmt.Errorf("read %s: %w", from.Name(), err)
+			return err // names the socket
 		}
 		f(buf[:n])
 	}
