@@ -32,7 +32,7 @@ func TestPackage(t *testing.T) {
 	deb := makePackage(t)
 	again := makePackage(t)
 	if sha256.Sum256([]byte(read(t, deb))) != sha256.Sum256([]byte(read(t, again))) {
-		t.Errorf("two builds differ: %s and %s", deb, again)
+		t.Errorf("two builds of one tree differ: %s and %s (or did somebody edit it meanwhile?)", deb, again)
 	}
 	var files []string
 	for _, line := range strings.Split(run(t, "dpkg-deb", "--contents", deb), "\n") {
