@@ -1,0 +1,344 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestSite runs testdata/*.txt, once with SeaBIOS and once with OVMF. Each
+// script has a branch of its own, made by scripts/lab: the daemon under test on
+// a rescue LAN in network namespaces, and virtual servers that boot from it.
+// It takes minutes, needs root and QEMU, and so runs only where asked for:
+//
+//	RESCUEBOX_TEST_SITE=1 go test ./cmd/rescueboxd -run 'TestSite/bios/rescue$' -v
+//
+// Beside testscript's own commands, scripts have those of the map below; $LAB_DIR is
+// the lab's directory, $FIRMWARE is bios or uefi, which are conditions as well.
+func TestSite(t *testing.T) {
+	if os.Getenv("RESCUEBOX_TEST_SITE") == "" {
+		t.Skip("whole-site tests run with RESCUEBOX_TEST_SITE=1, as in scripts/test")
+	}
+	needTools(t)
+	b := build(t)
+	for _, firmware := range []string{"bios", "uefi"} {
+		t.Run(firmware, func(t *testing.T) {
+			t.Parallel()
+			testscript.Run(t, testscript.Params{
+				Dir:                 "testdata",
+				RequireExplicitExec: true,
+				RequireUniqueNames:  true,
+				Setup:               func(env *testscript.Env) error { return b.newSite(env, firmware) },
+				Condition:           func(cond string) (bool, error) { return condition(cond, firmware) },
+				Cmds: map[string]func(*testscript.TestScript, bool, []string){
+					"site":    command(1, (*site).site),    // up | start | stop | kill | restart the box; lan: only its branch
+					"dnsmasq": command(1, (*site).dnsmasq), // HOST OPTION...: another DHCP server
+					"pxe":     command(1, (*site).pxe),     // MACHINE [OPTION...]: power it on (again) and see where it ends
+					"console": command(2, (*site).console), // MACHINE REGEXP [SECONDS]: until a line of its serial console matches
+					"off":     command(1, (*site).off),     // MACHINE: pull its power plug
+					"cut":     command(1, (*site).cut),     // MACHINE: pull its network cable
+					"mend":    command(1, (*site).mend),    // MACHINE: put the cable back
+					"ssh":     command(2, (*site).ssh),     // MACHINE COMMAND: run it there, as the machine's ticket says
+					"until":   command(3, (*site).until),   // SECONDS REGEXP PROGRAM...: until its output matches
+				},
+			})
+		})
+	}
+}
+
+// needTools skips the test where a program is missing; in CI it must not be.
+func needTools(t *testing.T) {
+	t.Helper()
+	for tool, pkg := range map[string]string{
+		"qemu-system-x86_64": "qemu-system-x86", "ip": "iproute2", "dnsmasq": "dnsmasq-base", "socat": "socat", "jq": "jq",
+		"mcopy": "mtools", "ssh": "openssh-client", "perfdhcp": "kea-admin", "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
+		"/usr/lib/ipxe/undionly.kpxe": "ipxe", "/usr/lib/ipxe/qemu/pxe-virtio.rom": "ipxe-qemu",
+	} {
+		_, err := exec.LookPath(tool)
+		if strings.HasPrefix(tool, "/usr/") {
+			_, err = os.Stat(tool)
+		}
+		if err != nil && os.Getenv("CI") == "true" {
+			t.Fatalf("%s is missing: apt-get install %s", tool, pkg)
+		}
+		if err != nil {
+			t.Skipf("%s is missing: apt-get install %s", tool, pkg)
+		}
+	}
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+}
+
+func condition(cond, firmware string) (bool, error) {
+	if cond != "bios" && cond != "uefi" {
+		return false, fmt.Errorf("no condition %q", cond)
+	}
+	return cond == firmware, nil
+}
+
+// binaries is what all sites share: the programs under test and the library
+// with the rescue image.
+type binaries struct {
+	root    string // of the checkout
+	dir     string // of rescuebox and rescueboxd
+	library string
+}
+
+func build(t *testing.T) binaries {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := binaries{root: root}
+	run := func(name string, args ...string) string {
+		cmd := exec.Command(name, args...)
+		cmd.Dir, cmd.Stderr = root, os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", cmd, err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	b.dir = run("scripts/lab", "programs")
+	b.library = run("scripts/lab", "library", b.dir)
+	return b
+}
+
+// site is one script's branch.
+type site struct {
+	binaries
+	name     string // of the lab
+	dir      string // of the lab
+	firmware string
+	env      []string
+}
+
+type siteKey struct{}
+
+// newSite names a lab and arranges that nothing is left of it but its logs.
+func (b binaries) newSite(env *testscript.Env, firmware string) error {
+	script := strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")
+	name := fmt.Sprintf("rb%d-%s-%s", os.Getpid(), firmware, script)
+	s := &site{binaries: b, name: name, dir: filepath.Join(os.TempDir(), name), firmware: firmware}
+	env.Setenv("PATH", b.dir+":"+filepath.Join(b.root, "scripts")+":"+env.Getenv("PATH"))
+	env.Setenv("LAB", name)
+	env.Setenv("LAB_DIR", s.dir)
+	env.Setenv("FIRMWARE", firmware)
+	env.Setenv("RESCUEBOX_SOCKET", filepath.Join(s.dir, "api.sock"))
+	env.Setenv("HOME", env.WorkDir)
+	s.env = env.Vars
+	env.Values[siteKey{}] = s
+	env.Defer(func() {
+		s.keepLogs(filepath.Join(b.root, "build", "site-logs", firmware+"-"+script))
+		if out, err := s.runLab("down"); err != nil {
+			env.T().Log("lab down:", err, out)
+		}
+	})
+	return nil
+}
+
+// keepLogs copies what a person wants to read after a failure.
+func (s *site) keepLogs(to string) {
+	os.RemoveAll(to)
+	for _, pattern := range []string{"*.log", "rescuebox.toml", "vm/*/*.log"} {
+		files, _ := filepath.Glob(filepath.Join(s.dir, pattern))
+		for _, file := range files {
+			rel, _ := filepath.Rel(s.dir, file)
+			text, err := os.ReadFile(file)
+			if err == nil && os.MkdirAll(to, 0o755) == nil {
+				os.WriteFile(filepath.Join(to, strings.ReplaceAll(rel, "/", "-")), text, 0o644)
+			}
+		}
+	}
+}
+
+// command makes a testscript command of a method that wants at least so many arguments.
+func command(args int, f func(*site, *testscript.TestScript, []string) error) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, a []string) {
+		if len(a) < args {
+			ts.Fatalf("want at least %d arguments", args)
+		}
+		err := f(ts.Value(siteKey{}).(*site), ts, a)
+		if (err != nil) != neg {
+			ts.Fatalf("%s: error %v", strings.Join(a, " "), err)
+		}
+	}
+}
+
+func (s *site) runLab(args ...string) (string, error) {
+	cmd := exec.Command(filepath.Join(s.root, "scripts", "lab"), args...)
+	cmd.Env = s.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("scripts/lab %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out), err
+}
+
+func (s *site) lab(ts *testscript.TestScript, args []string) error {
+	out, err := s.runLab(args...)
+	fmt.Fprint(ts.Stdout(), out)
+	return err
+}
+
+func (s *site) site(ts *testscript.TestScript, args []string) error {
+	switch args[0] {
+	case "lan":
+		return s.up(ts)
+	case "up":
+		return errors.Join(s.up(ts), s.daemon("start"))
+	case "restart":
+		return errors.Join(s.daemon("stop"), s.daemon("start"))
+	default:
+		return s.daemon(args[0])
+	}
+}
+
+func (s *site) daemon(args ...string) error {
+	if args[0] == "start" {
+		args = append(args, filepath.Join(s.binaries.dir, "rescueboxd"))
+	}
+	_, err := s.runLab(append([]string{"daemon"}, args...)...)
+	return err
+}
+
+// up makes the branch. A script that has a site.toml brings its own file of
+// the site, with $LAB_DIR in it.
+func (s *site) up(ts *testscript.TestScript) error {
+	if _, err := s.runLab("up"); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(ts.MkAbs("site.toml"))
+	if err == nil {
+		text = []byte(os.Expand(string(text), ts.Getenv))
+		err = os.WriteFile(filepath.Join(s.dir, "rescuebox.toml"), text, 0o644)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	images := filepath.Join(s.dir, "state", "images")
+	if err := os.MkdirAll(images, 0o755); err != nil {
+		return err
+	}
+	return exec.Command("cp", "-a", "--reflink=auto", filepath.Join(s.library, "rescue"), images).Run()
+}
+
+func (s *site) dnsmasq(ts *testscript.TestScript, args []string) error {
+	return s.lab(ts, append([]string{"dnsmasq"}, args...))
+}
+
+// ends are the places where a boot ends, as the machine's console shows them.
+const ends = `own disk: hello|rescue system of .* is up`
+
+// bootTime bounds a boot under emulation on a busy test machine.
+const bootTime = 5 * time.Minute
+
+// pxe powers a machine on, off before if it was on, waits until it has arrived somewhere, and
+// prints what its console showed.
+func (s *site) pxe(ts *testscript.TestScript, args []string) error {
+	if err := s.off(ts, args); err != nil {
+		return err
+	}
+	start := append([]string{"vm", "start", args[0], "--firmware", s.firmware}, args[1:]...)
+	if _, err := s.runLab(start...); err != nil {
+		return err
+	}
+	return s.await(ts, args[0], ends, bootTime)
+}
+
+func (s *site) console(ts *testscript.TestScript, args []string) error {
+	limit := bootTime
+	if len(args) > 2 {
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		limit = time.Duration(n) * time.Second
+	}
+	return s.await(ts, args[0], args[1], limit)
+}
+
+// escapes are what a terminal would not show.
+var escapes = regexp.MustCompile(`\x1b\[[0-9;?=]*[A-Za-z]|\x1bc|.\x08|[\r\x00]`)
+
+func (s *site) await(ts *testscript.TestScript, machine, pattern string, limit time.Duration) error {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return err
+	}
+	for start := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+		raw, _ := os.ReadFile(filepath.Join(s.dir, "vm", machine, "console.log"))
+		text := escapes.ReplaceAllString(string(raw), "")
+		if re.MatchString(text) {
+			fmt.Fprint(ts.Stdout(), text)
+			ts.Logf("[%s: %.1f s]", machine, time.Since(start).Seconds())
+			return nil
+		}
+		if time.Since(start) > limit {
+			return fmt.Errorf("%s did not show %q within %v; its console ended with:\n%s\nthe daemon's log with:\n%s",
+				machine, pattern, limit, tail(text, 30), s.log())
+		}
+	}
+}
+
+func (s *site) log() string {
+	text, _ := os.ReadFile(filepath.Join(s.dir, "box.log"))
+	return tail(string(text), 30)
+}
+
+// tail is the last n lines of a text.
+func tail(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func (s *site) off(ts *testscript.TestScript, args []string) error {
+	return s.lab(ts, []string{"vm", "stop", args[0]})
+}
+
+func (s *site) cut(ts *testscript.TestScript, args []string) error {
+	return s.lab(ts, []string{"vm", "unplug", args[0]})
+}
+
+func (s *site) mend(ts *testscript.TestScript, args []string) error {
+	return s.lab(ts, []string{"vm", "plug", args[0]})
+}
+
+func (s *site) ssh(ts *testscript.TestScript, args []string) error {
+	return s.lab(ts, append([]string{"ssh", filepath.Join(s.binaries.dir, "rescuebox")}, args...))
+}
+
+func (s *site) until(ts *testscript.TestScript, args []string) error {
+	seconds, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	re, err := regexp.Compile(args[1])
+	if err != nil {
+		return err
+	}
+	for start := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+		cmd := exec.Command(filepath.Join(s.binaries.dir, args[2]), args[3:]...)
+		cmd.Env = s.env
+		out, err := cmd.CombinedOutput()
+		if re.Match(out) {
+			fmt.Fprintf(ts.Stdout(), "%s", out)
+			return nil
+		}
+		if time.Since(start) > time.Duration(seconds)*time.Second {
+			return fmt.Errorf("%s: %v; its last output:\n%s\nthe daemon's log ended with:\n%s", cmd, err, out, s.log())
+		}
+	}
+}
