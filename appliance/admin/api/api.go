@@ -36,17 +36,17 @@ type Version struct {
 
 // Status is the box on one screen.
 type Status struct {
-	Site        string    `json:"site"`
-	Version     string    `json:"version"`
-	Started     time.Time `json:"started"`
-	Now         time.Time `json:"now"`
-	LAN         LAN       `json:"lan"`
-	DHCP        DHCP      `json:"dhcp"`
-	Admin       Listener  `json:"admin"`
-	Parts       []Part    `json:"parts"`
-	Machines    int       `json:"machines"`
-	OpenOrders  []Order   `json:"open_orders"`
-	Tickets     int       `json:"tickets"`
+	Site       string    `json:"site"`
+	Version    string    `json:"version"`
+	Started    time.Time `json:"started"`
+	Now        time.Time `json:"now"`
+	LAN        LAN       `json:"lan"`
+	DHCP       DHCP      `json:"dhcp"`
+	Admin      Listener  `json:"admin"`
+	Parts      []Part    `json:"parts"`
+	Machines   int       `json:"machines"`
+	OpenOrders []Order   `json:"open_orders"`
+	Tickets    int       `json:"tickets"`
 }
 
 // LAN is the rescue LAN.
@@ -58,7 +58,7 @@ type LAN struct {
 // DHCP is what the DHCP part does on the rescue LAN, and why.
 type DHCP struct {
 	Configured string `json:"configured"` // auto, full, proxy or off
-	Mode       string `json:"mode"`       // full, proxy or off; "" while it is not known yet
+	Mode       string `json:"mode"`       // full, proxy, off; listening before the first verdict of auto
 	Why        string `json:"why"`
 }
 
