@@ -2,6 +2,7 @@ package images
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -136,5 +137,50 @@ func TestPipeIsNotWaitedFor(t *testing.T) {
 	}
 	if _, _, err := l.Open(i, "vmlinuz"); err == nil || !strings.Contains(err.Error(), "vmlinuz is no regular file") {
 		t.Errorf("Open of a pipe: %v", err)
+	}
+}
+
+// small makes a library on a file system of 256 KiB.
+func small(t *testing.T) *Library {
+	t.Helper()
+	l := &Library{Dir: filepath.Join(t.TempDir(), "images")}
+	if err := os.Mkdir(l.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", l.Dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skip("mount: ", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(l.Dir, syscall.MNT_DETACH) })
+	return l
+}
+
+func TestFullDisk(t *testing.T) {
+	l := small(t)
+	addTest(t, l, "rescue", "old")
+	big := strings.NewReader(strings.Repeat("x", 1<<20))
+	_, err := l.Add(Image{Name: "rescue", Kind: BootSet}, map[string]io.Reader{"big": big})
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "add image rescue: file big:") {
+		t.Errorf("Add: %v", err)
+	}
+	if names := visible(t, l); !cmp.Equal(names, []string{"rescue"}) {
+		t.Errorf("left %v", names)
+	}
+	addTest(t, l, "rescue", "there is room again")
+}
+
+func TestReadOnlyLibrary(t *testing.T) {
+	l := small(t)
+	i := addTest(t, l, "rescue", "kernel")
+	if err := syscall.Mount("", l.Dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Skip("remount: ", err)
+	}
+	if _, err := l.Add(Image{Name: "x", Kind: BootSet}, nil); !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), l.Dir) {
+		t.Errorf("Add: %v", err)
+	}
+	if err := l.Remove("rescue"); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("Remove: %v", err)
+	}
+	if err := l.Verify(i); err != nil {
+		t.Errorf("reading: %v", err)
 	}
 }

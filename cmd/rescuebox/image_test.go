@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,6 +24,7 @@ func TestImageCommand(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			kernel := filepath.Join(env.WorkDir, ".kernel")
 			env.Setenv("KERNEL", kernel)
+			env.Setenv("SOCKET", imageDaemon(t, env))
 			return os.WriteFile(kernel, testKernel(), 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"run": runCommand},
@@ -34,6 +38,37 @@ func imageScripts(t *testing.T) []string {
 		t.Fatal("no scripts", err)
 	}
 	return files
+}
+
+// imageDaemon stands for the daemon: a socket that has one image, "far", which changed.
+func imageDaemon(t *testing.T, env *testscript.Env) string {
+	dir, err := os.MkdirTemp("", "rb") // a socket's path has 107 bytes at most
+	if err != nil {
+		t.Fatal(err)
+	}
+	env.Defer(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := `{"name":"far","kind":"linux","size":5,"files":[]}`
+	mux := http.NewServeMux()
+	for pattern, body := range map[string]string{
+		"GET /v1/images":             `{"images":[` + far + `],"broken":["image near: no image.toml"]}`,
+		"GET /v1/images/far":         far,
+		"POST /v1/images/far/verify": `{"image":"far","ok":false,"error":"file vmlinuz of image far changed"}`,
+		"DELETE /v1/images/far":      `{}`,
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			io.WriteString(w, body)
+		})
+	}
+	server := &http.Server{Handler: mux}
+	go server.Serve(listener)
+	env.Defer(func() { server.Close() })
+	return socket
 }
 
 func runCommand(ts *testscript.TestScript, _ bool, args []string) {
