@@ -62,17 +62,14 @@ type system interface {
 // run reports for ever: the machine may be moved to another port of the
 // switch, the box may be restarted; neither has a person at hand to ask.
 func (a *agent) run(ctx context.Context) error {
-	if a.order.Server == nil {
-		return &badCmdline{"the kernel command line names no rescuebox.server="}
-	}
-	delay := firstRetry
+	soon, delay := firstLook, firstRetry
 	for {
 		wait := a.poll
 		switch err := a.step(ctx); {
 		case err == nil:
-			delay, a.told = firstRetry, ""
+			soon, delay, a.told = firstLook, firstRetry, ""
 		case errors.Is(err, errNotYet):
-			wait = a.poll / 5
+			wait, soon = soon, grow(soon, a.poll)
 		default:
 			a.complain(err)
 			wait, delay = delay, grow(delay, a.maxDelay)
@@ -83,6 +80,9 @@ func (a *agent) run(ctx context.Context) error {
 	}
 }
 
+// firstLook is how soon an agent that waits for sshd or an address looks again.
+const firstLook = 100 * time.Millisecond
+
 // errNotYet is the error of a step that waits for sshd or an address.
 var errNotYet = errors.New("not ready yet")
 
@@ -90,11 +90,14 @@ var errNotYet = errors.New("not ready yet")
 func (a *agent) step(ctx context.Context) error {
 	addresses := a.system.Addresses()
 	known := strings.Join(addresses, " ")
-	if len(addresses) == 0 || !a.system.Ready() {
+	if len(addresses) == 0 {
 		return errNotYet
 	}
 	if a.keysDone && known == a.reported {
 		return nil
+	}
+	if !a.system.Ready() {
+		return errNotYet
 	}
 	if err := a.fetchKeys(ctx); err != nil {
 		return err

@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
+	"strings"
 	"time"
 )
 
@@ -27,7 +26,6 @@ type download struct {
 	order order
 	out   io.Writer // the console
 	file  *os.File
-	hash  hash.Hash
 	have  int64
 	size  int64  // 0 until the server says
 	etag  string // of the file that the bytes so far belong to
@@ -47,7 +45,7 @@ func fetchRoot(ctx context.Context, o order, path string, out io.Writer) error {
 		return fmt.Errorf("keep the rescue system in memory: %w", err)
 	}
 	defer f.Close()
-	d := &download{order: o, out: out, file: f, hash: sha256.New(), stall: stallLimit}
+	d := &download{order: o, out: out, file: f, stall: stallLimit}
 	fmt.Fprintf(out, "rescuebox: fetching the rescue system … from %s\n", o.URL.Host)
 	for delay := firstRetry; ; {
 		before := d.have
@@ -84,6 +82,13 @@ func (d *download) final(ctx context.Context, err error) error {
 
 // attempt asks for the bytes that are missing, and checks the whole once they are here.
 func (d *download) attempt(ctx context.Context) error {
+	if err := d.transfer(ctx); err != nil {
+		return err
+	}
+	return d.check(ctx)
+}
+
+func (d *download) transfer(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watchdog := time.AfterFunc(d.stall, cancel)
@@ -96,10 +101,7 @@ func (d *download) attempt(ctx context.Context) error {
 	if err := d.accept(res); err != nil {
 		return err
 	}
-	if err := d.receive(res.Body, watchdog); err != nil {
-		return err
-	}
-	return d.check()
+	return d.receive(res.Body, watchdog)
 }
 
 func (d *download) request(ctx context.Context) (*http.Response, error) {
@@ -128,6 +130,10 @@ func (d *download) accept(res *http.Response) error {
 			return err
 		}
 		d.size, d.etag = res.ContentLength, res.Header.Get("Etag")
+		if d.size > 0 {
+			// Of a file that has its size already, tmpfs takes huge pages: half the time.
+			return d.file.Truncate(d.size)
+		}
 		return nil
 	case http.StatusPartialContent:
 		var from, to, size int64
@@ -150,7 +156,6 @@ func (d *download) restart() error {
 		return nil
 	}
 	d.have, d.size, d.etag = 0, 0, ""
-	d.hash.Reset()
 	if err := d.file.Truncate(0); err != nil {
 		return err
 	}
@@ -182,7 +187,6 @@ func (d *download) keep(b []byte) error {
 	if _, err := d.file.Write(b); err != nil {
 		return err
 	}
-	d.hash.Write(b)
 	d.have += int64(len(b))
 	if time.Since(d.shown) > 5*time.Second {
 		if !d.shown.IsZero() && d.size > 0 {
@@ -193,11 +197,14 @@ func (d *download) keep(b []byte) error {
 	return nil
 }
 
-func (d *download) check() error {
+func (d *download) check(ctx context.Context) error {
 	if d.size > 0 && d.have < d.size {
 		return fmt.Errorf("the connection ended after %d of %d MB", d.have>>20, d.size>>20)
 	}
-	got := hex.EncodeToString(d.hash.Sum(nil))
+	got, err := sum(ctx, d.file.Name())
+	if err != nil {
+		return err
+	}
 	if got == d.order.SHA256 {
 		d.size = d.have
 		return nil
@@ -207,4 +214,15 @@ func (d *download) check() error {
 		"want "+d.order.SHA256, "have "+got,
 		"It is fetched again. You need not do anything.")
 	return errors.Join(errors.New("the rescue system has a wrong SHA-256"), d.restart())
+}
+
+// sum runs sha256sum. On processors without instructions for it Go's own is
+// many times slower: 16 s in place of 1.3 s for 90 MB in an emulated machine.
+func sum(ctx context.Context, path string) (string, error) {
+	out, err := exec.CommandContext(ctx, "sha256sum", path).Output()
+	if err != nil {
+		return "", fmt.Errorf("check the rescue system with sha256sum: %w", err)
+	}
+	digits, _, _ := strings.Cut(string(out), " ")
+	return digits, nil
 }

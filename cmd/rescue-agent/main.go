@@ -45,6 +45,8 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	switch {
+	case len(args) == 0 && order.Server == nil:
+		return &badCmdline{"the kernel command line names no rescuebox.server="}
 	case len(args) == 0:
 		return newAgent(order).run(ctx)
 	case len(args) == 2 && args[0] == "fetch":
