@@ -45,7 +45,7 @@ type Agents interface {
 // Limits of the server.
 const (
 	maxConns        = 512
-	maxConnsPerAddr = 32
+	maxConnsPerAddr = 64
 	maxHeader       = 16 << 10
 	headerTime      = 10 * time.Second
 	idleTime        = 60 * time.Second

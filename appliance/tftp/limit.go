@@ -29,6 +29,7 @@ type transfer struct {
 	peer    netip.AddrPort
 	request string      // the datagram
 	heard   atomic.Bool // the client has acknowledged something
+	again   atomic.Bool // the client has sent the request again
 	cancel  context.CancelCauseFunc
 }
 
@@ -44,7 +45,7 @@ type verdict int
 
 const (
 	admitted verdict = iota
-	repeated         // the client has sent it again before our answer arrived: that one stands
+	repeated         // the client has sent it again before it heard our answer, which stands
 	busy
 )
 
@@ -55,6 +56,7 @@ func (t *transfers) admit(parent context.Context, peer netip.AddrPort, datagram 
 	defer t.mu.Unlock()
 	if old, ok := t.running[peer]; ok {
 		if old.request == string(datagram) && !old.heard.Load() {
+			old.again.Store(true)
 			return nil, nil, repeated
 		}
 		old.cancel(errReplaced)

@@ -133,8 +133,9 @@ func (s *sender) await(block uint16, timeout time.Duration) error {
 	}
 }
 
-// allOut reports whether every byte of a file has been sent, if not acknowledged.
-func (s *sender) allOut(size int64) bool { return s.acked+int64(s.size) >= size }
+// allOut reports whether every byte of a file has been sent to a client that
+// was there, if not acknowledged.
+func (s *sender) allOut(size int64) bool { return s.rtt.mean > 0 && s.acked+int64(s.size) >= size }
 
 // accept is the OACK for the options of a request that we do; nil without any.
 func (r *request) accept(size int64) []byte {

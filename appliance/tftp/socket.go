@@ -92,6 +92,9 @@ func (s *socket) receive(p []byte, timeout time.Duration) (int, error) {
 		s.timeout = timeout
 	}
 	n, err := unix.Read(s.fd, p)
+	if err == unix.EINTR { // Go's own signals come here
+		n, err = s.readOn(p, timeout)
+	}
 	switch {
 	case err == unix.EAGAIN, err == unix.EINTR:
 		return 0, errTimeout
@@ -103,6 +106,15 @@ func (s *socket) receive(p []byte, timeout time.Duration) (int, error) {
 		return 0, errCut
 	}
 	return n, nil
+}
+
+// readOn goes on after a signal, no longer than the time-out in total.
+func (s *socket) readOn(p []byte, timeout time.Duration) (n int, err error) {
+	begin := time.Now()
+	for err = unix.EINTR; err == unix.EINTR && time.Since(begin) < timeout; {
+		n, err = unix.Read(s.fd, p)
+	}
+	return n, err
 }
 
 // cut ends the transfer: send and receive fail from now on.

@@ -165,7 +165,13 @@ func (d *dispatcher) dispatch(ctx context.Context, p []byte, from netip.AddrPort
 		d.wg.Go(func() {
 			defer d.metrics.transfers.Dec()
 			defer d.transfers.release(t)
-			d.metrics.requests.WithLabelValues(d.answer(ctx, t, r, local)).Inc()
+			result := d.answer(ctx, t, r, local)
+			for result == "probed" && t.again.Swap(false) {
+				// The request came again before the error packet that ended the
+				// probe: it was no repetition.
+				result = d.answer(ctx, t, r, local)
+			}
+			d.metrics.requests.WithLabelValues(result).Inc()
 		})
 	}
 }

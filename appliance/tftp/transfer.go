@@ -88,14 +88,14 @@ func (d *dispatcher) account(log *zap.Logger, s *sender, file *boot.File, err er
 	d.metrics.resent.Add(float64(s.resent))
 	var peer *peerError
 	switch {
-	case err == nil, errors.Is(err, errGone) && s.allOut(file.Size):
-		// A client that closes its port when it has all need not see its last
-		// acknowledgement arrive.
+	case err == nil, (errors.Is(err, errGone) || errors.Is(err, errSilent)) && s.allOut(file.Size):
+		// The last acknowledgement can be lost, and who has all closes its port. To
+		// take that for a failure would boot the machine into its order again.
 		d.Tree.Served(file)
 		return "sent"
-	case errors.As(err, &peer) && acked == 0:
+	case (errors.As(err, &peer) || errors.Is(err, errGone)) && acked == 0:
 		// EDK2, GRUB and Windows ask for the size first and end that with error 8
-		// or 0: no failure (bootimus#73), and no file served.
+		// or 0, others by closing the port: no failure (bootimus#73), and no file served.
 		log.Debug("TFTP size probe")
 		return "probed"
 	case errors.Is(err, errReplaced) && acked == 0:

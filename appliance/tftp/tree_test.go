@@ -2,6 +2,7 @@ package tftp
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -77,8 +78,9 @@ func (t *dirTree) seen() (served []string, events []boot.Event) {
 	return append([]string(nil), t.served...), append([]boot.Event(nil), t.events...)
 }
 
-// TestMain serves a directory when the test program is started again in a
-// network namespace: "TFTP_TEST_SERVE=addr:port,dir".
+// TestMain is a server or a client where the test program is started again in a
+// network namespace: "TFTP_TEST_SERVE=addr:port,dir" and
+// "TFTP_TEST_GET=addr:port,blksize", which fetches "f" and prints the block size and the hash.
 func TestMain(m *testing.M) {
 	if addr, dir, ok := strings.Cut(os.Getenv("TFTP_TEST_SERVE"), ","); ok {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -91,6 +93,16 @@ func TestMain(m *testing.M) {
 		}
 		served, events := tree.seen()
 		fmt.Println(served, events)
+		return
+	}
+	if addr, block, ok := strings.Cut(os.Getenv("TFTP_TEST_GET"), ","); ok {
+		c, err := newClient(netip.MustParseAddrPort(addr))
+		hash := sha256.New()
+		var options map[string]string
+		if err == nil {
+			options, err = c.get(rq(opRRQ, "f", "octet", "blksize", block), hash)
+		}
+		fmt.Printf("%s %x %v", options["blksize"], hash.Sum(nil), err)
 		return
 	}
 	os.Exit(m.Run())
