@@ -175,6 +175,35 @@ address = "10.1.255.254"
 	}
 }
 
+// The smallest file that the design promises to take.
+func TestParseExampleOfTheDesign(t *testing.T) {
+	got, err := Parse("site.toml", []byte(`site = "kazan-2"
+
+[lan]
+interface = "eth1"
+address   = "192.168.77.1/24"
+dhcp      = "auto"                               # auto | full | proxy | off
+range     = ["192.168.77.100", "192.168.77.199"]
+
+[[machine]]
+name = "srv01"
+mac  = ["52:54:00:12:34:56"]
+  [machine.bmc]
+  url           = "ipmi://192.168.77.21"         # or redfish://
+  user          = "rescue"
+  password_file = "/etc/rescuebox/secrets/srv01"
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := leastConfig()
+	want.Machines = []Machine{{Name: "srv01", MACs: []string{"52:54:00:12:34:56"}, Chain: "auto",
+		BMC: &BMC{Protocol: "ipmi", Host: "192.168.77.21", User: "rescue", PasswordFile: "/etc/rescuebox/secrets/srv01"}}}
+	if diff := cmp.Diff(want, got, sameConfig); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestParseOtherForms(t *testing.T) {
 	for name, text := range map[string]string{
 		"byte order mark": "\ufeff" + least,

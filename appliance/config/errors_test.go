@@ -86,6 +86,13 @@ a = 1
 b = 2
 `,
 		"site.toml:6: zzz: unknown key (hint: the file knows admin, boot, http, lan, log, machine, rescue, site, state, tftp)"},
+	{"capital letters in a table", `LEAST
+[reScue]
+ssh_keYs.0 = "0"
+[Lan.range]
+`,
+		`site.toml:6: reScue: unknown key (hint: did you mean rescue?)
+site.toml:8: Lan: unknown key (hint: did you mean lan?)`},
 	{"misspelled table", `site = "kazan-2"
 [lann]
 interface = "eth1"
@@ -832,6 +839,9 @@ func FuzzParse(f *testing.F) {
 		cfg, err := Parse("site.toml", text)
 		if (cfg == nil) == (err == nil) {
 			t.Errorf("result %v and error %v", cfg, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "config.raw") && !strings.Contains(string(text), "config.raw") {
+			t.Errorf("an error in Go's words: %v", err)
 		}
 	})
 }

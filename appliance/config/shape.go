@@ -16,7 +16,7 @@ import (
 // could tell as much, but stops at the first wrong type, names Go types in
 // its errors and loses the lines that the checks need later.
 type shape struct {
-	text     []byte         // a copy; values of the wrong type are blanked out for the decoder
+	text     []byte         // a copy for the decoder; what is wrong is blanked out
 	lines    []int          // offsets of line ends
 	at       map[string]int // "machine[0].mac[1]" → line
 	bad      map[string]bool
@@ -66,6 +66,8 @@ func (s *shape) scan(text []byte) {
 		}
 		if known {
 			s.keyValue(table, e, e.Raw)
+		} else {
+			s.blank(e.Raw)
 		}
 	}
 }
@@ -108,6 +110,8 @@ func (s *shape) wrong(offset uint32, path string, f fault) {
 func (s *shape) header(root place, e *unstable.Node) (place, bool) {
 	p, last, ok := s.resolve(root, e.Key())
 	if !ok {
+		// go-toml takes [LAN] for [lan]; we do not.
+		s.blank(s.wholeLine(last.Raw.Offset))
 		return place{}, false
 	}
 	isList := p.typ.Kind() == reflect.Slice && p.typ != stringsType
@@ -237,6 +241,19 @@ func (s *shape) blank(r unstable.Range) {
 			s.text[i] = ' '
 		}
 	}
+}
+
+// wholeLine is the line that an offset is in, without its end.
+func (s *shape) wholeLine(offset uint32) unstable.Range {
+	n := s.line(offset) - 1
+	start, end := 0, len(s.text)
+	if n > 0 {
+		start = s.lines[n-1] + 1
+	}
+	if n < len(s.lines) {
+		end = s.lines[n]
+	}
+	return unstable.Range{Offset: uint32(start), Length: uint32(end - start)}
 }
 
 // fieldsOf lists the keys of a raw struct and their types.
