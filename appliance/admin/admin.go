@@ -99,10 +99,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if s.Log == nil {
 		s.Log = zap.NewNop()
 	}
-	h, err := s.service()
-	if err != nil {
-		return err
-	}
+	h := s.service()
 	listeners, err := s.listen(h)
 	if err != nil {
 		return err

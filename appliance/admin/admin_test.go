@@ -125,15 +125,14 @@ func (s *site) run(t *testing.T) (stop func()) {
 func (s *site) handler(t *testing.T) (h *service, token map[api.Role]string) {
 	t.Helper()
 	s.once.Do(func() { s.metrics = newMetrics(s.Metrics) })
-	h, err := s.service()
-	if err != nil {
-		t.Fatal(err)
-	}
+	h = s.service()
 	token = map[api.Role]string{}
 	for _, role := range []api.Role{api.Viewer, api.Operator, api.Admin} {
-		if _, token[role], err = h.keys.create("its-"+string(role), "test", role, time.Hour, time.Now()); err != nil {
+		_, secret, err := h.keys.create("its-"+string(role), "test", role, time.Hour, time.Now())
+		if err != nil {
 			t.Fatal(err)
 		}
+		token[role] = secret
 	}
 	return h, token
 }

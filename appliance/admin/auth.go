@@ -82,6 +82,6 @@ func allowed(who api.Identity, need api.Role) error {
 	if rank(who.Role) >= rank(need) {
 		return nil
 	}
-	return newProblem(http.StatusForbidden, "forbidden", "%s is a %s, and this needs the role %s", who.Name, who.Role, need).
+	return newProblem(http.StatusForbidden, "forbidden", "%s has the role %s, and this needs %s", who.Name, who.Role, need).
 		hint("an admin makes a token of that role: %s", fmt.Sprintf("rescuebox token create NAME --role %s", need))
 }

@@ -82,18 +82,14 @@ func (h *service) routes() []route {
 const hashLimit = 10 * time.Minute
 
 // service makes what answers.
-func (s *Server) service() (*service, error) {
-	keys, err := loadKeyring(s.Tokens)
-	if err != nil {
-		return nil, err
-	}
-	h := &service{Server: s, log: s.Log, keys: keys, mux: http.NewServeMux(), streams: make(chan struct{}, maxStreams)}
+func (s *Server) service() *service {
+	h := &service{Server: s, log: s.Log, keys: loadKeyring(s.Tokens, s.Log), mux: http.NewServeMux(), streams: make(chan struct{}, maxStreams)}
 	for _, r := range h.routes() {
 		h.mux.Handle(r.method+" "+r.path, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			h.serve(w, req, r)
 		}))
 	}
-	return h, nil
+	return h
 }
 
 // ServeHTTP answers a call. Strangers learn nothing, not even which routes there are.

@@ -54,7 +54,7 @@ func TestTLS(t *testing.T) {
 	if who, err := client.WhoAmI(t.Context()); err != nil || who.Name != "alice" || who.From != "127.0.0.1" {
 		t.Errorf("WhoAmI = %+v, %v", who, err)
 	}
-	if _, err := client.Boot(t.Context(), api.NewOrder{Machine: "srv01", Image: "rescue"}); err == nil || !strings.Contains(err.Error(), "needs the role operator") {
+	if _, err := client.Boot(t.Context(), api.NewOrder{Machine: "srv01", Image: "rescue"}); err == nil || !strings.Contains(err.Error(), "this needs operator") {
 		t.Errorf("a viewer boots: %v", err)
 	}
 

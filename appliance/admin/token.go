@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"rescuebox/appliance/admin/api"
 )
 
@@ -57,17 +59,18 @@ type keyring struct {
 	byID map[string]Token
 }
 
-// loadKeyring reads the tokens.
-func loadKeyring(store Tokens) (*keyring, error) {
+// loadKeyring reads the tokens. Those that cannot be read open nothing; the
+// others, and the socket, must work all the same.
+func loadKeyring(store Tokens, log *zap.Logger) *keyring {
 	all, err := store.All()
 	if err != nil {
-		return nil, fmt.Errorf("read the tokens: %w", err)
+		log.Error("some tokens cannot be read; make new ones with rescuebox token create", zap.NamedError("err", err))
 	}
 	k := &keyring{store: store, byID: map[string]Token{}}
 	for _, t := range all {
 		k.byID[t.ID] = t
 	}
-	return k, nil
+	return k
 }
 
 // check finds the token that a secret text belongs to, expired ones too. It takes

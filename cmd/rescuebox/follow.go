@@ -157,12 +157,13 @@ func (f *follower) end(ctx context.Context) error {
 	if len(list) == 0 {
 		return hinted(fmt.Errorf("%s is up, but brought no ticket", m), "look later: rescuebox ticket list")
 	}
+	t := best(list)
 	if f.json {
-		f.line("ticket", list[0])
+		f.line("ticket", t)
 		return nil
 	}
 	fmt.Fprintln(f.out)
-	return f.printTicket(list[0])
+	return f.printTicket(t)
 }
 
 // interrupted says what a Ctrl-C leaves behind.

@@ -76,7 +76,7 @@ func hintOf(err error) string {
 	if errors.As(err, &e) {
 		return e.Hint
 	}
-	if errors.Is(err, os.ErrPermission) {
+	if errors.Is(err, api.ErrUnreachable) && errors.Is(err, os.ErrPermission) {
 		return "you may not use the socket: become root or a member of the group rescuebox, or log in over TLS: rescuebox login https://HOST:PORT"
 	}
 	if errors.Is(err, api.ErrUnreachable) {

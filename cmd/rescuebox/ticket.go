@@ -51,7 +51,7 @@ func (c *cli) ticketShow() *cobra.Command {
 	var commandOnly bool
 	cmd := &cobra.Command{
 		Use:   "show TICKET|MACHINE",
-		Short: "Show a ticket, or a machine's latest",
+		Short: "Show a ticket, or a machine's latest verified one",
 		Example: `  rescuebox ticket show srv01
   eval "$(rescuebox ticket show srv01 --ssh-command)"`,
 		Args:              cobra.ExactArgs(1),
@@ -78,7 +78,7 @@ func findTicket(ctx context.Context, client *api.Client, name string) (api.Ticke
 		return api.Ticket{}, err
 	}
 	if len(list) > 0 {
-		return list[0], nil
+		return best(list), nil
 	}
 	t, err := client.Ticket(ctx, name)
 	var e *api.Error
@@ -86,6 +86,17 @@ func findTicket(ctx context.Context, client *api.Client, name string) (api.Ticke
 		return t, hinted(fmt.Errorf("no ticket %q, and no machine of that name has one", name), "rescuebox ticket list")
 	}
 	return t, err
+}
+
+// best is the newest ticket, but one whose machine proved itself before any
+// that whoever has its address may have sent.
+func best(newestFirst []api.Ticket) api.Ticket {
+	for _, t := range newestFirst {
+		if t.Verified {
+			return t
+		}
+	}
+	return newestFirst[0]
 }
 
 func (c *cli) printCommand(t api.Ticket) error {
