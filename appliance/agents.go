@@ -61,14 +61,15 @@ func (a agents) who(token string, from netip.Addr) (machine, order string, verif
 	return machine, "", false, found
 }
 
-// announce puts a new or changed ticket into the timeline.
+// announce puts a new or changed ticket into the timeline: that it is here, not
+// what it says. A ticket is a credential, and viewers read timelines.
 func (b *box) announce(t ticket.Ticket) error {
-	text := "ticket: " + ticket.Command(t)
+	text := fmt.Sprintf("ticket %s is here", t.ID)
 	switch {
 	case t.Problem != "":
-		text = "a ticket came, but it cannot be read: " + t.Problem
+		text += ", but it cannot be read: " + t.Problem
 	case !t.Verified:
-		text = "unverified " + text
+		text += ", unverified: the report did not bear the order's token"
 	}
 	b.table.Record(boot.Event{Step: boot.StepTicket, Machine: t.Machine, Order: t.Order, Text: text})
 	return nil

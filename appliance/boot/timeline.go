@@ -63,10 +63,17 @@ func (t *Table) recordLocked(e Event) {
 		t.dropped.Inc()
 		t.log.Error("event not stored", zap.NamedError("err", err))
 	}
-	if !e.Transient {
-		t.log.Info(e.Text, zap.String("step", string(e.Step)), zap.String("machine", e.Machine),
-			zap.String("order", e.Order), zap.Stringer("mac", e.MAC))
+	if e.Transient {
+		return
 	}
+	fields := []zap.Field{zap.String("step", string(e.Step)), zap.String("machine", e.Machine)}
+	if e.Order != "" {
+		fields = append(fields, zap.String("order", e.Order))
+	}
+	if !e.MAC.IsZero() {
+		fields = append(fields, zap.Stringer("mac", e.MAC))
+	}
+	t.log.Info(e.Text, fields...)
 }
 
 // Timeline lists an order's events, oldest first.
