@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,6 +197,7 @@ func TestEventsGap(t *testing.T) {
 // plainWriter is a ResponseWriter that takes deadlines.
 type plainWriter struct {
 	head http.Header
+	mu   sync.Mutex
 	text strings.Builder
 }
 
@@ -205,11 +207,20 @@ func (w *plainWriter) Header() http.Header {
 	}
 	return w.head
 }
-func (w *plainWriter) Write(b []byte) (int, error)      { return w.text.Write(b) }
+func (w *plainWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(b)
+}
+
 func (w *plainWriter) WriteHeader(int)                  {}
 func (w *plainWriter) FlushError() error                { return nil }
 func (w *plainWriter) SetWriteDeadline(time.Time) error { return nil }
+
+// lines are the rests of the lines that begin with a prefix.
 func (w *plainWriter) lines(prefix string) (list []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for line := range strings.Lines(w.text.String()) {
 		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), strings.TrimSpace(prefix)); ok {
 			list = append(list, strings.TrimSpace(rest))
