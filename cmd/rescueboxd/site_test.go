@@ -240,7 +240,7 @@ func (s *site) dnsmasq(ts *testscript.TestScript, args []string) error {
 }
 
 // ends are the places where a boot ends, as the machine's console shows them.
-const ends = `own disk: hello|rescue system of .* is up`
+const ends = `own disk: hello|rescue system of \S+ is up, ticket sent`
 
 // bootTime bounds a boot under emulation on a busy test machine.
 const bootTime = 5 * time.Minute
