@@ -42,7 +42,8 @@ type agent struct {
 	console  io.Writer // what a person on site reads
 
 	poll     time.Duration // how often addresses are looked at
-	maxDelay time.Duration // between two tries
+	minDelay time.Duration // between two tries at first
+	maxDelay time.Duration // and after many
 
 	keysDone bool
 	reported string // the addresses the box knows
@@ -62,12 +63,12 @@ type system interface {
 // run reports for ever: the machine may be moved to another port of the
 // switch, the box may be restarted; neither has a person at hand to ask.
 func (a *agent) run(ctx context.Context) error {
-	soon, delay := firstLook, firstRetry
+	soon, delay := firstLook, a.minDelay
 	for {
 		wait := a.poll
 		switch err := a.step(ctx); {
 		case err == nil:
-			soon, delay, a.told = firstLook, firstRetry, ""
+			soon, delay, a.told = firstLook, a.minDelay, ""
 		case errors.Is(err, errNotYet):
 			wait, soon = soon, grow(soon, a.poll)
 		default:

@@ -34,6 +34,7 @@ func newAgent(o order) *agent {
 		out:      os.Stdout,
 		console:  consoles{dir: "/dev", active: "/sys/class/tty/console/active"},
 		poll:     5 * time.Second,
+		minDelay: time.Second,
 		maxDelay: 30 * time.Second,
 	}
 }

@@ -31,6 +31,7 @@ type download struct {
 	etag  string // of the file that the bytes so far belong to
 	shown time.Time
 	stall time.Duration
+	retry time.Duration
 }
 
 // fetchRoot fetches the root file system into path and returns only when it is
@@ -45,26 +46,32 @@ func fetchRoot(ctx context.Context, o order, path string, out io.Writer) error {
 		return fmt.Errorf("keep the rescue system in memory: %w", err)
 	}
 	defer f.Close()
-	d := &download{order: o, out: out, file: f, stall: stallLimit}
-	fmt.Fprintf(out, "rescuebox: fetching the rescue system … from %s\n", o.URL.Host)
-	for delay := firstRetry; ; {
+	d := &download{order: o, out: out, file: f, stall: stallLimit, retry: firstRetry}
+	if err := d.run(ctx); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func (d *download) run(ctx context.Context) error {
+	fmt.Fprintf(d.out, "rescuebox: fetching the rescue system … from %s\n", d.order.URL.Host)
+	for delay := d.retry; ; delay = grow(delay, maxRetry) {
 		before := d.have
 		err := d.attempt(ctx)
 		if err == nil {
-			fmt.Fprintf(out, "rescuebox: the rescue system is here, %d MB, its SHA-256 is right\n", d.size>>20)
-			return f.Close()
+			fmt.Fprintf(d.out, "rescuebox: the rescue system is here, %d MB, its SHA-256 is right\n", d.size>>20)
+			return nil
 		}
 		if final := d.final(ctx, err); final != nil {
 			return final
 		}
 		if d.have > before {
-			delay = firstRetry
+			delay = d.retry
 		}
-		fmt.Fprintf(out, "rescuebox: %v; trying again in %v\n", err, delay)
+		fmt.Fprintf(d.out, "rescuebox: %v; trying again in %v\n", err, delay)
 		if !sleep(ctx, delay) {
 			return ctx.Err()
 		}
-		delay = grow(delay, maxRetry)
 	}
 }
 
@@ -129,8 +136,9 @@ func (d *download) accept(res *http.Response) error {
 		if err := d.restart(); err != nil {
 			return err
 		}
-		d.size, d.etag = res.ContentLength, res.Header.Get("Etag")
-		if d.size > 0 {
+		d.etag = res.Header.Get("Etag")
+		if res.ContentLength > 0 {
+			d.size = res.ContentLength
 			// Of a file that has its size already, tmpfs takes huge pages: half the time.
 			return d.file.Truncate(d.size)
 		}

@@ -3,8 +3,9 @@
 //
 //	rescue-agent              fetch the admins' keys, report that this machine is up, again when its addresses change
 //	rescue-agent fetch FILE   in the initramfs: fetch the root file system into FILE and check its SHA-256
+//	rescue-agent big TEXT     write a text in large letters
 //
-// Both read what they need from the kernel command line. The agent uses the
+// The first two read what they need from the kernel command line. The agent uses the
 // standard library only, and of that what Go 1.20 has: the part that runs in
 // WinPE is compiled with that version, the last one for old Windows.
 package main
@@ -15,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -40,6 +42,10 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
+	if len(args) == 2 && args[0] == "big" {
+		_, err := fmt.Println(strings.Join(bigText(printable(args[1])), "\n"))
+		return err
+	}
 	order, err := readOrder()
 	if err != nil {
 		return err
@@ -52,5 +58,5 @@ func run(ctx context.Context, args []string) error {
 	case len(args) == 2 && args[0] == "fetch":
 		return fetchRoot(ctx, order, args[1], os.Stdout)
 	}
-	return &badCmdline{"usage: rescue-agent [fetch FILE]"}
+	return &badCmdline{"usage: rescue-agent [fetch FILE | big TEXT]"}
 }
