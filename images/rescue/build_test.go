@@ -1,0 +1,62 @@
+package rescue
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestBuildTwice builds the image twice and compares every byte. It takes some
+// minutes and the Debian mirror, so it runs only where RESCUE_BUILD=1 asks for it.
+func TestBuildTwice(t *testing.T) {
+	if os.Getenv("RESCUE_BUILD") != "1" {
+		t.Skip("RESCUE_BUILD=1 builds the image twice")
+	}
+	dir := t.TempDir()
+	agent := filepath.Join(dir, "rescue-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", agent, "rescuebox/cmd/rescue-agent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var sums [2]map[string]string
+	for i := range sums {
+		r, err := Build(context.Background(), Options{
+			Agent: agent, Out: filepath.Join(dir, fmt.Sprint(i)), Cache: filepath.Join(dir, "cache"), Log: os.Stderr,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if boot := r.Sizes[Kernel] + r.Sizes[Initrd]; boot > 45e6 {
+			t.Errorf("kernel and initramfs have %d bytes: too much for TFTP", boot)
+		}
+		sums[i] = hashes(t, r)
+	}
+	for name, sum := range sums[0] {
+		t.Logf("%s %s", sum, name)
+		if sums[1][name] != sum {
+			t.Errorf("%s differs: %s and %s", name, sum, sums[1][name])
+		}
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, "0", ".build-*"))
+	if len(sums[0]) != 4 || left != nil {
+		t.Errorf("%d files, left behind %q", len(sums[0]), left)
+	}
+}
+
+func hashes(t *testing.T, r Result) map[string]string {
+	t.Helper()
+	sums := map[string]string{}
+	for name := range r.Sizes {
+		b, err := os.ReadFile(filepath.Join(r.Dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums[name] = fmt.Sprintf("%x", sha256.Sum256(b))
+	}
+	return sums
+}
