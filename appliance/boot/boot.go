@@ -10,6 +10,7 @@ package boot
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -87,9 +88,8 @@ type Table struct {
 	mu       sync.Mutex
 	machines []Machine         // by name
 	byMAC    map[MAC]int       // index into machines
-	orders   map[string]*Order // by id
-	open     map[string]*Order // by machine's name: the one open order
-	started  map[string]bool   // "order/file": its first transfer is in the timeline
+	orders   map[string]*entry // by id
+	open     map[string]*entry // by machine's name: the one open order
 	wake     chan struct{}     // tells Run that the next expiry may have moved
 	seen     sightings
 
@@ -116,11 +116,10 @@ func New(c Config) *Table {
 			Name: "rescuebox_boot_decisions_total", Help: "Decisions by result."}, []string{"result"}),
 		dropped: metrics.NewCounter(prometheus.CounterOpts{
 			Name: "rescuebox_boot_events_unstored_total", Help: "Timeline events that could not be stored."}),
-		orders:  map[string]*Order{},
-		open:    map[string]*Order{},
-		started: map[string]bool{},
-		wake:    make(chan struct{}, 1),
-		seen:    newSightings(),
+		orders: map[string]*entry{},
+		open:   map[string]*entry{},
+		wake:   make(chan struct{}, 1),
+		seen:   newSightings(),
 	}
 	t.timeline = timeline{store: c.Events, watchers: map[chan Event]bool{}}
 	t.loadMachines()
@@ -147,19 +146,34 @@ func (t *Table) loadMachines() {
 	}
 }
 
-// loadOrders reads the stored orders and ends those whose time is over.
+// loadOrders reads the stored orders and ends those whose time is over. Where
+// two of a machine are open, because a full disk kept the end of the older one
+// from being stored, the newest word counts here too.
 func (t *Table) loadOrders() {
 	stored, err := t.cfg.Orders.All()
 	if err != nil {
 		t.log.Error("some orders cannot be read", zap.NamedError("err", err))
 	}
+	slices.SortFunc(stored, func(a, b Order) int { return a.Created.Compare(b.Created) })
+	now := time.Now()
 	for _, o := range stored {
-		t.orders[o.ID] = &o
-		if o.State.Open() {
-			t.open[o.Machine] = &o
+		e := &entry{Order: o}
+		t.orders[o.ID] = e
+		if !o.State.Open() {
+			continue
 		}
+		// The clock of a box without a battery may have been ahead when the order
+		// was made: no order has more left than it was given.
+		if latest := now.Add(o.Expires.Sub(o.Created)); o.Expires.After(latest) {
+			e.Expires = latest
+			t.logged(t.putLocked(e), e)
+		}
+		if old, ok := t.open[o.Machine]; ok {
+			t.logged(t.endLocked(old, Failed, "replaced by a newer order", now), old)
+		}
+		t.open[o.Machine] = e
 	}
-	t.expire(time.Now())
+	t.expire(now)
 }
 
 // Run ends orders when their time is over, until ctx is done.

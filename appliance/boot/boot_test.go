@@ -23,6 +23,7 @@ type memory struct {
 	machines map[string]Machine
 	events   []Event
 	keys     []string
+	deletes  int
 	full     bool // the disk is full
 }
 
@@ -31,6 +32,12 @@ func newMemory() *memory {
 }
 
 var errFull = errors.New("no space left")
+
+func (m *memory) setFull(full bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.full = full
+}
 
 type orderStore struct{ *memory }
 
@@ -48,6 +55,7 @@ func (m orderStore) Delete(k string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.orders, k)
+	m.deletes++
 	return nil
 }
 
@@ -180,6 +188,8 @@ func TestDecide(t *testing.T) {
 		{"ipxe gets the script, whatever its architecture", nil, "rescue", Client{MAC: mac1, Arch: UEFIX64, Program: IPXE}, "rescue ipxe boot.ipxe"},
 		{"second card", nil, "rescue", Client{MAC: mac1b, Arch: BIOS, Program: Firmware}, "rescue ipxe undionly.kpxe"},
 		{"replaced card, known UUID", nil, "rescue", Client{MAC: foreign, UUID: uuid1, Arch: BIOS, Program: Firmware}, "rescue ipxe undionly.kpxe"},
+		{"iPXE of another architecture is refused", nil, "rescue", Client{MAC: mac1, Arch: UEFIARM64, Program: IPXE},
+			"refused: srv01 asks as UEFI arm64 (11), and there is no boot program for that"},
 		{"ia32 is refused, never given the x64 file", nil, "rescue", Client{MAC: mac1, Arch: UEFIIA32, Program: Firmware},
 			"refused: srv01 asks as UEFI ia32 (6), and there is no boot program for that"},
 		{"no architecture", nil, "rescue", Client{MAC: mac1, Arch: UnknownArch, Program: Firmware},
@@ -397,8 +407,8 @@ func TestStrangersAreBounded(t *testing.T) {
 	if n := len(table.AllOrders(1 << 20)); n > maxEphemeral+1 {
 		t.Errorf("%d orders in memory", n)
 	}
-	if n := len(m.orders); n != 1 {
-		t.Errorf("%d orders stored", n)
+	if n := len(m.orders); n != 1 || m.deletes > 0 {
+		t.Errorf("%d orders stored, %d deleted: strangers reach the disk", n, m.deletes)
 	}
 	if n := len(table.Seen()); n > maxSeen {
 		t.Errorf("%d sightings", n)

@@ -55,32 +55,35 @@ func (t *Table) decideLocked(c Client) (Decision, error) {
 		m = Machine{Name: c.MAC.Plain(), MACs: []MAC{c.MAC}, Image: t.cfg.Unknown}
 	}
 	d := Decision{Machine: m}
-	o, err := t.currentOrderLocked(m)
-	if err != nil {
+	image, ordered := m.Image, t.currentOrderLocked(m.Name)
+	if ordered != nil {
+		image, d.Order = ordered.Image, ordered.Order
+	}
+	if image == "" {
+		return d, &Refusal{Local: true, Reason: m.Name + " has no order", Hint: "rescuebox boot " + m.Name + " IMAGE"}
+	}
+	var err error
+	if d.Image, err = t.bootable(image); err != nil {
 		return d, err
 	}
-	d.Order = *o
-	if d.Image, err = t.bootable(o.Image); err != nil {
+	if d.Chain, d.File, err = chainFor(m, c); err != nil || ordered != nil {
 		return d, err
 	}
-	d.Chain, d.File, err = chainFor(m, c)
-	return d, err
+	d.Order = t.standingLocked(m.Name, image, !known)
+	return d, nil
 }
 
-// currentOrderLocked is the machine's open order; where a standing assignment
-// takes an order's place, one is made.
-func (t *Table) currentOrderLocked(m Machine) (*Order, error) {
-	now := time.Now()
-	if o, ok := t.open[m.Name]; ok {
-		if now.Before(o.Expires) {
-			return o, nil
-		}
-		t.endLocked(o, Expired, "its time was over", now)
+// currentOrderLocked is the machine's open order, or nil.
+func (t *Table) currentOrderLocked(machine string) *entry {
+	o, ok := t.open[machine]
+	if !ok {
+		return nil
 	}
-	if m.Image == "" {
-		return nil, &Refusal{Local: true, Reason: m.Name + " has no order", Hint: "rescuebox boot " + m.Name + " IMAGE"}
+	if now := time.Now(); !now.Before(o.Expires) {
+		t.logged(t.endLocked(o, Expired, "its time was over", now), o)
+		return nil
 	}
-	return t.newOrderLocked(m.Name, m.Image, "standing", t.cfg.TTL)
+	return o
 }
 
 // bootable finds an image that an order can name.
@@ -99,7 +102,7 @@ func (t *Table) bootable(name string) (images.Image, error) {
 // chainFor chooses how the image reaches the client, and the next file on that way.
 func chainFor(m Machine, c Client) (Chain, string, error) {
 	switch {
-	case c.Program == IPXE:
+	case c.Program == IPXE && (c.Arch == BIOS || c.Arch.UEFI() || c.Arch == UnknownArch):
 		return ChainIPXE, nbpScript, nil
 	case c.Arch == BIOS:
 		return ChainIPXE, nbpBIOS, nil

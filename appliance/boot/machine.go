@@ -23,12 +23,13 @@ func (t *Table) MachineOf(mac MAC) (name string, known bool) {
 	return m.Name, known
 }
 
-// machineNames is for hints.
-func (t *Table) machineNames() string {
+// machineNamesLocked is for hints.
+func (t *Table) machineNamesLocked() string {
 	var names []string
-	for _, m := range t.Machines() {
+	for _, m := range t.machines {
 		names = append(names, m.Name)
 	}
+	slices.Sort(names)
 	if len(names) == 0 {
 		return "no machine is configured: name it in the file of the site, or adopt one that was seen with: rescuebox machine adopt"
 	}

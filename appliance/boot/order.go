@@ -83,19 +83,17 @@ func (t *Table) Arm(machine, image, by string, ttl time.Duration) (Order, error)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, ok := t.findNameLocked(machine); !ok {
-		t.mu.Unlock()
-		hint := t.machineNames()
-		t.mu.Lock()
-		return Order{}, &Refusal{Reason: fmt.Sprintf("no machine %q", machine), Hint: hint}
+		return Order{}, &Refusal{Reason: fmt.Sprintf("no machine %q", machine), Hint: t.machineNamesLocked()}
+	}
+	o := newOrder(machine, image, by, ttl)
+	if err := t.putLocked(o); err != nil {
+		return Order{}, err // the order that was open stands
 	}
 	if old, ok := t.open[machine]; ok {
-		t.endLocked(old, Failed, "replaced by a new order of "+by, time.Now())
+		t.logged(t.endLocked(old, Failed, "replaced by a new order of "+by, o.Created), old)
 	}
-	o, err := t.newOrderLocked(machine, image, by, ttl)
-	if err != nil {
-		return Order{}, err
-	}
-	return *o, nil
+	t.armedLocked(o)
+	return o.Order, nil
 }
 
 // whole hashes the image and the boot set that brings it to the machine.
@@ -113,20 +111,37 @@ func (t *Table) whole(img images.Image) error {
 	return nil
 }
 
-// newOrderLocked makes and stores an order, then tells the timeline.
-func (t *Table) newOrderLocked(machine, image, by string, ttl time.Duration) (*Order, error) {
+// entry is an order and what the table knows of it beside.
+type entry struct {
+	Order
+	told     map[string]bool // what the timeline has of it and shall not have again; see onceLocked
+	passing  bool            // of a machine that nobody named: stays in memory, strangers must not fill the disk
+	unstored bool            // the store lacks its last change; Run tries again
+}
+
+func newOrder(machine, image, by string, ttl time.Duration) *entry {
 	now := time.Now()
-	o := &Order{ID: random(4), Token: random(16), Machine: machine, Image: image, By: by,
-		State: Armed, Created: now, Expires: now.Add(ttl)}
-	if err := t.putLocked(o); err != nil {
-		return nil, err
-	}
-	t.orders[o.ID], t.open[machine] = o, o
+	return &entry{Order: Order{ID: random(4), Token: random(16), Machine: machine, Image: image, By: by,
+		State: Armed, Created: now, Expires: now.Add(ttl)}}
+}
+
+// standingLocked makes the order that a standing assignment stands for. It
+// holds without the disk: after a restart the assignment makes another.
+func (t *Table) standingLocked(machine, image string, passing bool) Order {
+	o := newOrder(machine, image, "standing", t.cfg.TTL)
+	o.passing = passing
+	t.logged(t.putLocked(o), o)
+	t.armedLocked(o)
+	return o.Order
+}
+
+// armedLocked makes an order the machine's open one and tells the timeline.
+func (t *Table) armedLocked(o *entry) {
+	t.orders[o.ID], t.open[o.Machine] = o, o
 	t.pruneLocked()
 	t.signal()
-	t.recordLocked(Event{Step: StepArmed, Order: o.ID, Machine: machine, Time: now,
-		Text: fmt.Sprintf("%s boots %s, ordered by %s, until %s", machine, image, by, o.Expires.Format("15:04:05"))})
-	return o, nil
+	t.recordLocked(Event{Step: StepArmed, Order: o.ID, Machine: o.Machine, Time: o.Created,
+		Text: fmt.Sprintf("%s boots %s, ordered by %s, until %s", o.Machine, o.Image, o.By, o.Expires.Format("15:04:05"))})
 }
 
 // random is n random bytes in hexadecimal.
@@ -147,7 +162,7 @@ func (t *Table) Cancel(machine, by string) (Order, error) {
 	if err := t.endLocked(o, Failed, "cancelled by "+by, time.Now()); err != nil {
 		return Order{}, err
 	}
-	return *o, nil
+	return o.Order, nil
 }
 
 // Up tells that the booted system of an order reported; it ends the order.
@@ -160,7 +175,7 @@ func (t *Table) Up(orderID string) error {
 		return &Refusal{Reason: "no order " + orderID}
 	}
 	if !o.State.Open() {
-		return nil
+		return t.owedLocked(o)
 	}
 	return t.endLocked(o, Done, fmt.Sprintf("%s runs %s", o.Machine, o.Image), time.Now())
 }
@@ -206,14 +221,14 @@ func complete(img images.Image, served []string) bool {
 
 // endLocked moves an order into a final state. The order leaves the open ones
 // even if it cannot be stored: a full disk must not boot a machine twice.
-func (t *Table) endLocked(o *Order, s State, reason string, now time.Time) error {
+func (t *Table) endLocked(o *entry, s State, reason string, now time.Time) error {
 	o.State, o.Ended = s, now
 	if s != Done {
 		o.Reason = reason
 	}
-	delete(t.open, o.Machine)
-	for _, f := range append(o.Served, "") {
-		delete(t.started, o.ID+"/"+f)
+	o.told = nil
+	if t.open[o.Machine] == o {
+		delete(t.open, o.Machine)
 	}
 	err := t.putLocked(o)
 	step := map[State]Step{Done: StepDone, Expired: StepExpired, Failed: StepFailed}[s]
@@ -221,11 +236,21 @@ func (t *Table) endLocked(o *Order, s State, reason string, now time.Time) error
 	return err
 }
 
-// expire ends the orders whose time is over and says when to look again.
+// retryStore is how soon a change that the store refused is stored again: a
+// full disk must not bring an order that ended back to life at the next start.
+const retryStore = 30 * time.Second
+
+// expire ends the orders whose time is over, stores what could not be stored
+// before, and says when to look again.
 func (t *Table) expire(now time.Time) (next time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	next = time.Hour
+	for _, o := range t.orders {
+		if t.owedLocked(o) != nil {
+			next = retryStore
+		}
+	}
 	for _, o := range t.open {
 		left := o.Expires.Sub(now)
 		if left <= 0 {
@@ -237,20 +262,32 @@ func (t *Table) expire(now time.Time) (next time.Duration) {
 	return next
 }
 
-// putLocked stores an order. Orders of machines that nobody named stay in memory:
-// strangers must not fill the disk.
-func (t *Table) putLocked(o *Order) error {
-	if _, known := t.findNameLocked(o.Machine); !known {
+// putLocked stores an order.
+func (t *Table) putLocked(o *entry) error {
+	if o.passing {
 		return nil
 	}
-	if err := t.cfg.Orders.Put(o.ID, *o); err != nil {
+	err := t.cfg.Orders.Put(o.ID, o.Order)
+	if err != nil && !o.unstored {
+		t.signal()
+	}
+	o.unstored = err != nil
+	if err != nil {
 		return fmt.Errorf("store order %s: %w", o.ID, err)
 	}
 	return nil
 }
 
+// owedLocked stores an order whose last change the store lacks.
+func (t *Table) owedLocked(o *entry) error {
+	if !o.unstored {
+		return nil
+	}
+	return t.putLocked(o)
+}
+
 // logged logs an error that the caller of a step could do nothing about.
-func (t *Table) logged(err error, o *Order) {
+func (t *Table) logged(err error, o *entry) {
 	if err != nil {
 		t.log.Error("order not stored", zap.String("machine", o.Machine), zap.String("order", o.ID), zap.NamedError("err", err))
 	}
@@ -262,11 +299,12 @@ func (t *Table) pruneLocked() {
 	if len(t.orders) <= min(keptOrders, maxEphemeral) {
 		return
 	}
-	var ended, strangers []*Order
+	var ended, strangers []*entry
 	for _, o := range t.orders {
-		if _, known := t.findNameLocked(o.Machine); !known {
+		switch {
+		case o.passing:
 			strangers = append(strangers, o)
-		} else if !o.State.Open() {
+		case !o.State.Open():
 			ended = append(ended, o)
 		}
 	}
@@ -274,14 +312,16 @@ func (t *Table) pruneLocked() {
 	t.forgetLocked(ended, keptOrders)
 }
 
-func (t *Table) forgetLocked(list []*Order, keep int) {
-	slices.SortFunc(list, func(a, b *Order) int { return b.Created.Compare(a.Created) })
+func (t *Table) forgetLocked(list []*entry, keep int) {
+	slices.SortFunc(list, func(a, b *entry) int { return b.Created.Compare(a.Created) })
 	for _, o := range list[min(keep, len(list)):] {
 		delete(t.orders, o.ID)
 		if t.open[o.Machine] == o {
 			delete(t.open, o.Machine)
 		}
-		t.logged(t.cfg.Orders.Delete(o.ID), o)
+		if !o.passing {
+			t.logged(t.cfg.Orders.Delete(o.ID), o)
+		}
 	}
 }
 
@@ -301,7 +341,7 @@ func (t *Table) ByToken(token string) (Order, bool) {
 	for _, o := range t.orders {
 		alive := o.State.Open() || time.Since(o.Ended) < tokenLife
 		if alive && subtle.ConstantTimeCompare([]byte(o.Token), []byte(token)) == 1 {
-			return *o, true
+			return o.Order, true
 		}
 	}
 	return Order{}, false
@@ -312,7 +352,7 @@ func (t *Table) OpenOrder(machine string) (Order, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if o, ok := t.open[machine]; ok {
-		return *o, true
+		return o.Order, true
 	}
 	return Order{}, false
 }
@@ -323,7 +363,7 @@ func (t *Table) AllOrders(max int) []Order {
 	defer t.mu.Unlock()
 	list := make([]Order, 0, len(t.orders))
 	for _, o := range t.orders {
-		list = append(list, *o)
+		list = append(list, o.Order)
 	}
 	slices.SortFunc(list, func(a, b Order) int { return b.Created.Compare(a.Created) })
 	return list[:min(max, len(list))]

@@ -19,7 +19,8 @@ type Sighting struct {
 	Answer  string // what it was told last
 }
 
-// sightings keeps the clients seen last, by MAC; the oldest is forgotten first.
+// sightings keeps the clients seen last, by MAC. The oldest stranger is forgotten
+// first: a machine known by its UUID alone is found by what was seen of its MAC.
 type sightings struct {
 	byMAC map[MAC]*list.Element // of *Sighting
 	order *list.List            // newest first
@@ -44,10 +45,20 @@ func (s *sightings) note(c Client, machine, answer string, now time.Time) {
 	seen.Client, seen.Machine, seen.Last, seen.Answer = c, machine, now, answer
 	seen.Count++
 	if s.order.Len() > maxSeen {
-		last := s.order.Back()
+		last := s.oldest()
 		delete(s.byMAC, last.Value.(*Sighting).Client.MAC)
 		s.order.Remove(last)
 	}
+}
+
+// oldest is whom to forget.
+func (s *sightings) oldest() *list.Element {
+	for e := s.order.Back(); e != s.order.Front(); e = e.Prev() {
+		if e.Value.(*Sighting).Machine == "" {
+			return e
+		}
+	}
+	return s.order.Back()
 }
 
 // uuid is the UUID that a MAC's boot requests carried, or zero.

@@ -56,11 +56,12 @@ func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 		return nil, err
 	}
 	d, err := t.Decide(Client{MAC: mac, Arch: UnknownArch, Addr: from})
-	if err != nil {
-		return nil, err
+	var f *File
+	if err == nil {
+		f, err = t.find(d, mac, name)
 	}
-	f, err := t.find(d, mac, name)
 	if err != nil {
+		t.tellRefused(d, mac, err)
 		return nil, err
 	}
 	f.Decision = d
@@ -175,17 +176,45 @@ func (t *Table) script(d Decision, mac MAC) (*File, error) {
 func (t *Table) tellStart(f *File, mac MAC) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	key := f.Decision.Order.ID + "/" + f.Name
-	if t.started[key] {
+	if !t.onceLocked(f.Decision.Order.ID, f.Name, maxToldFiles) {
 		return
 	}
-	t.started[key] = true
 	e := Event{Step: StepFile, Order: f.Decision.Order.ID, Machine: f.Decision.Machine.Name, MAC: mac,
 		File: f.Name, Total: f.Size, Text: fmt.Sprintf("loads %s (%d bytes)", f.Name, f.Size)}
 	if f.SHA256 == "" {
 		e.Step, e.Text = StepScript, "asks for its boot script"
 	}
 	t.recordLocked(e)
+}
+
+// tellRefused puts the refusal of a file into the timeline of the open order, each reason once.
+func (t *Table) tellRefused(d Decision, mac MAC, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.onceLocked(d.Order.ID, err.Error(), maxToldRefusals) {
+		t.recordLocked(Event{Step: StepRefused, Order: d.Order.ID, Machine: d.Machine.Name, MAC: mac, Text: err.Error()})
+	}
+}
+
+// Bounds of what is told of one order: whoever knows a machine's MAC can ask
+// for names that do not exist, and shall leave room for those that do.
+const (
+	maxToldRefusals = 30
+	maxToldFiles    = 300
+)
+
+// onceLocked reports whether something is to be told of an open order for the
+// first time, as one of at most max things.
+func (t *Table) onceLocked(orderID, what string, max int) bool {
+	o, ok := t.orders[orderID]
+	if !ok || !o.State.Open() || o.told[what] || len(o.told) >= max {
+		return false
+	}
+	if o.told == nil {
+		o.told = map[string]bool{}
+	}
+	o.told[what] = true
+	return true
 }
 
 // Progress tells that n of a file's bytes went out; called as often as one likes.
