@@ -67,7 +67,7 @@ func (l *lan) peer(name string, m boot.MAC, addr string) []string {
 	if addr != "" {
 		run(l.t, "ip", "-n", ns, "addr", "add", addr, "dev", "eth0")
 	}
-	return []string{"ip", "netns", "exec", ns}
+	return []string{"env", "-i", "PATH=" + os.Getenv("PATH"), "ip", "netns", "exec", ns}
 }
 
 // serve runs a server on the LAN until the test ends.

@@ -1,0 +1,216 @@
+package dhcp
+
+import (
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"rescuebox/appliance/boot"
+)
+
+var (
+	selfAddr = netip.MustParseAddr("192.168.77.1")
+	siteDHCP = OtherServer{Addr: netip.MustParseAddr("192.168.77.254")}
+)
+
+// TestArbiter plays a LAN: site says from when until when its DHCP server
+// answers probes, 50 ms after each; want is our mode over time.
+func TestArbiter(t *testing.T) {
+	type span struct{ from, to time.Duration }
+	type at struct {
+		when time.Duration
+		mode Mode
+	}
+	s := time.Second
+	tests := []struct {
+		name   string
+		mode   Mode
+		server OtherServer
+		alive  []span
+		want   []at
+	}{
+		{"alone", Auto, siteDHCP, nil, []at{{4 * s, Listening}, {5 * s, Full}, {3600 * s, Full}}},
+		{"beside a server", Auto, siteDHCP, []span{{0, 4000 * s}}, []at{{s, Proxy}, {3600 * s, Proxy}}},
+		{"it dies", Auto, siteDHCP, []span{{0, 100 * s}}, []at{{110 * s, Proxy}, {145 * s, Proxy}, {190 * s, Full}}},
+		{"it comes back", Auto, siteDHCP, []span{{0, 100 * s}, {600 * s, 9000 * s}}, []at{{590 * s, Full}, {630 * s, Proxy}, {8000 * s, Proxy}}},
+		{"two missed probes are no death", Auto, siteDHCP, []span{{0, 100 * s}, {134 * s, 9000 * s}}, []at{{140 * s, Proxy}, {200 * s, Proxy}}},
+		{"a proxy is no server", Auto, OtherServer{Addr: siteDHCP.Addr, Proxy: true}, []span{{0, 9000 * s}}, []at{{5 * s, Full}}},
+		{"a box with a higher address steps back itself", Auto, OtherServer{Addr: siteDHCP.Addr, Box: true}, []span{{0, 9000 * s}}, []at{{5 * s, Full}, {60 * s, Full}}},
+		{"a box with a lower address serves", Auto, OtherServer{Addr: netip.MustParseAddr("10.0.0.1"), Box: true}, []span{{0, 9000 * s}}, []at{{5 * s, Proxy}}},
+		{"full stays full", Full, siteDHCP, []span{{0, 9000 * s}}, []at{{5 * s, Full}, {60 * s, Full}}},
+		{"proxy stays proxy", Proxy, siteDHCP, nil, []at{{5 * s, Proxy}, {600 * s, Proxy}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				a := newArbiter(tt.mode, selfAddr, defaultPace(), begin)
+				go func() {
+					for time.Since(begin) < 9000*s {
+						wait := a.probe(time.Now())
+						for _, alive := range tt.alive {
+							if d := time.Since(begin); d >= alive.from && d < alive.to {
+								time.Sleep(50 * time.Millisecond)
+								wait -= 50 * time.Millisecond
+								a.hear(time.Now(), tt.server)
+							}
+						}
+						time.Sleep(wait)
+					}
+				}()
+				for _, w := range tt.want {
+					time.Sleep(time.Until(begin.Add(w.when)))
+					synctest.Wait()
+					if got := a.now(); got != w.mode {
+						t.Errorf("after %v: %s, want %s", w.when, got, w.mode)
+					}
+				}
+				time.Sleep(9001 * s)
+			})
+		})
+	}
+}
+
+func TestArbiterForgets(t *testing.T) {
+	now := time.Now()
+	a := newArbiter(Full, selfAddr, defaultPace(), now)
+	for i := range 1000 {
+		a.hear(now, OtherServer{Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})})
+	}
+	if _, _, _, list := a.snapshot(now); len(list) != maxServers {
+		t.Errorf("%d servers remembered, want %d", len(list), maxServers)
+	}
+	if _, _, _, list := a.snapshot(now.Add(serverMemory + time.Second)); len(list) != 0 {
+		t.Errorf("%d servers remembered for ever", len(list))
+	}
+}
+
+func TestArbiterRestart(t *testing.T) {
+	a := newArbiter(Auto, selfAddr, defaultPace(), time.Now())
+	for range 4 {
+		a.probe(time.Now())
+	}
+	if a.now() != Full {
+		t.Fatal(a.now())
+	}
+	a.restart(time.Now(), "the cable was out")
+	if m, why, _, _ := a.snapshot(time.Now()); m != Listening || why != "the cable was out" {
+		t.Errorf("%s (%s), want listening again", m, why)
+	}
+}
+
+// quick is auto's pace for tests on the wire.
+func quick(s *Server) {
+	s.Mode = Auto
+	s.pace = pace{start: 150 * time.Millisecond, full: 300 * time.Millisecond, proxy: 300 * time.Millisecond, startMisses: 3, proxyMisses: 3}
+	s.Log = zap.NewNop()
+}
+
+// dnsmasq is the site's own DHCP server.
+func dnsmasq(t *testing.T, in []string, args ...string) *output {
+	leases := filepath.Join(t.TempDir(), "leases")
+	cmd := append(in, "dnsmasq", "-d", "-C", "/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
+		"--dhcp-range=192.168.77.50,192.168.77.60,1h", "--dhcp-authoritative", "--no-ping", "--log-dhcp", "--dhcp-leasefile="+leases, "--user=root")
+	o := start(t, append(cmd, args...)...)
+	eventually(t, 5*time.Second, "dnsmasq is up", func() bool { return strings.Contains(o.String(), "DHCP, IP range") })
+	return o
+}
+
+// TestAutoOnTheWire is issue "Every firmware", item 7, with shorter times:
+// proxy beside the site's dnsmasq, which dies, and comes back.
+func TestAutoOnTheWire(t *testing.T) {
+	need(t, "dnsmasq", "dnsmasq-base")
+	need(t, "busybox", "busybox")
+	l := newLAN(t)
+	site := l.peer("site", mac(0xfe), "192.168.77.254/24")
+	in := l.peer("a", mac(1), "")
+	l.peer("static", mac(0xee), "192.168.77.100/24") // an address in use inside our range
+	d := dnsmasq(t, site)
+	s := l.serve(quick)
+	mode := func(m Mode) func() bool { return func() bool { return s.Status().Mode == m } }
+	gets := func(from string) {
+		t.Helper()
+		out, err := udhcpc(t, in)
+		if err != nil || !strings.Contains(out, "serverid="+from+"\n") {
+			t.Fatalf("want an address from %s: %v\n%s", from, err, out)
+		}
+		if from == "192.168.77.1" && !strings.Contains(out, "ip=192.168.77.101\n") {
+			t.Errorf("want the first address that nobody uses:\n%s", out)
+		}
+	}
+	eventually(t, 5*time.Second, "proxy beside dnsmasq", mode(Proxy))
+	if st := s.Status(); len(st.Servers) != 1 || st.Servers[0].Addr.String() != "192.168.77.254" || st.Servers[0].MAC != mac(0xfe) || !strings.Contains(st.Why, "192.168.77.254") {
+		t.Errorf("status %+v", st)
+	}
+	gets("192.168.77.254")
+	if n := len(s.Leases()); n != 0 {
+		t.Errorf("%d leases given in proxy mode", n)
+	}
+	if n := strings.Count(d.String(), "DHCPREQUEST"); n != 1 {
+		t.Errorf("our probes cost the site leases:\n%s", d)
+	}
+
+	d.stop()
+	eventually(t, 5*time.Second, "taking over", mode(Full))
+	gets("192.168.77.1")
+
+	d = dnsmasq(t, site)
+	eventually(t, 5*time.Second, "stepping back", mode(Proxy))
+	gets("192.168.77.254")
+}
+
+func TestTwoBoxes(t *testing.T) {
+	l := newLAN(t)
+	l.port("srv2", "192.168.77.2/24")
+	b := l.serve(func(s *Server) {
+		quick(s)
+		s.Interface, s.Address = "srv2", netip.MustParsePrefix("192.168.77.2/24")
+	})
+	eventually(t, 5*time.Second, "the second box serves alone", func() bool { return b.Status().Mode == Full })
+	a := l.serve(quick)
+	for range 2 {
+		eventually(t, 5*time.Second, "the lower address serves, the other steps back", func() bool {
+			return a.Status().Mode == Full && b.Status().Mode == Proxy
+		})
+		time.Sleep(2 * time.Second) // and it stays so
+	}
+	if st := b.Status(); len(st.Servers) == 0 || !st.Servers[0].Box || st.Servers[0].Addr.String() != "192.168.77.1" {
+		t.Errorf("what the second box says: %+v", st)
+	}
+	if st := a.Status().Pools[0]; st.Offered != 0 {
+		t.Errorf("the other box's probes took addresses: %+v", st)
+	}
+}
+
+// TestCableOut: what happened on the LAN while we were cut off is not known.
+func TestCableOut(t *testing.T) {
+	l := newLAN(t)
+	s := l.serve(func(s *Server) {
+		quick(s)
+		s.pace.start = time.Second
+	})
+	eventually(t, 10*time.Second, "serves alone", func() bool { return s.Status().Mode == Full })
+	run(t, "ip", "-n", l.sw, "link", "set", "srv-sw", "down")
+	time.Sleep(1500 * time.Millisecond)
+	run(t, "ip", "-n", l.sw, "link", "set", "srv-sw", "up")
+	eventually(t, 3*time.Second, "listens first", func() bool { return s.Status().Mode == Listening })
+	eventually(t, 10*time.Second, "serves again", func() bool { return s.Status().Mode == Full })
+}
+
+func TestMACOf(t *testing.T) {
+	l := newLAN(t)
+	s := l.serve(func(s *Server) { s.Mode = Proxy })
+	in := l.peer("a", boot.MAC{0x52, 0x54, 0, 1, 2, 3}, "192.168.77.33/24")
+	run(t, append(in, "busybox", "ping", "-c1", "-W2", "192.168.77.1")...)
+	if m, ok := s.MACOf(netip.MustParseAddr("192.168.77.33")); !ok || m != (boot.MAC{0x52, 0x54, 0, 1, 2, 3}) {
+		t.Errorf("neighbour: %v %v", m, ok)
+	}
+	if m, ok := s.MACOf(netip.MustParseAddr("192.168.77.34")); ok {
+		t.Errorf("nobody's address belongs to %v", m)
+	}
+}
