@@ -39,6 +39,9 @@ func (a agents) Up(token string, from netip.Addr, report []byte) error {
 			Text: fmt.Sprintf("%s is up and reports from %s", machine, from)})
 	}
 	_, err := a.tickets.Report(machine, order, verified, from, report)
+	if errors.Is(err, ticket.ErrTooMany) { // the sender's fault, not the box's
+		err = &boot.Refusal{Reason: err.Error()}
+	}
 	if verified { // even where the ticket is not on disk yet: the machine is up, and shall not boot this twice
 		err = errors.Join(err, a.table.Up(order))
 	}

@@ -109,9 +109,7 @@ func assemble(o Options) (*box, error) {
 func (b *box) run(ctx context.Context) error {
 	b.sup.start(ctx, b.parts())
 	go b.importIPXE()
-	select {
-	case <-ctx.Done():
-	case <-b.sup.settled:
+	if b.sup.settle(ctx) {
 		b.Log.Info("rescuebox is ready", zap.String("site", b.Config.Site), zap.String("version", b.Version),
 			zap.Duration("after", time.Since(b.started)))
 		b.Notify("READY=1\nSTATUS=" + b.summary())

@@ -73,6 +73,22 @@ func (s *supervisor) start(ctx context.Context, parts []part) {
 
 func (s *supervisor) wait() { s.wg.Wait() }
 
+// settleTimeout is how long a part may hang in its start before the others
+// count as the whole: systemd would kill them all after TimeoutStartSec.
+const settleTimeout = 10 * time.Second
+
+// settle waits until every part was ready, or failed, once, or has had its
+// time for that. It reports false if ctx was done first.
+func (s *supervisor) settle(ctx context.Context) bool {
+	select {
+	case <-s.settled:
+	case <-time.After(settleTimeout):
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
 // keep runs one part again and again.
 func (s *supervisor) keep(ctx context.Context, p part, i int) {
 	delay := firstDelay
@@ -102,7 +118,8 @@ func (s *supervisor) keep(ctx context.Context, p part, i int) {
 func (s *supervisor) once(ctx context.Context, p part, i int) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+			err = fmt.Errorf("panic: %v: this is a bug, please report it with the log", r)
+			s.log.Error("part panicked", zap.String("task", p.name), zap.NamedError("err", err), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
 	err = p.run(ctx, func() { s.ready(p, i) })

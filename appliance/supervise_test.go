@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,7 +36,9 @@ func TestSupervisorRestartsAlone(t *testing.T) {
 				return nil
 			}},
 		})
-		<-s.settled
+		if !s.settle(ctx) {
+			t.Error("not settled")
+		}
 		time.Sleep(40 * time.Second)
 		synctest.Wait()
 		if want := []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second, 15 * time.Second, 31 * time.Second}; !slices.Equal(starts, want) {
@@ -45,6 +48,9 @@ func TestSupervisorRestartsAlone(t *testing.T) {
 			t.Errorf("good was started %d times", good)
 		}
 		h := s.Health()
+		if strings.Contains(h[0].Err, "\n") {
+			t.Errorf("health is no place for a stack: %s", h[0].Err)
+		}
 		if h[0].Ready || h[0].Restarts != 6 || !h[1].Ready || h[1].Restarts != 0 {
 			t.Errorf("health: %+v", h)
 		}
@@ -74,5 +80,23 @@ func TestSupervisorForgivesAfterAWhile(t *testing.T) {
 		if want := []time.Duration{0, time.Second, 3 * time.Second, 603*time.Second + time.Second}; !slices.Equal(starts[:4], want) {
 			t.Errorf("started at %v, want %v", starts, want)
 		}
+	})
+}
+
+// A part that hangs in its start keeps the others from being ready for a while only.
+func TestSettle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := newSupervisor(zap.NewNop(), nil)
+		s.start(ctx, []part{{"hangs", func(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }}})
+		began := time.Now()
+		if !s.settle(ctx) || time.Since(began) != settleTimeout {
+			t.Errorf("settled after %s", time.Since(began))
+		}
+		cancel()
+		if s.settle(ctx) {
+			t.Error("settled although the daemon stops")
+		}
+		s.wait()
 	})
 }
