@@ -49,7 +49,7 @@ func (v *service) up(w http.ResponseWriter, r *http.Request, c *conn) string {
 		w.Header().Set("Allow", "POST")
 		return refuse(w, r, http.StatusMethodNotAllowed, "reports are for POST", "")
 	}
-	c.SetReadDeadline(time.Now().Add(headerTime)) // net/http sets it anew for the next request
+	c.SetReadDeadline(time.Now().Add(v.headerTime)) // net/http sets it anew for the next request
 	report, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
 	var long *http.MaxBytesError
 	switch {

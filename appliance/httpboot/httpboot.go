@@ -47,9 +47,9 @@ const (
 	maxConns        = 512
 	maxConnsPerAddr = 64
 	maxHeader       = 16 << 10
-	headerTime      = 10 * time.Second
+	headerPatience  = 10 * time.Second
 	idleTime        = 60 * time.Second
-	stallTime       = 30 * time.Second // a client that takes nothing for so long is cut
+	stallPatience   = 30 * time.Second // a client that takes nothing for so long is cut
 	stopTime        = 500 * time.Millisecond
 )
 
@@ -63,7 +63,7 @@ type Server struct {
 	Log       *zap.Logger           // nil: none
 	Metrics   prometheus.Registerer // nil: none
 
-	stall time.Duration // tests shorten it
+	stall, headerTime time.Duration // tests shorten them
 }
 
 // service is a server that runs.
@@ -110,7 +110,10 @@ func (v *service) stop(srv *http.Server) {
 
 func (v *service) defaults() {
 	if v.stall == 0 {
-		v.stall = stallTime
+		v.stall = stallPatience
+	}
+	if v.headerTime == 0 {
+		v.headerTime = headerPatience
 	}
 	if v.Log == nil {
 		v.Log = zap.NewNop()
@@ -126,7 +129,7 @@ func (v *service) http() *http.Server {
 	debug, _ := zap.NewStdLogAt(v.Log, zap.DebugLevel)
 	return &http.Server{
 		Handler:           v,
-		ReadHeaderTimeout: headerTime,
+		ReadHeaderTimeout: v.headerTime,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          debug,

@@ -36,11 +36,12 @@ type sender struct {
 	patience time.Duration
 	heard    func() // the client has acknowledged something
 
-	rtt    rtt
-	acked  int64 // bytes of data acknowledged
-	size   int   // bytes of data in the packet sent last
-	resent int
-	in     [plainBlock + 5]byte
+	rtt      rtt
+	answered bool  // something was acknowledged
+	acked    int64 // bytes of data acknowledged
+	size     int   // bytes of data in the packet sent last
+	resent   int
+	in       [plainBlock + 5]byte
 }
 
 // send sends content as the request wants it. A nil error says that the client
@@ -89,6 +90,7 @@ func (s *sender) exchange(p []byte, block uint16) error {
 			if try == 0 { // else it is not known which packet was answered (Karn)
 				s.rtt.sample(time.Since(begin))
 			}
+			s.answered = true
 			s.heard()
 			return nil
 		}
@@ -135,7 +137,7 @@ func (s *sender) await(block uint16, timeout time.Duration) error {
 
 // allOut reports whether every byte of a file has been sent to a client that
 // was there, if not acknowledged.
-func (s *sender) allOut(size int64) bool { return s.rtt.mean > 0 && s.acked+int64(s.size) >= size }
+func (s *sender) allOut(size int64) bool { return s.answered && s.acked+int64(s.size) >= size }
 
 // accept is the OACK for the options of a request that we do; nil without any.
 func (r *request) accept(size int64) []byte {
