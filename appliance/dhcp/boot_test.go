@@ -90,12 +90,24 @@ func TestBootFull(t *testing.T) {
 		}
 	}
 	// An unordered machine gets an address and nothing that makes its firmware wait.
-	lease, err = bootClient(t, "srv02").Request(t.Context(), uefi)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r := lease.ACK; r.BootFileName != "" || r.ClassIdentifier() != "" || r.BootFileNameOption() != "" || !r.ServerIPAddr.IsUnspecified() {
-		t.Error("told to a machine that nobody ordered:", r.Summary())
+	c = bootClient(t, "srv02")
+	for _, tt := range []struct {
+		client      dhcpv4.Modifier
+		class, menu string
+	}{
+		{bios, "", ""},
+		{uefi, "PXEClient", "\x06\x01\x03\x09\x08\x00\x00\x05Local\x0a\x02\x00x\xff"},
+		{ipxe, "", ""},
+	} {
+		lease, err = c.Request(t.Context(), tt.client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := lease.ACK
+		if r.BootFileName != "" || r.ClassIdentifier() != tt.class || r.BootFileNameOption() != "" || !r.ServerIPAddr.IsUnspecified() ||
+			string(r.Options.Get(dhcpv4.OptionVendorSpecificInformation)) != tt.menu {
+			t.Error("told to a machine that nobody ordered:", r.Summary())
+		}
 	}
 }
 

@@ -22,15 +22,14 @@ type verdict struct {
 	refusal *boot.Refusal
 }
 
-// bootPart is what the reply to a packet says about booting, nil for nothing:
-// no boot client, nobody ordered anything, or refused.
+// bootPart is what the reply to a packet says about booting, nil for nothing.
 func (s *Server) bootPart(p *packet, mem *memory, full bool) *bootPart {
 	if p.notBoot != "" || s.Boot == nil {
 		return nil
 	}
 	v := s.decide(p, mem)
 	if v.file == "" {
-		return nil
+		return leaveAlone(p.client, full)
 	}
 	return &bootPart{file: v.file, dialect: dialectFor(p.client, full)}
 }
@@ -82,7 +81,7 @@ func (s *Server) decided(p *packet, mem *memory, v verdict) {
 
 // offered and requested note the next steps of a machine that has something to boot.
 func (s *Server) offered(p *packet, mem *memory, part *bootPart, text string) {
-	if part == nil {
+	if part == nil || part.file == "" {
 		return
 	}
 	s.event(p, mem, mem.verdict, boot.StepOffer, text+", boot file "+part.file, againEvent)

@@ -37,6 +37,7 @@ type dialect struct {
 	class   string // option 60 of the answer
 	control bool   // option 43 {6: 8}: boot from this offer, ask nobody on 4011
 	noProxy bool   // tell iPXE not to wait for proxyDHCP offers
+	local   bool   // nothing to boot: a menu whose only item is the machine's own disk
 }
 
 // dialectFor chooses by architecture, program and mode.
@@ -61,6 +62,25 @@ func dialectFor(c boot.Client, full bool) dialect {
 		d.control = full || c.Arch == boot.BIOS
 	}
 	return d
+}
+
+// leaveAlone is what a client is told that has nothing to boot, nil for nothing.
+//
+// A BIOS ROM gives up at once on an offer without boot file (PXE-E53). EDK2
+// takes such an offer for none and asks for a minute more (measured with OVMF:
+// 62 s, PXE-E16); a PXE menu of one item, "local boot", and no time to choose
+// sends it to its own disk in 4 s (PXE-E21).
+func leaveAlone(c boot.Client, full bool) *bootPart {
+	if !full || c.Program != boot.Firmware || c.Arch < boot.UEFIIA32 || c.Arch > boot.UEFIARM64 {
+		return nil
+	}
+	return &bootPart{dialect: dialect{class: "PXEClient", local: true}}
+}
+
+// localMenu is option 43 (PXE 2.1 table 2-1): no discovery by broadcast or
+// multicast, a menu with item type 0 "Local", a prompt that waits 0 seconds.
+func localMenu() []byte {
+	return []byte("\x06\x01\x03" + "\x09\x08\x00\x00\x05Local" + "\x0a\x02\x00x" + "\xff")
 }
 
 // bootFileFor names the file that the client loads. A name too long for the
@@ -165,20 +185,24 @@ func addNetwork(o dhcpv4.Options, a answer) {
 // next option (siderolabs/booter#11, netbootxyz#1198).
 func addBoot(r *dhcpv4.DHCPv4, p *packet, a answer) {
 	o, d := r.Options, a.boot.dialect
+	o[dhcpv4.OptionClassIdentifier.Code()] = []byte(d.class)
+	// PXE clients drop an answer that does not repeat their option 97.
+	mirror(o, p, dhcpv4.OptionClientMachineIdentifier)
+	if d.local {
+		o[dhcpv4.OptionVendorSpecificInformation.Code()] = localMenu()
+		return
+	}
 	host := a.server.String()
 	r.ServerIPAddr = a.server.AsSlice()
 	r.ServerHostName, r.BootFileName = host, a.boot.file
 	o[dhcpv4.OptionTFTPServerName.Code()] = []byte(host)
 	o[dhcpv4.OptionBootfileName.Code()] = append([]byte(a.boot.file), 0)
-	o[dhcpv4.OptionClassIdentifier.Code()] = []byte(d.class)
 	if vendor := vendorOptions(p, d); len(vendor) > 0 {
 		o[dhcpv4.OptionVendorSpecificInformation.Code()] = vendor
 	}
 	if d.noProxy {
 		o[optIPXE] = []byte{ipxeNoProxy, 1, 1}
 	}
-	// PXE clients drop an answer that does not repeat their option 97.
-	mirror(o, p, dhcpv4.OptionClientMachineIdentifier)
 }
 
 // vendorOptions is option 43. A client that asks a boot server for an item of
