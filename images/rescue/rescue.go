@@ -131,11 +131,28 @@ func (b *build) prepare() (err error) {
 			return err
 		}
 	}
-	if err := os.MkdirAll(b.Out, 0o755); err != nil {
-		return fmt.Errorf("build the rescue image: %w", err)
+	return b.folders()
+}
+
+// folders makes the folders of the build. mmdebstrap takes the cache's name as
+// one word of a line, and runs from elsewhere.
+func (b *build) folders() (err error) {
+	for _, dir := range []*string{&b.Out, &b.Cache} {
+		if *dir == "" {
+			continue
+		}
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return fmt.Errorf("build the rescue image: %w", err)
+		}
+		if err := os.MkdirAll(*dir, 0o755); err != nil {
+			return fmt.Errorf("build the rescue image: %w", err)
+		}
 	}
-	b.work, err = os.MkdirTemp(b.Out, ".build-")
+	if strings.ContainsAny(b.Cache, " \t\n'\"\\$`") {
+		return fmt.Errorf("build the rescue image: mmdebstrap cannot use the cache folder %q: choose one without spaces and quotes", b.Cache)
+	}
 	b.sizes = map[string]int64{}
+	b.work, err = os.MkdirTemp(b.Out, ".build-")
 	return err
 }
 
