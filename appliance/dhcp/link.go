@@ -45,6 +45,7 @@ type link struct {
 	boot  *net.UDPConn
 	raw   *os.File // IP: answers of other servers in, frames to clients without an address out
 	arps  *os.File // ARP in and out
+	rs    *os.File // router solicitations in, advertisements out
 }
 
 func openLink(name string, self netip.Addr) (_ *link, err error) {
@@ -73,6 +74,9 @@ func openLink(name string, self netip.Addr) (_ *link, err error) {
 	if l.arps, err = listenPacket(ifi, unix.ETH_P_ARP, nil); err != nil {
 		return nil, err
 	}
+	if l.rs, err = listenSolicitations(ifi); err != nil {
+		return nil, err
+	}
 	return l, nil
 }
 
@@ -82,7 +86,7 @@ func (l *link) close() {
 			c.Close()
 		}
 	}
-	for _, f := range []*os.File{l.raw, l.arps} {
+	for _, f := range []*os.File{l.raw, l.arps, l.rs} {
 		if f != nil {
 			f.Close()
 		}
