@@ -298,7 +298,7 @@ func TestListening(t *testing.T) {
 // GOLDEN=1 to write the files anew.
 func TestGolden(t *testing.T) {
 	m := boot.MAC{0x52, 0x54, 0x00, 0x12, 0x34, 0x56}
-	for _, name := range []string{"intel-undi-bios", "ovmf-x64", "ipxe-bios", "flexboot", "no-option-93"} {
+	for _, name := range []string{"intel-undi-bios", "ovmf-x64", "ipxe-bios", "flexboot", "no-option-93", "ovmf-http"} {
 		for _, mode := range []Mode{Full, Proxy} {
 			t.Run(name+"-"+string(mode), func(t *testing.T) {
 				raw := readHex(t, filepath.Join("testdata", name+".hex"))
@@ -309,11 +309,10 @@ func TestGolden(t *testing.T) {
 				got := fmt.Sprintf("%s %s %s uuid %s user class %q\n\n", p.kind, p.client.Program, p.client.Arch, p.client.UUID, p.client.UserClass)
 				b := &orders{ordered: map[boot.MAC]bool{m: true}}
 				bubble(t, func(s *Server) { s.Boot, s.Mode = b, mode }, func(t *testing.T, s *Server, w *fakeWire) {
-					buf := s.buffers.Get().(*[]byte)
-					s.dispatch(job{raw: buf, size: copy(*buf, raw), port: portServer, src: netip.MustParseAddrPort("0.0.0.0:68")})
+					s.dispatch(raw, portServer, netip.MustParseAddrPort("0.0.0.0:68"))
 					settle()
 					for _, r := range w.take() {
-						got += fmt.Sprintf("%s to %s %s\n%s\n", r.way, r.to, r.dst, r.Summary())
+						got += fmt.Sprintf("%s to %s %s\n%s\n", r.way, r.to, r.dst, strings.ReplaceAll(r.Summary(), "\x00", `\0`))
 					}
 				})
 				golden(t, filepath.Join("testdata", name+"-"+string(mode)+".golden"), got)
@@ -348,7 +347,7 @@ func readHex(t *testing.T, file string) []byte {
 	return parseHex(t, string(b))
 }
 
-func parseHex(t *testing.T, s string) (out []byte) {
+func parseHex(t testing.TB, s string) (out []byte) {
 	t.Helper()
 	for line := range strings.Lines(s) {
 		line, _, _ = strings.Cut(line, "#")

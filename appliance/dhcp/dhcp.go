@@ -145,8 +145,7 @@ func (s *Server) prepare() error {
 	s.noisy = s.log().WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(c, 10*time.Second, 10, 0)
 	}))
-	// One byte more than the longest packet, so that a longer one is noticed.
-	s.buffers.New = func() any { b := make([]byte, maxPacket+1); return &b }
+	s.buffers.New = func() any { return new([]byte) }
 	if s.pace == (pace{}) {
 		s.pace = defaultPace()
 	}

@@ -90,8 +90,9 @@ func (s *Server) discover(p *packet, mem *memory, a ask) {
 		s.drop("pool")
 		s.noisy.Warn("no address for a client", zap.Stringer("mac", a.mac), zap.NamedError("err", err))
 	case probe:
-		mem.waiting = p
-		s.probe(addr, a)
+		if s.probe(addr, a) {
+			mem.waiting = p
+		}
 	default:
 		s.offer(p, mem, a.net, addr)
 	}
@@ -99,8 +100,8 @@ func (s *Server) discover(p *packet, mem *memory, a ask) {
 
 // probe asks the LAN for an address and goes on with the client's DISCOVER
 // when the answer is known. Behind a relay ARP does not reach: there the
-// client's own check and its DECLINE must do.
-func (s *Server) probe(addr netip.Addr, a ask) {
+// client's own check and its DECLINE must do. It reports whether there will be an answer.
+func (s *Server) probe(addr netip.Addr, a ask) bool {
 	done := func(conflict bool) {
 		s.pool.probed(time.Now(), addr, conflict)
 		if conflict {
@@ -112,11 +113,13 @@ func (s *Server) probe(addr netip.Addr, a ask) {
 	}
 	if a.net != s.pool.nets[0] {
 		done(false)
-		return
+		return true
 	}
 	if !s.prober.start(*s.wire.Load(), addr, a.mac, done) {
 		s.drop("probes")
+		return false
 	}
+	return true
 }
 
 // resume answers the DISCOVER that waited for a probe: take now finds the

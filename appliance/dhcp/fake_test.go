@@ -202,9 +202,7 @@ func newServer(t *testing.T, change func(*Server)) (*Server, *fakeWire) {
 
 // receive hands a packet to the server as the socket would.
 func (s *Server) receive(d *dhcpv4.DHCPv4, port int, src string) {
-	b := d.ToBytes()
-	buf := s.buffers.Get().(*[]byte)
-	s.dispatch(job{raw: buf, size: copy(*buf, b), port: port, src: netip.MustParseAddrPort(src)})
+	s.dispatch(d.ToBytes(), port, netip.MustParseAddrPort(src))
 }
 
 func mac(last ...byte) boot.MAC {

@@ -72,7 +72,9 @@ func parse(raw []byte) (*packet, error) {
 		return nil, err
 	}
 	p := &packet{DHCPv4: d, kind: d.MessageType(), mac: boot.MAC(d.ClientHWAddr)}
-	if p.kind < dhcpv4.MessageTypeDiscover || p.kind > dhcpv4.MessageTypeInform {
+	switch p.kind {
+	case dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeDecline, dhcpv4.MessageTypeRelease, dhcpv4.MessageTypeInform:
+	default:
 		return nil, bad("type", "message type %d is no DHCP request (plain BOOTP is not served)", p.kind)
 	}
 	p.relay, p.ciaddr = addrOf(d.GatewayIPAddr), addrOf(d.ClientIPAddr)
@@ -160,7 +162,7 @@ func clientFrom(p *packet) (boot.Client, error) {
 	if ipxe {
 		c.Program = boot.IPXE
 	}
-	c.UUID = uuidOf(p.Options.Get(dhcpv4.OptionClientMachineIdentifier), c.Program)
+	c.UUID = uuidOf(p.Options.Get(dhcpv4.OptionClientMachineIdentifier))
 	return c, nil
 }
 
@@ -209,19 +211,17 @@ func wholeClasses(v []byte) bool {
 }
 
 // uuidOf reads option 97: type 0 and 16 bytes (RFC 4578 section 2.3). Firmware
-// sends the bytes as SMBIOS has them, the first three fields little-endian;
-// iPXE turns them to network order before it sends them. Anything else, and
-// the all-zero and all-one UUIDs of boards nobody programmed, is as good as none.
-func uuidOf(v []byte, by boot.Program) boot.UUID {
+// sends the bytes as SMBIOS has them, the first three fields little-endian, and
+// so does iPXE (measured: testdata). Anything else, and the all-zero and
+// all-one UUIDs of boards that nobody programmed, is as good as none.
+func uuidOf(v []byte) boot.UUID {
 	if len(v) != 17 || v[0] != 0 || bytes.Count(v[1:], v[1:2]) == 16 {
 		return boot.UUID{}
 	}
 	u := boot.UUID(v[1:])
-	if by == boot.Firmware {
-		u[0], u[1], u[2], u[3] = u[3], u[2], u[1], u[0]
-		u[4], u[5] = u[5], u[4]
-		u[6], u[7] = u[7], u[6]
-	}
+	u[0], u[1], u[2], u[3] = u[3], u[2], u[1], u[0]
+	u[4], u[5] = u[5], u[4]
+	u[6], u[7] = u[7], u[6]
 	return u
 }
 

@@ -19,15 +19,14 @@ import (
 // are committed together by the store: many shards make large commits.
 const (
 	shardCount  = 128
-	shardQueue  = 32  // packets of unknown clients per shard; more are dropped and come again
-	knownQueue  = 64  // and of known machines, which go first
-	shardMemory = 128 // clients remembered per shard
+	shardQueue  = 16 // packets of unknown clients per shard; more are dropped and come again
+	knownQueue  = 16 // and of known machines, which go first
+	shardMemory = 64 // clients remembered per shard
 )
 
 // job is a packet that was read but not looked at.
 type job struct {
 	raw  *[]byte
-	size int
 	port int
 	src  netip.AddrPort
 	then func(*shard) // in place of a packet: what to go on with
@@ -99,6 +98,9 @@ func (s *Server) serve(parent context.Context, l *link) error {
 	read(func() error { return s.readUDP(l.boot, portBoot) })
 	read(func() error { return readFrames(l.raw, func(f []byte) { s.hearServer(l.mac, f) }) })
 	read(func() error {
+		return readFrames(l.rs, func(f []byte) { s.hearSolicitation(l.mac, f, l.rs.Write) })
+	})
+	read(func() error {
 		return readFrames(l.arps, func(f []byte) {
 			if mac, addr, ok := readARP(f); ok {
 				s.prober.heard(mac, addr)
@@ -134,25 +136,20 @@ func (s *Server) work(ctx context.Context, w wire) *sync.WaitGroup {
 
 // readUDP hands packets to the shards until the socket breaks.
 func (s *Server) readUDP(c *net.UDPConn, port int) error {
+	buf := make([]byte, maxPacket+1) // one byte more than the longest packet, so that a longer one is noticed
 	for {
-		buf := s.buffers.Get().(*[]byte)
-		n, src, err := c.ReadFromUDPAddrPort(*buf)
-		if errors.Is(err, net.ErrClosed) {
-			return err
-		}
+		n, src, err := c.ReadFromUDPAddrPort(buf)
 		if err != nil {
 			return fmt.Errorf("read port %d: %w", port, err)
 		}
-		s.dispatch(job{raw: buf, size: n, port: port, src: netip.AddrPortFrom(src.Addr().Unmap(), src.Port())})
+		s.dispatch(buf[:n], port, netip.AddrPortFrom(src.Addr().Unmap(), src.Port()))
 	}
 }
 
-// dispatch queues a packet. It reads no more of it than the MAC.
-func (s *Server) dispatch(j job) {
-	raw := (*j.raw)[:j.size]
+// dispatch queues a copy of a packet. It reads no more of it than the MAC.
+func (s *Server) dispatch(raw []byte, port int, src netip.AddrPort) {
 	if len(raw) < minPacket {
 		s.drop("size")
-		s.buffers.Put(j.raw)
 		return
 	}
 	mac := boot.MAC(raw[offMAC : offMAC+6])
@@ -161,11 +158,13 @@ func (s *Server) dispatch(j job) {
 	if s.roster.Load().has(mac) {
 		queue = sh.known
 	}
+	buf := s.buffers.Get().(*[]byte)
+	*buf = append((*buf)[:0], raw...)
 	select {
-	case queue <- j:
+	case queue <- job{raw: buf, port: port, src: src}:
 	default:
 		s.drop("busy")
-		s.buffers.Put(j.raw)
+		s.buffers.Put(buf)
 	}
 }
 
@@ -181,7 +180,7 @@ func (s *Server) handle(sh *shard, j job) {
 		j.then(sh)
 		return
 	}
-	p, err := parse((*j.raw)[:j.size])
+	p, err := parse(*j.raw)
 	s.buffers.Put(j.raw)
 	if err != nil {
 		s.dropBad(j.src, err)
