@@ -40,10 +40,10 @@ const (
 	keptEvents  = 20000
 	keptAudit   = 20000
 	bootSet     = "ipxe"
-	stopTimeout = 2 * time.Second // for all parts to end
-	// memoryGoal is where the garbage collector begins to work harder; a small
-	// box has other things to do with its memory.
-	memoryGoal = 48 << 20
+	stopTimeout = 1500 * time.Millisecond // for all parts to end; the state is closed after that
+	// heapGrowth is in percent of the live heap, half of Go's default: it is a
+	// few MB, and a small box has other things to do with its memory.
+	heapGrowth = 50
 )
 
 // box is the wired appliance.
@@ -65,7 +65,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
-	debug.SetMemoryLimit(memoryGoal)
+	debug.SetGCPercent(heapGrowth)
 	for _, w := range o.Config.Warnings {
 		o.Log.Warn("the configuration works, but look at this", zap.NamedError("err", w))
 	}
@@ -108,7 +108,7 @@ func assemble(o Options) (*box, error) {
 // run starts the parts, tells systemd when they have settled, and waits for their end.
 func (b *box) run(ctx context.Context) error {
 	b.sup.start(ctx, b.parts())
-	go b.importIPXE()
+	b.sup.wg.Go(b.importIPXE)
 	if b.sup.settle(ctx) {
 		b.Log.Info("rescuebox is ready", zap.String("site", b.Config.Site), zap.String("version", b.Version),
 			zap.Duration("after", time.Since(b.started)))

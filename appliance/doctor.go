@@ -76,6 +76,9 @@ func interfaces() string {
 // checkOtherDHCP names other servers and what they do to a boot.
 func (b *box) checkOtherDHCP(context.Context) admin.Finding {
 	st := b.dhcp.Status()
+	if st.Since.IsZero() {
+		return admin.Finding{Level: admin.Skipped, Text: "DHCP does not run, so nobody listens for other servers"}
+	}
 	var said []string
 	level := admin.OK
 	for _, s := range st.Servers {
@@ -110,6 +113,9 @@ func (b *box) checkOtherDHCP(context.Context) admin.Finding {
 // checkPool looks whether there are addresses left.
 func (b *box) checkPool(context.Context) admin.Finding {
 	st := b.dhcp.Status()
+	if st.Since.IsZero() {
+		return admin.Finding{Level: admin.Skipped, Text: "DHCP does not run"}
+	}
 	if st.Mode != dhcp.Full {
 		return admin.Finding{Level: admin.OK, Text: "the other server gives the addresses, not we"}
 	}

@@ -30,42 +30,18 @@ func (h *service) showImage(c *call) (any, error) {
 // findImage finds an image; a name that cannot be one is simply not there.
 func (h *service) findImage(name string) (images.Image, error) {
 	if images.CheckName(name) != nil {
-		return images.Image{}, noSuch("image", name, h.imageNames(nil))
+		return images.Image{}, noSuch("image", name, h.imageNames())
 	}
 	return h.Images.Get(name)
 }
 
-// imageNames names the images that are of a kind, or all.
-func (h *service) imageNames(is func(images.Image) bool) (names []string) {
+// imageNames names all images.
+func (h *service) imageNames() (names []string) {
 	list, _ := h.Images.List()
 	for _, i := range list {
-		if is == nil || is(i) {
-			names = append(names, i.Name)
-		}
+		names = append(names, i.Name)
 	}
 	return names
-}
-
-// bootable refuses the name of an image that is not there, and that of a boot set.
-func (h *service) bootable(name string) error {
-	isBootable := func(i images.Image) bool { return i.Kind != images.BootSet }
-	if images.CheckName(name) != nil {
-		return noSuch("image", name, h.imageNames(isBootable))
-	}
-	i, err := h.Images.Get(name)
-	if err != nil {
-		if p := problemOf(err); p.body.Code == "not_found" {
-			return noSuch("image", name, h.imageNames(isBootable))
-		}
-		return err
-	}
-	if !isBootable(i) {
-		p := noSuch("image", name, h.imageNames(isBootable))
-		p.body.Status, p.body.Code = conflict("").body.Status, conflict("").body.Code
-		p.body.Message = name + " is a boot set, which brings other images to a machine and cannot be ordered"
-		return p
-	}
-	return nil
 }
 
 // verifyImage answers POST /v1/images/{name}/verify. An image that changed is a

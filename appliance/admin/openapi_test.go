@@ -284,7 +284,7 @@ func TestDocumentAnswers(t *testing.T) {
 		{"POST /v1/orders", "", `{"machine":"srv02","image":"dart","ttl":"1h","no_power":true}`, 201},
 		{"POST /v1/orders", "", `{"machine":"srv2","image":"dart"}`, 404},
 		{"POST /v1/orders", "", `{"machine":"srv02","image":"drat"}`, 404},
-		{"POST /v1/orders", "", `{"machine":"srv02","image":"../x"}`, 404},
+		{"POST /v1/orders", "", `{"machine":"srv02","image":"../x"}`, 409},
 		{"POST /v1/orders", "", `{"machine":"srv02","image":"ipxe"}`, 409},
 		{"POST /v1/orders", "", `{"machine":"srv02","image":"dart","ttl":"8000h"}`, 409},
 		{"POST /v1/orders", "", `{"machine":"srv02","image":"dart","ttl":"soon"}`, 400},

@@ -21,9 +21,6 @@ func (h *service) arm(c *call) (any, error) {
 	if _, err := h.findMachine(o.Machine); err != nil {
 		return nil, err
 	}
-	if err := h.bootable(o.Image); err != nil {
-		return nil, err
-	}
 	ttl, err := duration("ttl", o.TTL)
 	if err != nil {
 		return nil, err

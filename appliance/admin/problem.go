@@ -50,6 +50,8 @@ func problemOf(err error) *problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.As(err, &refusal) && errors.As(err, &missing):
+		return notFound("no image %q", missing.Name).hint("%s", refusal.Hint)
 	case errors.As(err, &missing):
 		return noSuch("image", missing.Name, missing.Have)
 	case errors.As(err, &refusal):

@@ -224,8 +224,8 @@ func TestArmRefuses(t *testing.T) {
 		want, hint     string
 	}{
 		{"srv02", "rescue", 0, `no machine "srv02"`, "machines are srv01"},
-		{"srv01", "drat", 0, `no image "drat"`, ""},
-		{"srv01", "ipxe", 0, `image "ipxe" is a boot set`, "rescuebox image list"},
+		{"srv01", "drat", 0, `no image "drat"`, "images are rescue, setup"},
+		{"srv01", "ipxe", 0, `ipxe is a boot set`, "images are rescue, setup"},
 		{"srv01", "rescue", -time.Minute, "an order cannot live -1m0s", "give a TTL"},
 	} {
 		_, err := table.Arm(test.machine, test.image, "anna", test.ttl)

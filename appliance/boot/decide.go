@@ -3,6 +3,7 @@ package boot
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"rescuebox/images"
@@ -24,9 +25,13 @@ type Refusal struct {
 	Reason string // one sentence for the log, the TFTP error and the HTTP body
 	Hint   string // what to do; may be ""
 	Local  bool   // nothing is wrong: nobody ordered anything, the machine boots its own disk
+	Err    error  // what it is about, such as *images.NotFound; may be nil
 }
 
 func (r *Refusal) Error() string { return r.Reason }
+
+// Unwrap gives Err to errors.As.
+func (r *Refusal) Unwrap() error { return r.Err }
 
 // Names of the files that a chain begins with, in the boot set.
 const (
@@ -90,13 +95,28 @@ func (t *Table) currentOrderLocked(machine string) *entry {
 func (t *Table) bootable(name string) (images.Image, error) {
 	img, err := t.cfg.Images.Get(name)
 	if err != nil {
-		return images.Image{}, &Refusal{Reason: err.Error(), Hint: "rescuebox image list"}
+		return images.Image{}, &Refusal{Reason: err.Error(), Hint: t.imageNames(), Err: err}
 	}
 	if img.Kind == images.BootSet {
-		return images.Image{}, &Refusal{Reason: fmt.Sprintf("image %q is a boot set: it holds boot programs and is no system to boot", name),
-			Hint: "rescuebox image list"}
+		return images.Image{}, &Refusal{Reason: fmt.Sprintf("%s is a boot set, which brings other images to a machine and cannot be ordered", name),
+			Hint: t.imageNames()}
 	}
 	return img, nil
+}
+
+// imageNames is for hints.
+func (t *Table) imageNames() string {
+	var names []string
+	list, _ := t.cfg.Images.List()
+	for _, i := range list {
+		if i.Kind != images.BootSet {
+			names = append(names, i.Name)
+		}
+	}
+	if len(names) == 0 {
+		return "the library has no image to boot yet: rescuebox image build rescue"
+	}
+	return "images are " + strings.Join(names, ", ")
 }
 
 // chainFor chooses how the image reaches the client, and the next file on that way.

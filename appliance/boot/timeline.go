@@ -59,6 +59,9 @@ func (t *Table) recordLocked(e Event) {
 	if o, ok := t.open[e.Machine]; ok && e.Order == "" {
 		e.Order = o.ID
 	}
+	if _, known := t.findNameLocked(e.Machine); !known && e.Machine != "" {
+		e.Transient = true // strangers must not push the timelines of machines out of the store
+	}
 	if err := t.timeline.add(e); err != nil {
 		t.dropped.Inc()
 		t.log.Error("event not stored", zap.NamedError("err", err))

@@ -60,6 +60,9 @@ func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 	if err == nil {
 		f, err = t.find(d, mac, name)
 	}
+	if err == nil && f.SHA256 == "" {
+		err = t.ownScript(d, from)
+	}
 	if err != nil {
 		t.tellRefused(d, mac, err)
 		return nil, err
@@ -169,6 +172,26 @@ func (t *Table) script(d Decision, mac MAC) (*File, error) {
 		return nil, &Refusal{Reason: err.Error(), Hint: "rescuebox image show " + d.Image.Name}
 	}
 	return &File{ReadSeeker: bytes.NewReader(text), Name: nbpScript, Size: int64(len(text)), ModTime: time.Now()}, nil
+}
+
+// ownScript refuses a boot script to whom it is not for: it has the order's
+// token in it, with which the machine proves itself. An address that nothing is
+// known of, as behind a relay, is believed.
+func (t *Table) ownScript(d Decision, from netip.Addr) error {
+	if t.cfg.MACOf == nil {
+		return nil
+	}
+	asks, known := t.cfg.MACOf(from)
+	if !known || slices.Contains(d.Machine.MACs, asks) {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if m, ok := t.findMachineLocked(asks, UUID{}); ok && m.Name == d.Machine.Name {
+		return nil // by its UUID
+	}
+	return &Refusal{Reason: fmt.Sprintf("the boot script of %s is not for %s (%s)", d.Machine.Name, from, asks),
+		Hint: "add the MAC to the machine if it is one of its network cards"}
 }
 
 // tellStart puts the first transfer of each file into the timeline. Retries,

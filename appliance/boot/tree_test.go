@@ -120,3 +120,28 @@ func FuzzParseMAC(f *testing.F) {
 		}
 	})
 }
+
+// The script has the order's token in it: whose address belongs to another
+// card does not get it; its own second card, and who is not known, do.
+func TestScriptIsForItsMachine(t *testing.T) {
+	c := testConfig(t, newMemory())
+	at := map[netip.Addr]MAC{netip.MustParseAddr("192.168.77.100"): mac1, netip.MustParseAddr("192.168.77.101"): mac1b,
+		netip.MustParseAddr("192.168.77.66"): foreign}
+	c.MACOf = func(a netip.Addr) (MAC, bool) { m, ok := at[a]; return m, ok }
+	table := New(c)
+	arm(t, table, "rescue", 0)
+	for addr, want := range map[string]bool{"192.168.77.100": true, "192.168.77.101": true, "192.168.77.66": false, "10.9.9.9": true} {
+		f, err := table.Open(Path(mac1, "boot.ipxe"), netip.MustParseAddr(addr))
+		if (err == nil) != want {
+			t.Errorf("%s: %v", addr, err)
+		}
+		if f != nil {
+			f.Close()
+		}
+	}
+	if f, err := table.Open(Path(mac1, "vmlinuz"), netip.MustParseAddr("192.168.77.66")); err != nil {
+		t.Errorf("a file without a secret: %v", err)
+	} else {
+		f.Close()
+	}
+}

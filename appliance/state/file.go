@@ -136,14 +136,14 @@ func hint(dir string, err error) string {
 		return ": " + h.hint
 	}
 	if errors.Is(err, unix.ENOSPC) {
-		return ": free some space on the file system of " + dir + ", the daemon keeps running on what it has"
+		return ": free some space on the file system of " + dir
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
 		return ": make " + dir + " writable for the user that runs rescueboxd"
 	}
 	switch code(err) {
 	case sqlite3.SQLITE_FULL:
-		return ": no space left: free some on the file system of " + dir + ", the daemon keeps running on what it has"
+		return ": no space left: free some on the file system of " + dir
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		return ": another process holds the file, most likely a second rescueboxd: stop that one"
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:

@@ -82,7 +82,7 @@ func TestFullDisk(t *testing.T) {
 	for ; err == nil && stored < 1000; stored++ {
 		err = tickets.Put(fmt.Sprint(stored), strings.Repeat("x", 10_000))
 	}
-	wants(t, err, path, "no space left", "free some", dir, "keeps running")
+	wants(t, err, path, "no space left", "free some", dir, "free some on")
 	t.Logf("after %d documents: %v", stored, err)
 	if list, err := tickets.All(); err != nil || len(list) != stored-1 {
 		t.Errorf("%d documents can be read, %v; want %d", len(list), err, stored-1)

@@ -21,6 +21,7 @@ import (
 const (
 	keepVerified   = 20
 	keepUnverified = 5
+	keepAll        = 1000 // of all machines together: with [boot] unknown every stranger is one
 )
 
 // A machine that says something new more often than that is broken or hostile;
@@ -219,11 +220,15 @@ func (d *Desk) forget(machine string, verified bool) {
 	if verified {
 		keep = keepVerified
 	}
-	old := slices.DeleteFunc(d.List(machine), func(t Ticket) bool { return t.Machine != machine || t.Verified != verified })
-	if len(old) <= keep {
-		return
-	}
-	for _, t := range old[keep:] {
+	all := d.List("")
+	old := slices.DeleteFunc(slices.Clone(all), func(t Ticket) bool { return t.Machine != machine || t.Verified != verified })
+	d.drop(old[min(keep, len(old)):])
+	d.drop(all[min(keepAll, len(all)):])
+}
+
+// drop deletes tickets, from disk first.
+func (d *Desk) drop(list []Ticket) {
+	for _, t := range list {
 		if err := d.Store.Delete(t.ID); err != nil {
 			d.log().Error("old ticket stays on disk", zap.String("ticket", t.ID), zap.NamedError("err", err))
 			continue
@@ -238,6 +243,9 @@ func (d *Desk) forget(machine string, verified bool) {
 func (d *Desk) mayChange(s sender) bool {
 	w := d.changes[s]
 	if w == nil || time.Since(w.begun) >= changeWindow {
+		if len(d.changes) >= keepAll {
+			clear(d.changes) // a storm of strangers: counting starts anew
+		}
 		w = &window{begun: time.Now()}
 		d.changes[s] = w
 	}

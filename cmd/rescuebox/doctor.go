@@ -70,11 +70,12 @@ func (c *cli) configCheck() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			result := struct {
-				File     string `json:"file"`
-				OK       bool   `json:"ok"`
-				Site     string `json:"site,omitempty"`
-				Machines int    `json:"machines"`
-				Error    string `json:"error,omitempty"`
+				File     string   `json:"file"`
+				OK       bool     `json:"ok"`
+				Site     string   `json:"site,omitempty"`
+				Machines int      `json:"machines"`
+				Warnings []string `json:"warnings,omitempty"` // settings that work, and are most likely not what was meant
+				Error    string   `json:"error,omitempty"`
 			}{File: args[0]}
 			cfg, err := config.Load(args[0])
 			if err != nil && !c.json {
@@ -84,9 +85,19 @@ func (c *cli) configCheck() *cobra.Command {
 				result.Error = err.Error()
 			} else {
 				result.OK, result.Site, result.Machines = true, cfg.Site, len(cfg.Machines)
+				for _, w := range cfg.Warnings {
+					result.Warnings = append(result.Warnings, w.Error())
+				}
 			}
 			if err := c.show(result, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s is in order: site %s, %d machines\n", result.File, result.Site, result.Machines)
+				for _, warning := range result.Warnings {
+					fmt.Fprintln(w, "warning:", warning)
+				}
+				noun := "machines"
+				if result.Machines == 1 {
+					noun = "machine"
+				}
+				_, err := fmt.Fprintf(w, "%s is in order: site %s, %d %s\n", result.File, result.Site, result.Machines, noun)
 				return err
 			}); err != nil {
 				return err
