@@ -60,9 +60,21 @@ func (l *linux) Addresses() []string {
 		}
 	}
 	sort.Strings(list)
-	first := l.source()
-	sort.SliceStable(list, func(i, j int) bool { return list[i] == first && list[j] != first })
-	return list
+	return firstOnce(l.source(), list)
+}
+
+// firstOnce puts one of the addresses first, and keeps each once: two cards on
+// one network may have the same for a moment.
+func firstOnce(first string, list []string) []string {
+	var out []string
+	for _, addr := range list {
+		if n := len(out); n > 0 && out[n-1] == addr {
+			continue
+		}
+		out = append(out, addr)
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i] == first && out[j] != first })
+	return out
 }
 
 // source is our address on the way to the box. No packet is sent.

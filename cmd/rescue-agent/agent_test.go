@@ -305,6 +305,13 @@ func TestLinux(t *testing.T) {
 	}
 }
 
+func TestFirstOnce(t *testing.T) {
+	got := fmt.Sprint(firstOnce("c", []string{"a", "a", "b", "c", "c"}))
+	if got != "[c a b]" {
+		t.Error(got)
+	}
+}
+
 func TestReady(t *testing.T) {
 	for greeting, want := range map[string]bool{"SSH-2.0-OpenSSH_9.2p1\r\n": true, "HTTP/1.1 400\r\n": false, "": false} {
 		srv, err := net.Listen("tcp", "127.0.0.1:0")

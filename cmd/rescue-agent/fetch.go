@@ -54,7 +54,7 @@ func fetchRoot(ctx context.Context, o order, path string, out io.Writer) error {
 }
 
 func (d *download) run(ctx context.Context) error {
-	fmt.Fprintf(d.out, "rescuebox: fetching the rescue system … from %s\n", d.order.URL.Host)
+	fmt.Fprintf(d.out, "rescuebox: fetching the rescue system from %s\n", d.order.URL.Host)
 	for delay := d.retry; ; delay = grow(delay, maxRetry) {
 		before := d.have
 		err := d.attempt(ctx)

@@ -81,7 +81,7 @@ func TestFetch(t *testing.T) {
 		ranges []string
 		says   string // on the console
 	}{
-		{"at once", nil, []string{""}, "fetching the rescue system …"},
+		{"at once", nil, []string{""}, "rescuebox: fetching the rescue system from 127.0.0.1:"},
 		{"refused first", []way{refuse}, []string{"", ""}, "the box answers 403 Forbidden: no order for this machine?[2J"},
 		{"broken, then resumed", []way{breakAfter(300_000, `"v1"`)}, []string{"", `bytes=300000- "v1"`}, "the connection broke after 0 of 1 MB"},
 		{"broken twice", []way{breakAfter(300_000, `"v1"`), refuse}, []string{"", `bytes=300000- "v1"`, `bytes=300000- "v1"`}, "403"},

@@ -74,7 +74,7 @@ func TestInitramfsTree(t *testing.T) {
 // The scripts are read by the shell that runs them.
 func TestScriptsParse(t *testing.T) {
 	busybox := need(t, "busybox", "busybox")
-	for _, name := range []string{"initramfs/init", "initramfs/dhcp", "root/usr/lib/rescuebox/resolv-conf"} {
+	for _, name := range []string{"initramfs/init", "initramfs/dhcp", "root/usr/lib/rescuebox/resolv-conf", "root/usr/lib/rescuebox/console"} {
 		text, err := recipe.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
