@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"time"
@@ -27,7 +28,9 @@ type peerError struct {
 	text string
 }
 
-func (e *peerError) Error() string { return "the machine broke off: " + e.text }
+func (e *peerError) Error() string {
+	return fmt.Sprintf("the machine broke off with error %d: %s", e.code, e.text)
+}
 
 // sender sends one file in lock-step: each block after the acknowledgement of
 // the one before (RFC 1350).

@@ -202,7 +202,7 @@ func TestBrokenTransferIsRecorded(t *testing.T) {
 		check func(*testing.T, *dirTree)
 	}{
 		"silent":     {func(*client) {}, brokeOff(1024, "no longer answers")},
-		"error":      {func(c *client) { c.answer([]byte("\x00\x05\x00\x03disk\x07full\x00")) }, brokeOff(1024, "broke off: disk?full")},
+		"error":      {func(c *client) { c.answer([]byte("\x00\x05\x00\x03disk\x07full\x00")) }, brokeOff(1024, "broke off with error 3: disk?full")},
 		"closed":     {func(c *client) { c.conn.Close() }, brokeOff(1024, "closed its port")},
 		"asks again": {func(c *client) { c.request(rq(opRRQ, "g", "octet")) }, brokeOff(1024, "something else")},
 	} {
