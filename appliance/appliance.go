@@ -133,7 +133,7 @@ func (b *box) parts() []part {
 	metrics := replacing{b.metrics}
 	tftpd := &tftp.Server{Addr: netip.AddrPortFrom(lan, uint16(c.TFTP.Port)), BlockSize: c.TFTP.BlockSize,
 		Tree: b.table, Log: b.logOf("tftp"), Metrics: metrics}
-	httpd := &httpboot.Server{Addr: netip.AddrPortFrom(lan, uint16(c.HTTP.Port)), RateLimit: c.HTTP.RateLimit,
+	httpd := &httpboot.Server{Site: c.Site, Addr: netip.AddrPortFrom(lan, uint16(c.HTTP.Port)), RateLimit: c.HTTP.RateLimit,
 		Tree: b.table, Agents: agents{b}, Log: b.logOf("http"), Metrics: metrics}
 	return []part{
 		{"orders", b.table.Run},
