@@ -198,7 +198,11 @@ func (s *site) site(ts *testscript.TestScript, args []string) error {
 	case "lan":
 		return s.up(ts)
 	case "up":
-		return errors.Join(s.up(ts), s.daemon("start"))
+		if err := errors.Join(s.up(ts), s.daemon("start")); err != nil {
+			return err
+		}
+		// A new box imports iPXE while it is ready already.
+		return s.until(ts, []string{"30", "ipxe +bootset", "rescuebox", "image", "list"})
 	case "restart":
 		return errors.Join(s.daemon("stop"), s.daemon("start"))
 	default:
