@@ -159,7 +159,7 @@ func TestAutoOnTheWire(t *testing.T) {
 	eventually(t, 5*time.Second, "taking over", mode(Full))
 	gets("192.168.77.1")
 
-	d = dnsmasq(t, site)
+	dnsmasq(t, site)
 	eventually(t, 5*time.Second, "stepping back", mode(Proxy))
 	gets("192.168.77.254")
 }

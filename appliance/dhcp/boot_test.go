@@ -206,6 +206,44 @@ func TestRelayOnTheWire(t *testing.T) {
 	}
 }
 
+// TestNoRouter: a machine that boots hears at once that there is no IPv6
+// router, from a real kernel's point of view; others hear nothing.
+func TestNoRouter(t *testing.T) {
+	need(t, "tcpdump", "tcpdump")
+	b := &orders{ordered: map[boot.MAC]bool{mac(1): true}}
+	l := newLAN(t)
+	l.serve(func(s *Server) { s.Boot = b })
+	for _, tt := range []struct {
+		peer string
+		mac  boot.MAC
+		want bool
+	}{{"srv01", mac(1), true}, {"srv02", mac(2), false}} {
+		in := l.peer(tt.peer, tt.mac, "")
+		if _, err := bootClient(t, tt.peer).DiscoverOffer(t.Context(), bios); err != nil {
+			t.Fatal(err)
+		}
+		dump := start(t, append(in, "tcpdump", "-l", "-e", "-n", "-vv", "-i", "eth0", "icmp6", "and", "ip6[40]", ">=", "133", "and", "ip6[40]", "<=", "134")...)
+		eventually(t, 5*time.Second, "tcpdump listens", func() bool { return strings.Contains(dump.String(), "listening") })
+		run(t, append(in, "ip", "link", "set", "eth0", "down")...)
+		run(t, append(in, "ip", "link", "set", "eth0", "up")...) // the kernel solicits with its address
+		eventually(t, 15*time.Second, "a solicitation", func() bool { return strings.Contains(dump.String(), "router solicitation") })
+		answered := func() bool { return strings.Contains(dump.String(), "router advertisement") }
+		if !tt.want {
+			time.Sleep(300 * time.Millisecond)
+			if answered() {
+				t.Errorf("%s: answered\n%s", tt.peer, dump)
+			}
+			continue
+		}
+		eventually(t, 10*time.Second, "an advertisement", answered)
+		for _, want := range []string{"[icmp6 sum ok]", "router lifetime 0s", "> " + tt.mac.String()} {
+			if !strings.Contains(dump.String(), want) {
+				t.Errorf("no %q in\n%s", want, dump)
+			}
+		}
+	}
+}
+
 func TestTimeline(t *testing.T) {
 	known := boot.Machine{Name: "srv01", MACs: []boot.MAC{mac(1)}}
 	tests := []struct {

@@ -44,7 +44,7 @@ type Relay struct {
 	Router  netip.Addr // option 3; zero: none is sent
 }
 
-// Server is the DHCP part. Set the fields, then Run it once.
+// Server is the DHCP part. Set the fields, then Run it; it may be run again after Run returned.
 type Server struct {
 	Interface  string
 	Address    netip.Prefix // our address on it, with the LAN's prefix length
@@ -117,8 +117,12 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 }
 
-// prepare checks the fields and makes what serves from them.
+// prepare checks the fields and makes what serves from them. A part that was
+// restarted goes on with the pool that it had.
 func (s *Server) prepare() error {
+	if s.started.Load() {
+		return nil
+	}
 	if s.Mode == "" {
 		s.Mode = Auto
 	}
@@ -136,6 +140,7 @@ func (s *Server) prepare() error {
 	for _, n := range nets {
 		taken = append(taken, n.router, n.prefix.Addr(), lastOf(n.prefix))
 	}
+	s.dns = nil
 	for _, a := range s.DNS {
 		s.dns = append(s.dns, a.AsSlice()...)
 	}

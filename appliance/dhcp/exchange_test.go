@@ -244,7 +244,7 @@ func TestRestartKeepsLeases(t *testing.T) {
 	put("192.168.77.112", mac(3), now.Add(-time.Hour))  // or: the clock was set forward
 	put("10.1.1.1", mac(4), now.Add(time.Hour))         // of a network that is gone
 	bubble(t, func(s *Server) { s.Store = st }, func(t *testing.T, s *Server, w *fakeWire) {
-		if l := s.Leases(); len(l) != 2 || l[1].Expires.Sub(time.Now()) > time.Hour {
+		if l := s.Leases(); len(l) != 2 || time.Until(l[1].Expires) > time.Hour {
 			t.Errorf("leases %v, want two, none for longer than an hour", l)
 		}
 		r := request(mac(1), dhcpv4.MessageTypeRequest, ciaddr("192.168.77.110"))

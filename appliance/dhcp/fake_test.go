@@ -57,7 +57,7 @@ func (o *orders) Decide(c boot.Client) (boot.Decision, error) {
 	switch {
 	case c.Program == boot.IPXE:
 		d.File = "boot.ipxe"
-	case c.Arch == boot.BIOS:
+	case c.Arch == boot.BIOS, c.Arch == boot.UnknownArch:
 		d.File = "undionly.kpxe"
 	case c.Arch.UEFI():
 		d.File = "snponly.efi"

@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
 	"go.uber.org/zap"
 
 	"rescuebox/appliance/boot"
@@ -158,6 +159,12 @@ func (s *Server) dispatch(raw []byte, port int, src netip.AddrPort) {
 	if s.roster.Load().has(mac) {
 		queue = sh.known
 	}
+	// When it is too much, half-done exchanges come first: a REQUEST that is
+	// dropped wastes the work that its DISCOVER cost.
+	if len(queue) > cap(queue)/2 && isDiscover(raw) {
+		s.drop("busy")
+		return
+	}
 	buf := s.buffers.Get().(*[]byte)
 	*buf = append((*buf)[:0], raw...)
 	select {
@@ -166,6 +173,11 @@ func (s *Server) dispatch(raw []byte, port int, src netip.AddrPort) {
 		s.drop("busy")
 		s.buffers.Put(buf)
 	}
+}
+
+// isDiscover guesses from the first option, which is where all clients have it.
+func isDiscover(raw []byte) bool {
+	return len(raw) > offOpts+6 && raw[offOpts+4] == dhcpv4.OptionDHCPMessageType.Code() && raw[offOpts+6] == byte(dhcpv4.MessageTypeDiscover)
 }
 
 // handle is a shard's work on one job. A panic costs one packet.
