@@ -171,9 +171,7 @@ func (s *Server) request(p *packet, mem *memory, a ask) {
 
 // selecting: the client takes our offer.
 func (s *Server) selecting(p *packet, mem *memory, a ask) {
-	switch err := s.commit(p, mem, a, p.requested); {
-	case err == nil:
-	case errors.Is(err, errNotYours), errors.Is(err, errShare):
+	if err := s.commit(p, mem, a, p.requested); errors.Is(err, errNotYours) || errors.Is(err, errShare) {
 		s.nak(p, "the offer is no longer open: ask again")
 	}
 }
@@ -188,16 +186,13 @@ func (s *Server) rebooting(p *packet, mem *memory, a ask, addr netip.Addr) {
 		s.nak(p, addr.String()+" is no address of this network")
 		return
 	}
-	have, err := s.pool.record(time.Now(), p.mac)
-	switch {
-	case err != nil:
+	have, known := s.pool.record(time.Now(), p.mac)
+	if !known {
 		s.drop("no record")
-	case have != addr:
-		s.nak(p, "your address is "+have.String())
-	default:
-		if err := s.commit(p, mem, a, addr); errors.Is(err, errNotYours) || errors.Is(err, errShare) {
-			s.nak(p, addr.String()+" is not available")
-		}
+		return
+	}
+	if err := s.commit(p, mem, a, addr); errors.Is(err, errNotYours) || errors.Is(err, errShare) {
+		s.nak(p, addr.String()+" is not yours, "+have.String()+" was")
 	}
 }
 

@@ -226,6 +226,9 @@ func TestNoLeaseWithoutStore(t *testing.T) {
 		if a := one(t, s, w, r); a != nil {
 			t.Fatalf("lease that is on no disk was given: %v", a.Summary())
 		}
+		if l := s.Leases(); len(l) != 0 {
+			t.Errorf("lease that is on no disk is kept: %v", l)
+		}
 		st.fail = false
 		if a := one(t, s, w, r); a == nil || a.MessageType() != dhcpv4.MessageTypeAck {
 			t.Errorf("after the disk is well again: %v", a)
