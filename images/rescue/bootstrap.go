@@ -26,6 +26,7 @@ var tools = [][2]string{
 	{"mksquashfs", "squashfs-tools"},
 	{"zstd", "zstd"},
 	{"depmod", "kmod"},
+	{"unshare", "util-linux"},
 }
 
 // checkTools names all that is missing at once.
@@ -43,7 +44,8 @@ func checkTools() error {
 }
 
 // readAgent finds the agent and makes sure that it runs where there is no libc.
-func readAgent(path, arch string) ([]byte, error) {
+func (b *build) readAgent() ([]byte, error) {
+	path := b.Agent
 	if path == "" {
 		path = findAgent()
 	}
@@ -55,9 +57,12 @@ func readAgent(path, arch string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is no Linux program: %w", path, err)
 	}
-	want := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[arch]
+	want := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[b.Arch]
 	if f.Machine != want {
-		return nil, fmt.Errorf("%s is for %v, the image is for %s", path, f.Machine, arch)
+		return nil, fmt.Errorf("%s is for %v, the image is for %s", path, f.Machine, b.Arch)
+	}
+	if f.Section(".debug_info") != nil {
+		b.logf("hint: %s holds debug information, which makes the image 5 MB larger: build it with -ldflags '-s -w'", path)
 	}
 	if slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
 		return nil, fmt.Errorf("%s is not static: build it with CGO_ENABLED=0", path)
@@ -105,12 +110,24 @@ func (b *build) bootstrap(ctx context.Context) (*os.File, error) {
 		"--include=" + strings.Join(names, ","), `--aptopt=Apt::Install-Recommends "false"`}
 	args = append(args, b.cacheHooks()...)
 	args = append(args, release, spool)
-	cmd := exec.CommandContext(ctx, "mmdebstrap", append(args, b.mirrors(ctx)...)...)
+	cmd := alone(ctx, "mmdebstrap", append(args, b.mirrors(ctx)...)...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+b.work)
 	if err := b.command(cmd); err != nil {
 		return nil, fmt.Errorf("install Debian's packages: %w", err)
 	}
 	return os.Open(spool)
+}
+
+// alone runs a program, if we are root, in namespaces of its own. As root
+// mmdebstrap mounts /dev and /sys into what it makes, and killed it leaves them
+// there, where removing the working folder would meet them. Without root it
+// makes namespaces itself.
+func alone(ctx context.Context, program string, args ...string) *exec.Cmd {
+	if os.Getuid() != 0 {
+		return exec.CommandContext(ctx, program, args...)
+	}
+	own := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--", program}
+	return exec.CommandContext(ctx, "unshare", append(own, args...)...)
 }
 
 // cacheHooks make mmdebstrap keep what it downloads.

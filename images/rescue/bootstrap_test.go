@@ -3,6 +3,7 @@ package rescue
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"os/exec"
@@ -54,19 +55,58 @@ func TestReadAgent(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if _, err := readAgent(agent, runtime.GOARCH); err != nil {
+	if _, err := tryAgent(agent, runtime.GOARCH); err != nil {
 		t.Errorf("a static program: %v", err)
 	}
 	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
 	for path, want := range map[string]string{
 		program: "is no Linux program", "/bin/ls": "is not static", filepath.Join(dir, "none"): "go build ./cmd/rescue-agent",
 	} {
-		if _, err := readAgent(path, runtime.GOARCH); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := tryAgent(path, runtime.GOARCH); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
 	}
-	if _, err := readAgent(agent, other); err == nil || !strings.Contains(err.Error(), "the image is for "+other) {
+	if _, err := tryAgent(agent, other); err == nil || !strings.Contains(err.Error(), "the image is for "+other) {
 		t.Errorf("for the wrong architecture: %v", err)
+	}
+}
+
+func tryAgent(path, arch string) ([]byte, error) {
+	b := &build{Options: Options{Agent: path, Arch: arch, Log: io.Discard}}
+	return b.readAgent()
+}
+
+// A build that is cancelled ends all it started and leaves neither mounts nor files.
+func TestCancelledBuild(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("namespaces need root")
+	}
+	need(t, "unshare", "util-linux")
+	ctx, cancel := context.WithCancel(context.Background())
+	dir := t.TempDir()
+	cmd := alone(ctx, "sh", "-c", `mkdir "$0/m" && mount -t tmpfs x "$0/m" && echo up >"$0/up" && sleep 1000`, dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(dir, "up")); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the program never started")
+		}
+	}
+	cancel()
+	cmd.Wait()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil || bytes.Contains(mounts, []byte(dir)) {
+		t.Errorf("mounts left behind: %v", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Error(err)
+	}
+	if out, _ := exec.Command("ps", "-eo", "args").Output(); bytes.Contains(out, []byte(dir)) {
+		t.Error("the program is still there")
 	}
 }
 
@@ -85,7 +125,7 @@ func TestEpochFromEnv(t *testing.T) {
 func TestCheckTools(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	err := checkTools()
-	if err == nil || !strings.Contains(err.Error(), "apt-get install --no-install-recommends mmdebstrap apt squashfs-tools zstd kmod") {
+	if err == nil || !strings.Contains(err.Error(), "apt-get install --no-install-recommends mmdebstrap apt squashfs-tools zstd kmod util-linux") {
 		t.Errorf("%v", err)
 	}
 }

@@ -123,7 +123,7 @@ func (b *build) prepare() (err error) {
 	if err := checkTools(); err != nil {
 		return err
 	}
-	if b.agent, err = readAgent(b.Agent, b.Arch); err != nil {
+	if b.agent, err = b.readAgent(); err != nil {
 		return err
 	}
 	if b.Epoch.IsZero() {
