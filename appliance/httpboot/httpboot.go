@@ -78,6 +78,8 @@ type service struct {
 
 // Run listens, calls ready, and serves until ctx is done. It then cuts the transfers.
 func (s *Server) Run(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	v := &service{Server: *s, metrics: newMetrics(s.Metrics), ctx: ctx}
 	v.defaults()
 	l, err := v.listen()
@@ -94,6 +96,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	case <-ctx.Done():
 		err = nil
 	}
+	cancel()
 	v.stop(srv)
 	return err
 }

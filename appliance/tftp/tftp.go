@@ -71,14 +71,13 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err := d.listen(); err != nil {
 		return err
 	}
+	defer d.conn.Close() // also after a panic: the part is started again, and needs the port
 	ctx, cancel := context.WithCancel(ctx)
+	defer d.wg.Wait()
+	defer cancel()
 	context.AfterFunc(ctx, func() { d.conn.SetReadDeadline(time.Unix(1, 0)) })
 	ready()
-	err := d.serve(ctx)
-	cancel()
-	d.wg.Wait()
-	d.conn.Close()
-	return err
+	return d.serve(ctx)
 }
 
 func (d *dispatcher) defaults() {
