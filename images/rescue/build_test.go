@@ -18,7 +18,7 @@ func TestBuildTwice(t *testing.T) {
 	}
 	dir := t.TempDir()
 	agent := filepath.Join(dir, "rescue-agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", agent, "rescuebox/cmd/rescue-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", agent, "rescuebox/cmd/rescue-agent")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

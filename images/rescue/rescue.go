@@ -85,7 +85,9 @@ func Build(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer os.RemoveAll(b.work)
-	if err := b.run(ctx); err != nil {
+	if err := b.run(ctx); ctx.Err() != nil {
+		return Result{}, ctx.Err()
+	} else if err != nil {
 		return Result{}, err
 	}
 	r := Result{Dir: b.Out, Sizes: b.sizes, Took: time.Since(start).Round(time.Second)}
