@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -63,20 +64,21 @@ type Server struct {
 	Log        *zap.Logger           // nil: none
 	Metrics    prometheus.Registerer // nil: none
 
-	pace    pace // zero is defaultPace; shorter in tests
-	pool    *pool
-	dns     []byte
-	arbiter *arbiter
-	prober  *prober
-	book    *book
-	roster  atomic.Pointer[roster]
-	wire    atomic.Pointer[wire]
-	index   atomic.Int64 // the interface's
-	metrics *metrics
-	started atomic.Bool
-	shards  []*shard
-	buffers sync.Pool   // of *[]byte: packets between socket and shard
-	noisy   *zap.Logger // for what anybody on the LAN can cause: samples
+	pace          pace // zero is defaultPace; shorter in tests
+	pool          *pool
+	dns           []byte
+	arbiter       *arbiter
+	prober        *prober
+	solicitations *solicitations
+	book          *book
+	roster        atomic.Pointer[roster]
+	wire          atomic.Pointer[wire]
+	index         atomic.Int64 // the interface's
+	metrics       *metrics
+	started       atomic.Bool
+	shards        []*shard
+	buffers       sync.Pool   // of *[]byte: packets between socket and shard
+	noisy         *zap.Logger // for what anybody on the LAN can cause: samples
 }
 
 const defaultLease = time.Hour
@@ -96,25 +98,39 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	s.started.Store(true)
+	if s.started.Swap(true) {
+		s.arbiter.restart(time.Now(), "DHCP started anew: listens for other DHCP servers again")
+	}
 	ready()
-	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
-		if l != nil {
-			opened := time.Now()
-			err = s.serve(ctx, l)
-			l.close()
-			if time.Since(opened) > 10*time.Second {
-				delay = 100 * time.Millisecond
-			}
-		}
-		if !sleep(ctx, delay) {
+	for {
+		err = s.serve(ctx, l)
+		l.close()
+		if ctx.Err() != nil {
 			return nil
 		}
-		s.log().Warn("DHCP sockets are opened again", zap.String("interface", s.Interface), zap.NamedError("err", err))
-		if l, err = openLink(s.Interface, s.Address.Addr()); err == nil {
-			s.arbiter.restart(time.Now(), "the interface came back: listens for other DHCP servers again")
+		s.log().Warn("DHCP sockets broke", zap.String("interface", s.Interface), zap.NamedError("err", err))
+		if l = s.reopen(ctx); l == nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		s.arbiter.restart(time.Now(), "the interface came back: listens for other DHCP servers again")
+	}
+}
+
+// reopen waits a moment for an interface that is made anew; nil says that it
+// stays away, which whoever runs the part shall know.
+func (s *Server) reopen(ctx context.Context) *link {
+	for range 50 {
+		if !sleep(ctx, 200*time.Millisecond) {
+			return nil
+		}
+		if l, err := openLink(s.Interface, s.Address.Addr()); err == nil {
+			return l
 		}
 	}
+	return nil
 }
 
 // prepare checks the fields and makes what serves from them. A part that was
@@ -145,7 +161,7 @@ func (s *Server) prepare() error {
 		s.dns = append(s.dns, a.AsSlice()...)
 	}
 	s.pool = newPool(s.Lease, s.KnownShare, nets, taken)
-	s.book, s.prober = newBook(), newProber()
+	s.book, s.prober, s.solicitations = newBook(), newProber(), newSolicitations()
 	s.metrics = newMetrics(s.Metrics)
 	s.noisy = s.log().WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(c, 10*time.Second, 10, 0)
@@ -168,8 +184,31 @@ func (s *Server) loadLeases() error {
 	if err != nil {
 		return fmt.Errorf("read the leases: %w", err)
 	}
-	s.pool.load(time.Now(), all, func(m boot.MAC) bool { return s.roster.Load().has(m) })
+	current, old := newest(all)
+	for _, l := range old {
+		if err := s.Store.Delete(l.Addr.String()); err != nil {
+			return fmt.Errorf("forget an old lease: %w", err)
+		}
+	}
+	s.pool.load(time.Now(), current, func(m boot.MAC) bool { return s.roster.Load().has(m) })
 	return nil
+}
+
+// newest parts the leases that clients had last from older ones: a client has one address.
+func newest(all []Lease) (current, old []Lease) {
+	last := map[boot.MAC]Lease{}
+	for _, l := range all {
+		have, ok := last[l.MAC]
+		switch {
+		case !ok:
+			last[l.MAC] = l
+		case l.Renewed.After(have.Renewed):
+			old, last[l.MAC] = append(old, have), l
+		default:
+			old = append(old, l)
+		}
+	}
+	return slices.Collect(maps.Values(last)), old
 }
 
 const maxRange = 1 << 16 // addresses in one pool

@@ -50,6 +50,9 @@ func (s *Server) look(p *packet) {
 // full is DHCP as RFC 2131 section 4.3 has it.
 func (s *Server) full(p *packet, mem *memory) {
 	n, err := s.pool.network(p.relay)
+	if home := s.pool.home(p.ciaddr); !p.relay.IsValid() && p.ciaddr.IsValid() && home != nil {
+		n = home // a client renews by unicast, past its relay (RFC 2131 section 4.3.2)
+	}
 	if err != nil {
 		s.drop("relay")
 		s.noisy.Warn("DHCP request through an unknown relay", zap.Stringer("mac", p.mac), zap.NamedError("err", err))

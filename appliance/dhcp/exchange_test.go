@@ -366,5 +366,34 @@ func TestRelay(t *testing.T) {
 		if len(w.arps) != 0 {
 			t.Error("ARP does not reach behind a relay")
 		}
+		take := request(mac(1), dhcpv4.MessageTypeRequest, giaddr("10.5.0.1"), want("10.5.1.1"), server("192.168.77.1"))
+		if a := one(t, s, w, take); a == nil || a.MessageType() != dhcpv4.MessageTypeAck {
+			t.Fatalf("lease through the relay: %v", a)
+		}
+		// It renews by unicast, past the relay.
+		if a := one(t, s, w, request(mac(1), dhcpv4.MessageTypeRequest, ciaddr("10.5.1.1"))); a == nil || a.MessageType() != dhcpv4.MessageTypeAck || a.dst.Addr().String() != "10.5.1.1" {
+			t.Errorf("renewal from behind the relay: %v", a)
+		}
+		if a := one(t, s, w, request(mac(1), dhcpv4.MessageTypeInform, ciaddr("10.5.1.1"))); a == nil || a.SubnetMask().String() != "ffff0000" {
+			t.Errorf("INFORM from behind the relay: %v", a)
+		}
+	})
+}
+
+// A client that changed its address left an older row in the store. After a
+// restart it has the newer one, and the older row is gone.
+func TestRestartKnowsTheNewestAddress(t *testing.T) {
+	st := &store{rows: map[string]Lease{}}
+	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // synctest's clock starts here
+	for addr, renewed := range map[string]time.Time{"192.168.77.150": now.Add(-2 * time.Hour), "192.168.77.110": now} {
+		st.rows[addr] = Lease{Addr: netip.MustParseAddr(addr), MAC: mac(1), Since: renewed, Renewed: renewed, Expires: renewed.Add(time.Hour)}
+	}
+	bubble(t, func(s *Server) { s.Store = st }, func(t *testing.T, s *Server, w *fakeWire) {
+		if a := one(t, s, w, request(mac(1), dhcpv4.MessageTypeRequest, ciaddr("192.168.77.110"))); a == nil || a.MessageType() != dhcpv4.MessageTypeAck {
+			t.Errorf("renewal after a restart: %v", a)
+		}
+		if _, left := st.rows["192.168.77.150"]; left || len(st.rows) != 1 {
+			t.Errorf("stored: %v", st.rows)
+		}
 	})
 }

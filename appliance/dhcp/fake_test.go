@@ -157,6 +157,8 @@ func (w *fakeWire) udp(_ int, to netip.AddrPort, b []byte) error {
 	return w.keep(sent{way: "udp", dst: to}, b)
 }
 
+func (w *fakeWire) ether([]byte) error { return nil }
+
 func (w *fakeWire) arp(a netip.Addr) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

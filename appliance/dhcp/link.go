@@ -33,6 +33,8 @@ type wire interface {
 	udp(from int, to netip.AddrPort, payload []byte) error
 	// arp asks who has an address.
 	arp(target netip.Addr) error
+	// ether sends a frame as it is.
+	ether(frame []byte) error
 }
 
 // link is the sockets on one interface, opened together and closed together.
@@ -96,6 +98,12 @@ func (l *link) close() {
 // frame implements wire.
 func (l *link) frame(to boot.MAC, src, dst netip.AddrPort, payload []byte) error {
 	_, err := l.raw.Write(udpFrame(l.mac, to, src, dst, payload))
+	return err
+}
+
+// ether implements wire.
+func (l *link) ether(frame []byte) error {
+	_, err := l.rs.Write(frame)
 	return err
 }
 

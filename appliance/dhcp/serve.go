@@ -94,26 +94,24 @@ func (s *Server) serve(parent context.Context, l *link) error {
 	defer cancel(nil)
 	s.index.Store(int64(l.index))
 	wg := s.work(ctx, l)
-	read := func(f func() error) { wg.Go(func() { cancel(f()) }) }
+	read := func(f func() error) { wg.Go(func() { cancel(s.caught(f)) }) }
 	read(func() error { return s.readUDP(l.main, portServer) })
 	read(func() error { return s.readUDP(l.boot, portBoot) })
-	read(func() error { return readFrames(l.raw, func(f []byte) { s.hearServer(l.mac, f) }) })
+	read(func() error { return s.readFrames(l.raw, func(f []byte) { s.hearServer(l.mac, f) }) })
+	read(func() error { return s.readFrames(l.rs, s.hearSolicitation) })
 	read(func() error {
-		return readFrames(l.rs, func(f []byte) { s.hearSolicitation(l.mac, f, l.rs.Write) })
-	})
-	read(func() error {
-		return readFrames(l.arps, func(f []byte) {
+		return s.readFrames(l.arps, func(f []byte) {
 			if mac, addr, ok := readARP(f); ok {
 				s.prober.heard(mac, addr)
 			}
 		})
 	})
-	wg.Go(func() {
+	read(func() error {
 		s.watchLink(ctx, l)
-		cancel(fmt.Errorf("interface %s is gone or was made anew", s.Interface))
+		return fmt.Errorf("interface %s is gone or was made anew", s.Interface)
 	})
 	if s.Mode == Auto {
-		wg.Go(func() { s.watchServers(ctx, l) })
+		read(func() error { s.watchServers(ctx, l); return nil })
 	}
 	<-ctx.Done()
 	l.close()
@@ -129,8 +127,8 @@ func (s *Server) work(ctx context.Context, w wire) *sync.WaitGroup {
 	for _, sh := range s.shards {
 		wg.Go(func() { sh.run(ctx, s.handle) })
 	}
+	wg.Go(func() { s.guard(func() { s.watchMachines(ctx) }) })
 	wg.Go(func() { s.prober.run(ctx, w) })
-	wg.Go(func() { s.watchMachines(ctx) })
 	s.metrics.mode(s.arbiter.now())
 	return wg
 }
@@ -143,7 +141,7 @@ func (s *Server) readUDP(c *net.UDPConn, port int) error {
 		if err != nil {
 			return fmt.Errorf("read port %d: %w", port, err)
 		}
-		s.dispatch(buf[:n], port, netip.AddrPortFrom(src.Addr().Unmap(), src.Port()))
+		s.guard(func() { s.dispatch(buf[:n], port, netip.AddrPortFrom(src.Addr().Unmap(), src.Port())) })
 	}
 }
 
@@ -180,14 +178,10 @@ func isDiscover(raw []byte) bool {
 	return len(raw) > offOpts+6 && raw[offOpts+4] == dhcpv4.OptionDHCPMessageType.Code() && raw[offOpts+6] == byte(dhcpv4.MessageTypeDiscover)
 }
 
-// handle is a shard's work on one job. A panic costs one packet.
-func (s *Server) handle(sh *shard, j job) {
-	defer func() {
-		if r := recover(); r != nil {
-			s.metrics.panics.Inc()
-			s.log().Error("a DHCP packet made the handler panic: please report this as a bug", zap.Any("panic", r), zap.Stack("stack"))
-		}
-	}()
+// handle is a shard's work on one job.
+func (s *Server) handle(sh *shard, j job) { s.guard(func() { s.do(sh, j) }) }
+
+func (s *Server) do(sh *shard, j job) {
 	if j.then != nil {
 		j.then(sh)
 		return
@@ -216,15 +210,38 @@ func (s *Server) dropBad(src netip.AddrPort, err error) {
 }
 
 // readFrames hands what a packet socket reads to f until the socket breaks.
-func readFrames(from *os.File, f func([]byte)) error {
+func (s *Server) readFrames(from *os.File, f func([]byte)) error {
 	buf := make([]byte, maxPacket+128)
 	for {
 		n, err := from.Read(buf)
 		if err != nil {
 			return err // names the socket
 		}
-		f(buf[:n])
+		s.guard(func() { f(buf[:n]) })
 	}
+}
+
+// guard does the work on one packet. A panic costs that packet, not the daemon.
+func (s *Server) guard(work func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.metrics.panics.Inc()
+			s.log().Error("a packet made the handler panic: please report this as a bug", zap.Any("panic", r), zap.Stack("stack"))
+		}
+	}()
+	work()
+}
+
+// caught does the work of a goroutine. A panic costs this part a new start, not the daemon.
+func (s *Server) caught(work func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.metrics.panics.Inc()
+			s.log().Error("DHCP panicked: please report this as a bug", zap.Any("panic", r), zap.Stack("stack"))
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return work()
 }
 
 // later queues work for a client's shard, without waiting.
@@ -249,6 +266,9 @@ func (s *Server) send(p *packet, a answer, part *bootPart) bool {
 		return false
 	}
 	s.metrics.sent.WithLabelValues(a.kind.String()).Inc()
+	if part != nil && !part.dialect.local {
+		s.noteBooting(p.mac)
+	}
 	if e := s.log().Check(zap.DebugLevel, "DHCP reply"); e != nil {
 		e.Write(zap.Stringer("mac", p.mac), zap.Stringer("type", a.kind), zap.Stringer("address", a.yiaddr))
 	}

@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
+	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
@@ -114,16 +117,73 @@ func solicitationFilter() []bpf.RawInstruction {
 	return prog
 }
 
-// hearSolicitation answers a machine that boots from us now, and nobody else.
-func (s *Server) hearSolicitation(own boot.MAC, f []byte, send func([]byte) (int, error)) {
-	mac, from, ok := readSolicitation(f)
-	if !ok || s.Boot == nil {
-		return
+// Bounds of what is remembered of solicitations: strangers send them too.
+const (
+	maxSolicitors = 256
+	askedFor      = 30 * time.Second // so long iPXE waits for an answer, and some more
+	bootsFor      = 2 * time.Minute  // from a boot file's name to the next iPXE's first packet
+)
+
+// solicitations are who asked for a router, and who was sent a boot file: the
+// question comes before the DISCOVER that tells that the machine boots from us.
+// Nothing is decided here: to be sent a boot file was the decision.
+type solicitations struct {
+	mu    sync.Mutex
+	asked *lru[boot.MAC, solicitor]
+	boots *lru[boot.MAC, time.Time]
+}
+
+type solicitor struct {
+	from netip.Addr
+	at   time.Time
+}
+
+func newSolicitations() *solicitations {
+	return &solicitations{asked: newLRU[boot.MAC, solicitor](maxSolicitors), boots: newLRU[boot.MAC, time.Time](maxSolicitors)}
+}
+
+// hear notes a solicitation and says whether it is to be answered now.
+func (q *solicitations) hear(mac boot.MAC, from netip.Addr, now time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if at, ok := q.boots.get(mac); ok && now.Sub(at) < bootsFor {
+		return true
 	}
-	if _, err := s.Boot.Decide(boot.Client{MAC: mac, Arch: boot.UnknownArch}); err != nil {
-		return
+	q.asked.put(mac, solicitor{from, now})
+	return false
+}
+
+// booting notes that a machine was sent a boot file, and returns the address of
+// a solicitation that waits for its answer.
+func (q *solicitations) booting(mac boot.MAC, now time.Time) (from netip.Addr, waits bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.boots.put(mac, now)
+	a, ok := q.asked.get(mac)
+	if !ok || now.Sub(a.at) > askedFor {
+		return netip.Addr{}, false
 	}
-	if _, err := send(advertisement(own, mac, from)); err != nil {
-		s.log().Debug("router solicitation not answered: " + err.Error())
+	q.asked.put(mac, solicitor{})
+	return a.from, true
+}
+
+// hearSolicitation answers a machine that boots from us, and nobody else.
+func (s *Server) hearSolicitation(f []byte) {
+	if mac, from, ok := readSolicitation(f); ok && s.solicitations.hear(mac, from, time.Now()) {
+		s.advertise(mac, from)
+	}
+}
+
+// noteBooting answers the solicitation that came before the DISCOVER.
+func (s *Server) noteBooting(mac boot.MAC) {
+	if from, waits := s.solicitations.booting(mac, time.Now()); waits {
+		s.advertise(mac, from)
+	}
+}
+
+func (s *Server) advertise(mac boot.MAC, to netip.Addr) {
+	w := *s.wire.Load()
+	if err := w.ether(advertisement(s.ownMAC(), mac, to)); err != nil {
+		s.noisy.Warn("router solicitation not answered: iPXE loses some seconds", zap.Stringer("mac", mac), zap.NamedError("err", err))
 	}
 }

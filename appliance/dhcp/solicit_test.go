@@ -1,8 +1,8 @@
 package dhcp
 
 import (
+	"bytes"
 	"encoding/hex"
-	"errors"
 	"testing"
 
 	"rescuebox/appliance/boot"
@@ -13,32 +13,45 @@ const solicitation = "333300000002525400123401" + "86dd" +
 	"6000000000103aff" + "fe80000000000000505400fffe123401" + "ff020000000000000000000000000002" +
 	"85007ad6000000000101525400123401"
 
-// onlyFor decides that one machine boots.
-type onlyFor boot.MAC
-
-func (o onlyFor) Decide(c boot.Client) (boot.Decision, error) {
-	if c.MAC != boot.MAC(o) {
-		return boot.Decision{}, errors.New("not ordered")
-	}
-	return boot.Decision{}, nil
+// etherWire keeps the frames that are sent as they are.
+type etherWire struct {
+	wire
+	sent [][]byte
 }
-func (onlyFor) Record(boot.Event) {}
+
+func (w *etherWire) ether(f []byte) error { w.sent = append(w.sent, f); return nil }
 
 func TestSolicitation(t *testing.T) {
 	frame, err := hex.DecodeString(solicitation)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ordered, own := boot.MAC{0x52, 0x54, 0, 0x12, 0x34, 1}, boot.MAC{2, 0, 0, 0, 0, 1}
-	answer := func(o boot.MAC, frame []byte) (sent []byte) {
-		s := &Server{Boot: onlyFor(o)}
-		s.hearSolicitation(own, frame, func(b []byte) (int, error) { sent = b; return len(b), nil })
-		return sent
+	ordered := boot.MAC{0x52, 0x54, 0, 0x12, 0x34, 1}
+	// answer is what is sent when the machine solicits a router, and when it is then sent a boot file.
+	answer := func(booting bool, frame []byte) []byte {
+		w := &etherWire{}
+		s := &Server{solicitations: newSolicitations()}
+		s.wire.Store(ptr(wire(w)))
+		s.hearSolicitation(frame)
+		if len(w.sent) > 0 {
+			t.Fatal("a machine that was sent no boot file was answered")
+		}
+		if booting {
+			s.noteBooting(ordered)
+			s.noteBooting(ordered) // OFFER and ACK: one answer
+		}
+		if len(w.sent) == 0 {
+			return nil
+		}
+		if s.hearSolicitation(frame); len(w.sent) != 2 || !bytes.Equal(w.sent[0], w.sent[1]) {
+			t.Errorf("sent %x, want the answer at the boot file and at the next solicitation", w.sent)
+		}
+		return w.sent[0]
 	}
-	want := "525400123401020000000001" + "86dd" +
-		"6000000000103aff" + "fe80000000000000000000fffe000001" + "fe80000000000000505400fffe123401" +
+	want := "525400123401000000000000" + "86dd" +
+		"6000000000103aff" + "fe80000000000000020000fffe000000" + "fe80000000000000505400fffe123401" +
 		"8600" + "%sum" + "000000000000000000000000"
-	got := answer(ordered, frame)
+	got := answer(true, frame)
 	if len(got) != lenEther+lenIPv6+lenAdvertisement {
 		t.Fatalf("answer of %d bytes", len(got))
 	}
@@ -50,7 +63,7 @@ func TestSolicitation(t *testing.T) {
 	if c := sum(sum(sum(0, ip[8:40]), []byte{0, lenAdvertisement, 0, protoICMP}), ip[lenIPv6:]); c != 0xffff {
 		t.Errorf("checksum leaves %04x", c)
 	}
-	if answer(own, frame) != nil {
+	if answer(false, frame) != nil {
 		t.Error("a machine that nobody ordered anything for was answered")
 	}
 	for name, change := range map[string]func(f []byte){
@@ -62,11 +75,13 @@ func TestSolicitation(t *testing.T) {
 	} {
 		bad := append([]byte(nil), frame...)
 		change(bad)
-		if answer(ordered, bad) != nil {
+		if answer(true, bad) != nil {
 			t.Errorf("%s: answered", name)
 		}
 	}
 }
+
+func ptr[T any](v T) *T { return &v }
 
 func FuzzReadSolicitation(f *testing.F) {
 	frame, _ := hex.DecodeString(solicitation)
