@@ -107,8 +107,8 @@ func assemble(o Options) (*box, error) {
 
 // run starts the parts, tells systemd when they have settled, and waits for their end.
 func (b *box) run(ctx context.Context) error {
+	b.importIPXE() // before anybody is told that we are ready: an order needs it
 	b.sup.start(ctx, b.parts())
-	b.sup.wg.Go(b.importIPXE)
 	if b.sup.settle(ctx) {
 		b.Log.Info("rescuebox is ready", zap.String("site", b.Config.Site), zap.String("version", b.Version),
 			zap.Duration("after", time.Since(b.started)))

@@ -292,6 +292,22 @@ func TestLastFileEndsOrder(t *testing.T) {
 	}
 }
 
+// A program that iPXE starts may never acknowledge its own last bytes: the
+// script's word that all is loaded ends the order too, but not one that waits for its agent.
+func TestLoadedEndsOrder(t *testing.T) {
+	table := New(testConfig(t, newMemory()))
+	arm(t, table, "setup", 0)
+	fetch(t, table, Path(mac1, "loaded"))
+	if o := table.AllOrders(1)[0]; o.State != Done {
+		t.Errorf("order is %s", o.State)
+	}
+	arm(t, table, "rescue", 0)
+	fetch(t, table, Path(mac1, "loaded"))
+	if _, open := table.OpenOrder("srv01"); !open {
+		t.Error("the order ended before the agent's report")
+	}
+}
+
 func TestExpiry(t *testing.T) {
 	m := newMemory()
 	c := testConfig(t, m)

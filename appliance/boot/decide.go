@@ -38,6 +38,10 @@ const (
 	nbpBIOS   = "undionly.kpxe" // uses the firmware's own network driver, as snponly.efi does:
 	nbpUEFI   = "snponly.efi"   // a native driver bounces the link and hangs on some machines (ipxe#972, #1337)
 	nbpScript = "boot.ipxe"
+	// loadedMark is what the script asks for when all files are in the machine's
+	// memory. It starts them at once, and the acknowledgement of the last
+	// bytes may never leave it: seen with memtest86+ under UEFI.
+	loadedMark = "loaded"
 )
 
 // Decide says what the client boots, or refuses with a *Refusal. It is asked

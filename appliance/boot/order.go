@@ -190,20 +190,27 @@ func (t *Table) begin(orderID string) {
 	}
 }
 
-// served notes a file that went out whole and ends the order where that was the last one.
-func (t *Table) served(orderID, file string, img images.Image) {
+// served notes files that went out whole and ends the order where the last one is among them.
+func (t *Table) served(orderID string, img images.Image, files ...string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o, ok := t.orders[orderID]
-	if !ok || !o.State.Open() || slices.Contains(o.Served, file) {
+	if !ok || !o.State.Open() {
 		return
 	}
-	o.Served = append(slices.Clip(o.Served), file)
-	if img.Up == images.Served && complete(img, o.Served) {
+	before := len(o.Served)
+	for _, f := range files {
+		if !slices.Contains(o.Served, f) {
+			o.Served = append(slices.Clip(o.Served), f)
+		}
+	}
+	switch {
+	case len(o.Served) == before:
+	case img.Up == images.Served && complete(img, o.Served):
 		t.logged(t.endLocked(o, Done, o.Machine+" has loaded all of "+img.Name, time.Now()), o)
-		return
+	default:
+		t.logged(t.putLocked(o), o)
 	}
-	t.logged(t.putLocked(o), o)
 }
 
 // complete reports whether all that the machine's kernel stage loads went out.

@@ -25,6 +25,7 @@ kernel {{.URL}}/${kernel} {{.Cmdline}} || goto again
 {{- range .Initrd}}
 initrd {{$.URL}}/{{.}} || goto again
 {{- end}}
+imgfetch --name {{.Loaded}} {{.URL}}/{{.Loaded}} && imgfree {{.Loaded}} ||
 boot || goto again
 :again
 inc tries
@@ -64,7 +65,7 @@ func ipxeScript(d Decision, mac MAC, server string) ([]byte, error) {
 	}
 	var script bytes.Buffer
 	err = ipxeTemplate.Execute(&script, map[string]any{"Title": title, "Machine": d.Machine.Name, "URL": url,
-		"Kernel": img.Kernel, "KernelEFI": efi, "Initrd": img.Initrd, "Cmdline": cmdline})
+		"Kernel": img.Kernel, "KernelEFI": efi, "Initrd": img.Initrd, "Cmdline": cmdline, "Loaded": loadedMark})
 	if err != nil {
 		return nil, fmt.Errorf("boot script of %s: %w", img.Name, err)
 	}

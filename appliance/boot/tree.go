@@ -60,7 +60,7 @@ func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 	if err == nil {
 		f, err = t.find(d, mac, name)
 	}
-	if err == nil && f.SHA256 == "" {
+	if err == nil && f.SHA256 == "" { // a script, or the word that it has done its work
 		err = t.ownScript(d, from)
 	}
 	if err != nil {
@@ -126,6 +126,9 @@ func (t *Table) find(d Decision, mac MAC, name string) (*File, error) {
 	for _, n := range []string{name, path.Base(name)} {
 		if n == nbpScript || n == "autoexec.ipxe" {
 			return t.script(d, mac)
+		}
+		if n == loadedMark {
+			return &File{ReadSeeker: strings.NewReader("ok\n"), Name: loadedMark, Size: 3}, nil
 		}
 		for _, i := range []func() (images.Image, error){
 			func() (images.Image, error) { return d.Image, nil },
@@ -199,7 +202,7 @@ func (t *Table) ownScript(d Decision, from netip.Addr) error {
 func (t *Table) tellStart(f *File, mac MAC) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.onceLocked(f.Decision.Order.ID, f.Name, maxToldFiles) {
+	if f.Name == loadedMark || !t.onceLocked(f.Decision.Order.ID, f.Name, maxToldFiles) {
 		return
 	}
 	e := Event{Step: StepFile, Order: f.Decision.Order.ID, Machine: f.Decision.Machine.Name, MAC: mac,
@@ -253,10 +256,14 @@ func (t *Table) Progress(f *File, n int64) {
 
 // Served tells that a file went out to its last byte.
 func (t *Table) Served(f *File) {
+	if f.Name == loadedMark {
+		t.served(f.Decision.Order.ID, f.Decision.Image, append(f.Decision.Image.Loads(false), f.Decision.Image.Loads(true)...)...)
+		return
+	}
 	if f.SHA256 == "" {
 		return // the script that brings the files: its start is enough
 	}
 	t.Record(Event{Step: StepFile, Order: f.Decision.Order.ID, Machine: f.Decision.Machine.Name,
 		File: f.Name, Bytes: f.Size, Total: f.Size, Text: fmt.Sprintf("has %s (%d bytes)", f.Name, f.Size)})
-	t.served(f.Decision.Order.ID, f.Name, f.Decision.Image)
+	t.served(f.Decision.Order.ID, f.Decision.Image, f.Name)
 }

@@ -77,6 +77,7 @@ imgfree
 iseq ${platform} efi && set kernel vmlinuz || set kernel vmlinuz
 kernel http://192.168.77.1/boot/525400123457/${kernel} initrd=initrd.img rescuebox.url=http://192.168.77.1/boot/525400123457/root.squashfs rescuebox.sha256=4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2 rescuebox.token=TOKEN || goto again
 initrd http://192.168.77.1/boot/525400123457/initrd.img || goto again
+imgfetch --name loaded http://192.168.77.1/boot/525400123457/loaded && imgfree loaded ||
 boot || goto again
 `
 	if !strings.HasPrefix(got, want) {

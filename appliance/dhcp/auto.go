@@ -38,6 +38,11 @@ func defaultPace() pace {
 	return pace{start: 1500 * time.Millisecond, full: 10 * time.Second, proxy: 15 * time.Second, startMisses: 3, proxyMisses: 3}
 }
 
+// settling is how long after its start, or after the cable came back, a full
+// server keeps probing fast: spanning tree may have held its own port shut for
+// 50 s, so that the silence of the first probes meant nothing.
+const settling = 75 * time.Second
+
 const (
 	maxServers   = 16               // remembered, the longest unheard of forgotten first
 	serverMemory = 10 * time.Minute // and none longer than that
@@ -73,15 +78,16 @@ type arbiter struct {
 	mode    Mode
 	why     string
 	since   time.Time
-	sent    bool // a probe went out since the last judgement
-	heard   bool // and was answered
+	began   time.Time // of listening
+	sent    bool      // a probe went out since the last judgement
+	heard   bool      // and was answered
 	misses  int
 	servers map[netip.Addr]OtherServer
 	changed func(from, to Mode, why string) // called with the lock held
 }
 
 func newArbiter(m Mode, self netip.Addr, p pace, now time.Time) *arbiter {
-	a := &arbiter{self: self, pace: p, mode: m, why: "configured", since: now, servers: map[netip.Addr]OtherServer{}}
+	a := &arbiter{self: self, pace: p, mode: m, why: "configured", since: now, began: now, servers: map[netip.Addr]OtherServer{}}
 	if m == Auto {
 		a.auto, a.mode, a.why = true, Listening, "listens for other DHCP servers before it answers"
 	}
@@ -115,7 +121,7 @@ func (a *arbiter) probe(now time.Time) time.Duration {
 		a.become(Full, fmt.Sprintf("the other DHCP server has been silent for %d probes", a.misses), now)
 	}
 	switch {
-	case a.auto && a.mode == Listening:
+	case a.auto && (a.mode == Listening || a.mode == Full && now.Sub(a.began) < settling):
 		return a.pace.start
 	case a.auto && a.mode == Full:
 		return a.pace.full
@@ -142,7 +148,7 @@ func (a *arbiter) hear(now time.Time, s OtherServer) {
 func (a *arbiter) restart(now time.Time, why string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.sent, a.heard, a.misses = false, false, 0
+	a.sent, a.heard, a.misses, a.began = false, false, 0, now
 	if a.auto && a.mode != Listening {
 		a.become(Listening, why, now)
 	}

@@ -41,6 +41,7 @@ func TestArbiter(t *testing.T) {
 		{"two missed probes are no death", Auto, siteDHCP, []span{{0, 100 * s}, {134 * s, 9000 * s}}, []at{{140 * s, Proxy}, {200 * s, Proxy}}},
 		{"a proxy is no server", Auto, OtherServer{Addr: siteDHCP.Addr, Proxy: true}, []span{{0, 9000 * s}}, []at{{5 * s, Full}}},
 		{"a box with a higher address steps back itself", Auto, OtherServer{Addr: siteDHCP.Addr, Box: true}, []span{{0, 9000 * s}}, []at{{5 * s, Full}, {60 * s, Full}}},
+		{"its port was blocked for 50 s", Auto, siteDHCP, []span{{50 * s, 9000 * s}}, []at{{5 * s, Full}, {49 * s, Full}, {52 * s, Proxy}}},
 		{"a box with a lower address serves", Auto, OtherServer{Addr: netip.MustParseAddr("10.0.0.1"), Box: true}, []span{{0, 9000 * s}}, []at{{5 * s, Proxy}}},
 		{"full stays full", Full, siteDHCP, []span{{0, 9000 * s}}, []at{{5 * s, Full}, {60 * s, Full}}},
 		{"proxy stays proxy", Proxy, siteDHCP, nil, []at{{5 * s, Proxy}, {600 * s, Proxy}}},

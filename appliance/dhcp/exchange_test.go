@@ -397,3 +397,14 @@ func TestRestartKnowsTheNewestAddress(t *testing.T) {
 		}
 	})
 }
+
+// A box that is configured as the full server does not give way to one with a
+// lower address: it answers that one's probe as any server would.
+func TestConfiguredBoxAnswersProbe(t *testing.T) {
+	bubble(t, func(s *Server) { s.Mode, s.Address = Full, netip.MustParsePrefix("192.168.77.5/24") }, func(t *testing.T, s *Server, w *fakeWire) {
+		probe := request(mac(9), dhcpv4.MessageTypeInform, ciaddr("192.168.77.1"), text(60, boxClass+" 192.168.77.1"))
+		if a := one(t, s, w, probe); a == nil || a.MessageType() != dhcpv4.MessageTypeAck || a.Options.Has(dhcpv4.OptionClassIdentifier) {
+			t.Errorf("answer to the probe: %v", a)
+		}
+	})
+}

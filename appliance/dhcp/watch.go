@@ -114,7 +114,8 @@ func otherServer(d *dhcpv4.DHCPv4, dg datagram) (OtherServer, bool) {
 
 // peerProbe handles the probe of another rescuebox. The lower address serves:
 // to us a lower one is as good as a server that answers. A higher one is told
-// by the ACK to its INFORM; its DISCOVER costs no address.
+// by the ACK to its INFORM; its DISCOVER costs no address. A box that is
+// configured as the full server does not give way: to the other one it is like any server.
 func (s *Server) peerProbe(p *packet) (isProbe bool) {
 	rest, ok := strings.CutPrefix(p.class, boxClass+" ")
 	if !ok {
@@ -123,6 +124,12 @@ func (s *Server) peerProbe(p *packet) (isProbe bool) {
 	peer, err := netip.ParseAddr(rest)
 	self := s.Address.Addr()
 	if err != nil || !peer.Is4() || peer == self {
+		return true
+	}
+	if s.Mode == Full {
+		if p.kind == dhcpv4.MessageTypeInform {
+			s.send(p, answer{kind: dhcpv4.MessageTypeAck, server: self}, nil)
+		}
 		return true
 	}
 	if peer.Less(self) {

@@ -32,11 +32,35 @@ type download struct {
 	shown time.Time
 	stall time.Duration
 	retry time.Duration
+
+	damaged int       // times that the whole arrived with a wrong hash
+	refused time.Time // since when the box says nothing but no; zero: it does not
+	patient time.Duration
 }
+
+// What no retry cures: the image was built anew since the command line was
+// written, or the order is gone. A short "no" may be a box that restarts.
+const (
+	maxDamaged  = 3
+	noForSoLong = 5 * time.Minute
+)
+
+// withdrawn says that the box no longer has what the command line names. To
+// boot again is what helps: by the order if there is one, else from the own disk.
+type withdrawn struct{ err error }
+
+func (e *withdrawn) Error() string { return e.err.Error() }
+
+var errDamaged = errors.New("the rescue system has a wrong SHA-256")
+
+// refusal is an answer in which the box says no.
+type refusal struct{ text string }
+
+func (e *refusal) Error() string { return e.text }
 
 // fetchRoot fetches the root file system into path and returns only when it is
 // whole and has the SHA-256 of the command line, or ctx is done, or the
-// command line is wrong, or the memory is full.
+// command line is wrong, or the memory is full, or the box has withdrawn it.
 func fetchRoot(ctx context.Context, o order, path string, out io.Writer) error {
 	if o.URL == nil || o.SHA256 == "" {
 		return &badCmdline{"the kernel command line needs rescuebox.url= and rescuebox.sha256="}
@@ -46,7 +70,7 @@ func fetchRoot(ctx context.Context, o order, path string, out io.Writer) error {
 		return fmt.Errorf("keep the rescue system in memory: %w", err)
 	}
 	defer f.Close()
-	d := &download{order: o, out: out, file: f, stall: stallLimit, retry: firstRetry}
+	d := &download{order: o, out: out, file: f, stall: stallLimit, retry: firstRetry, patient: noForSoLong}
 	if err := d.run(ctx); err != nil {
 		return err
 	}
@@ -83,6 +107,19 @@ func (d *download) final(ctx context.Context, err error) error {
 	var disk *os.PathError
 	if errors.As(err, &disk) {
 		return fmt.Errorf("keep the rescue system in memory: %w (this machine needs at least 1 GB of RAM)", err)
+	}
+	var no *refusal
+	switch {
+	case errors.Is(err, errDamaged):
+		if d.damaged++; d.damaged >= maxDamaged {
+			return &withdrawn{err}
+		}
+	case !errors.As(err, &no):
+		d.refused = time.Time{}
+	case d.refused.IsZero():
+		d.refused = time.Now()
+	case time.Since(d.refused) >= d.patient:
+		return &withdrawn{err}
 	}
 	return nil
 }
@@ -155,7 +192,11 @@ func (d *download) accept(res *http.Response) error {
 		return errors.Join(errors.New("the box has a shorter file than before"), d.restart())
 	}
 	text, _ := io.ReadAll(io.LimitReader(res.Body, 300))
-	return fmt.Errorf("the box answers %s: %s", res.Status, printable(string(text)))
+	answer := fmt.Sprintf("the box answers %s: %s", res.Status, printable(string(text)))
+	if res.StatusCode/100 == 4 {
+		return &refusal{answer}
+	}
+	return errors.New(answer)
 }
 
 // restart throws away what is here.
@@ -221,7 +262,7 @@ func (d *download) check(ctx context.Context) error {
 		"THE RESCUE SYSTEM ARRIVED DAMAGED (wrong SHA-256) and is not started.",
 		"want "+d.order.SHA256, "have "+got,
 		"It is fetched again. You need not do anything.")
-	return errors.Join(errors.New("the rescue system has a wrong SHA-256"), d.restart())
+	return errors.Join(errDamaged, d.restart())
 }
 
 // sum runs sha256sum. On processors without instructions for it Go's own is

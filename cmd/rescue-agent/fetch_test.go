@@ -72,6 +72,19 @@ func refuse(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "no order for this machine\x1b[2J", http.StatusForbidden)
 }
 
+// breakThenRefuse sends a part of the file once, and then only refuses.
+func breakThenRefuse() func(http.ResponseWriter, *http.Request) {
+	first := breakAfter(300_000, `"v1"`)
+	n := 0
+	return func(w http.ResponseWriter, r *http.Request) {
+		if n++; n == 1 {
+			first(w, r)
+			return
+		}
+		refuse(w, r)
+	}
+}
+
 func TestFetch(t *testing.T) {
 	other := append([]byte("other "), content...)
 	type way = func(http.ResponseWriter, *http.Request)
@@ -137,6 +150,30 @@ func fetchFrom(t *testing.T, box http.Handler) (console string, got []byte, err 
 }
 
 func TestFetchEnds(t *testing.T) {
+	for name, way := range map[string]func(http.ResponseWriter, *http.Request){
+		"the order is gone":         refuse,
+		"the image was built anew":  serve([]byte("another image"), `"v2"`),
+		"gone after a broken start": breakThenRefuse(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := httptest.NewServer(http.HandlerFunc(way))
+			defer srv.Close()
+			f, err := os.Create(filepath.Join(t.TempDir(), "root"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			u, _ := url.Parse(srv.URL)
+			d := &download{order: order{URL: u, SHA256: strings.Repeat("0", 64)}, out: &bytes.Buffer{}, file: f,
+				stall: time.Second, retry: time.Millisecond, patient: 20 * time.Millisecond}
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			var gone *withdrawn
+			if err := d.run(ctx); !errors.As(err, &gone) {
+				t.Errorf("got %v, want the end of trying", err)
+			}
+		})
+	}
 	t.Run("without a hash", func(t *testing.T) {
 		var bad *badCmdline
 		u, _ := url.Parse("http://127.0.0.1:1/x")

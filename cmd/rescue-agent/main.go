@@ -20,10 +20,11 @@ import (
 	"syscall"
 )
 
-// Exit codes. The initramfs retries after all but exitUsage.
+// Exit codes. The initramfs retries after exitFailed only.
 const (
-	exitFailed = 1
-	exitUsage  = 2 // the command line is wrong: trying again cannot help
+	exitFailed    = 1
+	exitUsage     = 2 // the command line is wrong: trying again cannot help
+	exitWithdrawn = 3 // the box no longer has what the command line names
 )
 
 func main() {
@@ -37,6 +38,10 @@ func main() {
 	var bad *badCmdline
 	if errors.As(err, &bad) {
 		os.Exit(exitUsage)
+	}
+	var gone *withdrawn
+	if errors.As(err, &gone) {
+		os.Exit(exitWithdrawn)
 	}
 	os.Exit(exitFailed)
 }

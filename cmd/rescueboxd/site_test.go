@@ -198,11 +198,7 @@ func (s *site) site(ts *testscript.TestScript, args []string) error {
 	case "lan":
 		return s.up(ts)
 	case "up":
-		if err := errors.Join(s.up(ts), s.daemon("start")); err != nil {
-			return err
-		}
-		// A new box imports iPXE while it is ready already.
-		return s.until(ts, []string{"30", "ipxe +bootset", "rescuebox", "image", "list"})
+		return errors.Join(s.up(ts), s.daemon("start"))
 	case "restart":
 		return errors.Join(s.daemon("stop"), s.daemon("start"))
 	default:
