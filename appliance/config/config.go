@@ -4,8 +4,10 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"time"
@@ -149,6 +151,9 @@ const maxSize = 1 << 20
 // Load reads and checks a file.
 func Load(path string) (*Config, error) {
 	text, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the site's configuration: %w (hint: check the path; /usr/share/doc/rescuebox/minimal.toml is one to begin with)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the site's configuration: %w", err)
 	}

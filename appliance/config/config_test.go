@@ -296,7 +296,7 @@ func TestLoad(t *testing.T) {
 	missing := filepath.Join(dir, "missing")
 	for path, want := range map[string]string{
 		write("good", least): "",
-		missing:              fmt.Sprintf("read the site's configuration: stat %s: no such file or directory", missing),
+		missing:              fmt.Sprintf("read the site's configuration: stat %s: no such file or directory (hint: check the path; /usr/share/doc/rescuebox/minimal.toml is one to begin with)", missing),
 		dir:                  fmt.Sprintf("read the site's configuration: %s is no regular file", dir),
 		pipe:                 fmt.Sprintf("read the site's configuration: %s is no regular file", pipe),
 		large:                large + ":1: the file is larger than 1024 KiB (hint: this is hardly a configuration: check the path)",
