@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // box stands for the rescue box: it answers from a list, the last answer for ever.
@@ -242,27 +244,47 @@ func TestKeysRefused(t *testing.T) {
 
 // The box goes away and comes back at another time: nobody is at hand to restart the agent.
 func TestBoxAway(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr, open := closedPort(t)
 	b := &box{keys: []answer{{200, keys}}, up: []answer{{204, ""}}}
 	r := start(t, b)
 	r.order.Server.Host = addr // before there is an address nothing is sent
 	r.machine.set(true, "192.168.77.100")
 	until(t, "a complaint", func() bool { return strings.Contains(r.console.String(), "connection refused") })
-	l, err = net.Listen("tcp", addr)
-	if err != nil {
-		t.Skipf("somebody took the port: %v", err)
-	}
 	srv := &http.Server{Handler: b}
-	go srv.Serve(l)
+	go srv.Serve(open())
 	defer srv.Close()
 	until(t, "a report to the box that came back", func() bool { return len(r.reports()) == 1 })
 	if n := strings.Count(r.console.String(), "connection refused"); n != 1 {
 		t.Errorf("%d complaints of one trouble", n)
+	}
+}
+
+// closedPort is a port of this machine that nobody listens at, and nobody else
+// can take, until it is opened.
+func closedPort(t *testing.T) (addr string, open func() net.Listener) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "closed port")
+	t.Cleanup(func() { f.Close() })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", sa.(*unix.SockaddrInet4).Port), func() net.Listener {
+		if err := unix.Listen(fd, 16); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.FileListener(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
 	}
 }
 
