@@ -41,6 +41,7 @@ type Image struct {
 	Initrd    []string  `toml:"initrd,omitempty"`     // file names, in order
 	Cmdline   string    `toml:"cmdline,omitempty"`    // text/template over Args
 	Up        Signal    `toml:"up,omitempty"`
+	ISO       *ISO      `toml:"iso,omitempty"` // the image as one file, for UEFI HTTP Boot and virtual media
 	Files     []File    `toml:"file"`
 	Dir       string    `toml:"-"`
 }
@@ -50,6 +51,21 @@ type File struct {
 	Name   string `toml:"name"`
 	Size   int64  `toml:"size"`
 	SHA256 string `toml:"sha256"` // hexadecimal
+	// Of a PE program: what it runs on, as Debian names it, and who has signed
+	// it, such as "Microsoft UEFI CA 2023". Both are empty for any other file.
+	Arch    string   `toml:"arch,omitempty"`
+	Signers []string `toml:"signers,omitempty"`
+}
+
+// ISO is a file of the image that firmware boots as a whole: a disk with
+// loader, kernel and initrd in it. A GRUB configuration of fixed size lies in
+// it at a known place, so that an order's kernel arguments can be put
+// over it while it is served.
+type ISO struct {
+	File     string `toml:"file"`
+	ConfigAt int64  `toml:"config_at"` // offset in the file
+	// ConfigSize is the size of the place in bytes; what is shorter is filled up with line feeds.
+	ConfigSize int64 `toml:"config_size"`
 }
 
 // Loads lists the files that a machine's firmware and loaders fetch, in the
@@ -73,6 +89,22 @@ func (i Image) File(name string) (File, bool) {
 		return File{}, false
 	}
 	return i.Files[n], true
+}
+
+// Loader finds the first of several boot programs that the image has for a
+// CPU (Debian's name; "" is any). What a file without a known architecture runs
+// on only its name tells; x64 is what there was when that was not noted yet.
+func (i Image) Loader(cpu string, names ...string) (File, bool) {
+	for _, name := range names {
+		if f, ok := i.File(name); ok && f.runsOn(cpu) {
+			return f, true
+		}
+	}
+	return File{}, false
+}
+
+func (f File) runsOn(cpu string) bool {
+	return cpu == "" || f.Arch == cpu || f.Arch == "" && cpu == "amd64"
 }
 
 // Size is the sum of the sizes of the image's files.

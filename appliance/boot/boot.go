@@ -25,11 +25,16 @@ import (
 type Machine struct {
 	Name    string
 	MACs    []MAC
-	UUID    UUID       // zero if not given
-	Image   string     // standing assignment: what it boots without an order; "" is its own disk
-	Chain   Chain      // "" leaves the choice to the table
-	Address netip.Addr // reserved address; zero if none
-	Adopted bool       // taken over from the LAN by an admin, not named in the file of the site
+	UUID    UUID   // zero if not given
+	Image   string // standing assignment: what it boots without an order; "" is its own disk
+	Chain   Chain  // "" leaves the choice to the table
+	BootSet string // where its boot programs come from first; "" is the site's
+	Dialect string // how DHCP talks to it, a name of package dhcp; "" finds out
+	// SecureBoot is what the file of the site says of its firmware. What the
+	// agent has reported from it counts where the file says nothing.
+	SecureBoot SecureBoot
+	Address    netip.Addr // reserved address; zero if none
+	Adopted    bool       // taken over from the LAN by an admin, not named in the file of the site
 }
 
 // Chain is how an image reaches a machine.
@@ -37,7 +42,9 @@ type Chain string
 
 // The chains.
 const (
-	ChainIPXE Chain = "ipxe" // firmware → iPXE → kernel and initrd over HTTP
+	ChainIPXE    Chain = "ipxe"    // firmware → iPXE → kernel and initrd over HTTP
+	ChainShim    Chain = "shim"    // firmware → shim → GRUB → kernel, all of it signed; by HTTP Boot in one ISO
+	ChainWindows Chain = "windows" // Microsoft's own loaders
 )
 
 // Orders keeps orders over restarts; state.Table does.
@@ -65,14 +72,18 @@ type Config struct {
 	Unknown  string        // what machines boot that nobody named: "local" (or "") or an image's name
 	TTL      time.Duration // of an order that does not say; 0 is 30 minutes
 	Server   string        // where booted clients reach our HTTP: "http://192.168.77.1"
-	BootSet  string        // the boot set with iPXE; "" is "ipxe"
+	Chain    Chain         // of machines that name none; "" chooses by firmware
+	BootSet  string        // where boot programs come from first; "" is the built-in ones
 	Images   *images.Library
 	Orders   Orders
 	Events   Events
 	Adopted  Adopted                      // nil: Adopt is refused
+	Firmware FirmwareStates               // what machines have reported of their firmware; nil: forgotten at the end
 	MACOf    func(netip.Addr) (MAC, bool) // whose address it is, for paths that name no MAC; may be nil
-	Log      *zap.Logger                  // nil: none
-	Metrics  prometheus.Registerer        // nil: none
+	// BlockSize is the largest TFTP block that a client's ROM stands; 0 or a nil function is no limit.
+	BlockSize func(MAC) int
+	Log       *zap.Logger           // nil: none
+	Metrics   prometheus.Registerer // nil: none
 }
 
 // keptOrders is how many ended orders stay in the store.
@@ -92,6 +103,7 @@ type Table struct {
 	open     map[string]*entry // by machine's name: the one open order
 	wake     chan struct{}     // tells Run that the next expiry may have moved
 	seen     sightings
+	firmware map[string]FirmwareState // by machine's name
 
 	timeline timeline
 }
@@ -101,9 +113,6 @@ type Table struct {
 func New(c Config) *Table {
 	if c.TTL == 0 {
 		c.TTL = 30 * time.Minute
-	}
-	if c.BootSet == "" {
-		c.BootSet = "ipxe"
 	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()
@@ -123,6 +132,7 @@ func New(c Config) *Table {
 	}
 	t.timeline = timeline{store: c.Events, watchers: map[chan Event]bool{}}
 	t.loadMachines()
+	t.loadFirmware()
 	t.loadOrders()
 	return t
 }

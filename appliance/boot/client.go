@@ -140,8 +140,30 @@ func (a Arch) String() string {
 	return fmt.Sprintf("architecture %d", uint16(a))
 }
 
-// UEFI reports whether the architecture is UEFI x64.
-func (a Arch) UEFI() bool { return a == UEFIX64 || a == UEFIEBC }
+// UEFI reports whether the architecture is any UEFI, by PXE or by HTTP Boot.
+func (a Arch) UEFI() bool {
+	return a == UEFIIA32 || a == UEFIX64 || a >= UEFIEBC && a <= UEFIARM64 || a >= HTTPIA32 && a <= HTTPARM64
+}
+
+// HTTP reports whether the client loads everything by HTTP: UEFI HTTP Boot
+// (UEFI specification 2.10, section 24.7).
+func (a Arch) HTTP() bool { return a >= HTTPIA32 && a <= HTTPBIOS }
+
+// CPU is what programs for the architecture are made for, as Debian names it;
+// "" if that is not known. EBC is what some x64 firmware calls itself.
+func (a Arch) CPU() string {
+	switch a {
+	case BIOS, UEFIX64, UEFIEBC, HTTPX64, HTTPEBC, HTTPBIOS:
+		return "amd64"
+	case UEFIARM64, HTTPARM64:
+		return "arm64"
+	case UEFIIA32, HTTPIA32:
+		return "i386"
+	case UEFIARM32, HTTPARM32:
+		return "armhf"
+	}
+	return ""
+}
 
 // Program is what sent a boot request.
 type Program string

@@ -18,6 +18,7 @@ type Decision struct {
 	// File is what the client loads next: a name in the machine's own folder
 	// of the tree (see Path), such as "undionly.kpxe" or "boot.ipxe".
 	File string
+	CPU  string // what the client's programs are made for, as Debian names it; "" if not known
 }
 
 // Refusal is the error of Decide, Open, Arm and the like: a "no" with its reason.
@@ -25,24 +26,15 @@ type Refusal struct {
 	Reason string // one sentence for the log, the TFTP error and the HTTP body
 	Hint   string // what to do; may be ""
 	Local  bool   // nothing is wrong: nobody ordered anything, the machine boots its own disk
-	Err    error  // what it is about, such as *images.NotFound; may be nil
+	// Optional: a loader asked for a file that it can do without.
+	Optional bool
+	Err      error // what it is about, such as *images.NotFound; may be nil
 }
 
 func (r *Refusal) Error() string { return r.Reason }
 
 // Unwrap gives Err to errors.As.
 func (r *Refusal) Unwrap() error { return r.Err }
-
-// Names of the files that a chain begins with, in the boot set.
-const (
-	nbpBIOS   = "undionly.kpxe" // uses the firmware's own network driver, as snponly.efi does:
-	nbpUEFI   = "snponly.efi"   // a native driver bounces the link and hangs on some machines (ipxe#972, #1337)
-	nbpScript = "boot.ipxe"
-	// loadedMark is what the script asks for when all files are in the machine's
-	// memory. It starts them at once, and the acknowledgement of the last
-	// bytes may never leave it: seen with memtest86+ under UEFI.
-	loadedMark = "loaded"
-)
 
 // Decide says what the client boots, or refuses with a *Refusal. It is asked
 // for every boot packet and every file, and asking uses nothing up.
@@ -75,10 +67,18 @@ func (t *Table) decideLocked(c Client) (Decision, error) {
 	if d.Image, err = t.bootable(image); err != nil {
 		return d, err
 	}
-	if d.Chain, d.File, err = chainFor(m, c); err != nil || ordered != nil {
+	cpu := t.cpuLocked(c, ordered)
+	if d.Image, err = t.variantLocked(m, d.Image, cpu); err != nil {
 		return d, err
 	}
-	d.Order = t.standingLocked(m.Name, image, !known)
+	if d.Chain, d.File, err = t.chainLocked(m, d.Image, c, cpu); err != nil {
+		return d, err
+	}
+	if ordered == nil {
+		ordered = t.standingLocked(m.Name, image, !known)
+	}
+	t.learnCPULocked(ordered, cpu)
+	d.Order, d.CPU = ordered.Order, cpu
 	return d, nil
 }
 
@@ -121,22 +121,6 @@ func (t *Table) imageNames() string {
 		return "the library has no image to boot yet: rescuebox image build rescue"
 	}
 	return "images are " + strings.Join(names, ", ")
-}
-
-// chainFor chooses how the image reaches the client, and the next file on that way.
-func chainFor(m Machine, c Client) (Chain, string, error) {
-	switch {
-	case c.Program == IPXE && (c.Arch == BIOS || c.Arch.UEFI() || c.Arch == UnknownArch):
-		return ChainIPXE, nbpScript, nil
-	case c.Arch == BIOS:
-		return ChainIPXE, nbpBIOS, nil
-	case c.Arch.UEFI():
-		return ChainIPXE, nbpUEFI, nil
-	case c.Arch == UnknownArch && c.Program == "": // a file request: the path says what it wants
-		return ChainIPXE, "", nil
-	}
-	return "", "", &Refusal{Reason: fmt.Sprintf("%s asks as %s, and there is no boot program for that", m.Name, c.Arch),
-		Hint: "switch its firmware to BIOS or UEFI x64 network boot (PXE over IPv4)"}
 }
 
 // noteLocked counts the decision and remembers who asked. Requests for files

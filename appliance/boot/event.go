@@ -10,6 +10,7 @@ const (
 	StepArmed    Step = "armed"
 	StepDiscover Step = "discover" // DHCP DISCOVER of a boot client
 	StepOffer    Step = "offer"    // boot part offered
+	StepDialect  Step = "dialect"  // DHCP talks to the client in another way, or knows now which one works
 	StepRequest  Step = "request"  // DHCP REQUEST, or the request on port 4011
 	StepScript   Step = "script"   // a boot script was fetched
 	StepFile     Step = "file"     // a file's transfer begins, goes on (Transient) or ends
@@ -20,6 +21,7 @@ const (
 	StepFailed   Step = "failed"
 	StepRefused  Step = "refused" // a request was answered with "no" and a reason
 	StepLocal    Step = "local"   // left alone: boots its own disk
+	StepCause    Step = "cause"   // nothing goes on, and why most likely
 )
 
 // Event is one line of the timeline.
@@ -31,6 +33,7 @@ type Event struct {
 	MAC       MAC
 	Order     string // order id, or ""
 	Text      string // one sentence for people; no secrets
+	Key       string // for StepCause: its short name for programs, such as "secure-boot-refused-nbp"
 	File      string // for StepFile
 	Bytes     int64  // for StepFile: sent so far
 	Total     int64  // for StepFile: size

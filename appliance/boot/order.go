@@ -61,6 +61,7 @@ type Order struct {
 	Started time.Time // first boot file
 	Ended   time.Time //
 	Served  []string  // names of files served to the last byte
+	CPU     string    // of the machine, once its firmware has said it: requests for files do not
 }
 
 // Arm makes an order; a zero ttl is the default. It makes sure first that the
@@ -77,7 +78,10 @@ func (t *Table) Arm(machine, image, by string, ttl time.Duration) (Order, error)
 	if err != nil {
 		return Order{}, err
 	}
-	if err := t.whole(img); err != nil {
+	t.mu.Lock()
+	m, _ := t.findNameLocked(machine)
+	t.mu.Unlock()
+	if err := t.whole(m, img); err != nil {
 		return Order{}, err
 	}
 	t.mu.Lock()
@@ -96,14 +100,20 @@ func (t *Table) Arm(machine, image, by string, ttl time.Duration) (Order, error)
 	return o.Order, nil
 }
 
-// whole hashes the image and the boot set that brings it to the machine.
-func (t *Table) whole(img images.Image) error {
-	set, err := t.cfg.Images.Get(t.cfg.BootSet)
-	if err != nil {
-		return &Refusal{Reason: fmt.Sprintf("the library has no boot set %q, so no machine could load %s", t.cfg.BootSet, img.Name),
-			Hint: "apt-get install ipxe && rescuebox image add --bootset " + t.cfg.BootSet}
+// whole hashes the image and the boot sets that could bring it to the machine.
+func (t *Table) whole(m Machine, img images.Image) error {
+	sets := t.bootSets(m, img)
+	if len(sets) == 1 && len(img.Loads(false)) > 0 {
+		return &Refusal{Reason: fmt.Sprintf("the library has no boot set, so no machine could load %s", img.Name),
+			Hint: "apt-get install ipxe shim-signed grub-efi-amd64-signed, then restart rescueboxd"}
 	}
-	for _, i := range []images.Image{set, img} {
+	for _, name := range []string{m.BootSet, t.cfg.BootSet} {
+		if _, err := t.cfg.Images.Get(name); name != "" && err != nil {
+			return &Refusal{Reason: fmt.Sprintf("the boot set that is configured cannot be used: %s", err), Err: err,
+				Hint: "rescuebox image add --bootset " + name + ", or take the key bootset away"}
+		}
+	}
+	for _, i := range sets {
 		if err := t.cfg.Images.Verify(i); err != nil {
 			return &Refusal{Reason: err.Error(), Hint: "import it again with rescuebox image add, or build it again"}
 		}
@@ -127,12 +137,22 @@ func newOrder(machine, image, by string, ttl time.Duration) *entry {
 
 // standingLocked makes the order that a standing assignment stands for. It
 // holds without the disk: after a restart the assignment makes another.
-func (t *Table) standingLocked(machine, image string, passing bool) Order {
+func (t *Table) standingLocked(machine, image string, passing bool) *entry {
 	o := newOrder(machine, image, "standing", t.cfg.TTL)
 	o.passing = passing
 	t.logged(t.putLocked(o), o)
 	t.armedLocked(o)
-	return o.Order
+	return o
+}
+
+// learnCPULocked keeps what the machine's firmware said: after a restart of the
+// box in mid-boot it must not get another CPU's files.
+func (t *Table) learnCPULocked(o *entry, cpu string) {
+	if cpu == "" || o.CPU == cpu {
+		return
+	}
+	o.CPU = cpu
+	t.logged(t.putLocked(o), o)
 }
 
 // armedLocked makes an order the machine's open one and tells the timeline.
@@ -223,7 +243,7 @@ func complete(img images.Image, served []string) bool {
 		}
 		return len(names) > 0
 	}
-	return all(img.Loads(false)) || all(img.Loads(true))
+	return all(img.Loads(false)) || all(img.Loads(true)) || img.ISO != nil && slices.Contains(served, img.ISO.File)
 }
 
 // endLocked moves an order into a final state. The order leaves the open ones

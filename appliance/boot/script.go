@@ -3,6 +3,7 @@ package boot
 import (
 	"bytes"
 	"fmt"
+	"net/url"
 	"text/template"
 
 	"rescuebox/images"
@@ -40,13 +41,10 @@ sleep 5
 exit 1
 `))
 
-// ipxeScript renders the script for one machine's order. server is the base
-// URL of our HTTP, without a slash at its end.
-func ipxeScript(d Decision, mac MAC, server string) ([]byte, error) {
+// ipxeScript renders the script for one machine's order.
+func (t *Table) ipxeScript(d Decision, mac MAC) ([]byte, error) {
 	img := d.Image
-	url := server + "/boot/" + mac.Plain()
-	cmdline, err := img.CommandLine(images.Args{Machine: d.Machine.Name, MAC: mac.String(), Order: d.Order.ID,
-		Token: d.Order.Token, Server: server, URL: url, SHA256: hashes(img)})
+	cmdline, err := t.commandLine(d, mac)
 	if err != nil {
 		return nil, err
 	}
@@ -55,21 +53,35 @@ func ipxeScript(d Decision, mac MAC, server string) ([]byte, error) {
 	for _, initrd := range img.Initrd {
 		cmdline = "initrd=" + initrd + " " + cmdline
 	}
-	title := img.Title
-	if title == "" {
-		title = img.Name
-	}
 	efi := img.KernelEFI
 	if efi == "" {
 		efi = img.Kernel
 	}
 	var script bytes.Buffer
-	err = ipxeTemplate.Execute(&script, map[string]any{"Title": title, "Machine": d.Machine.Name, "URL": url,
+	err = ipxeTemplate.Execute(&script, map[string]any{"Title": titleOf(img), "Machine": d.Machine.Name, "URL": t.folderURL(mac),
 		"Kernel": img.Kernel, "KernelEFI": efi, "Initrd": img.Initrd, "Cmdline": cmdline, "Loaded": loadedMark})
 	if err != nil {
 		return nil, fmt.Errorf("boot script of %s: %w", img.Name, err)
 	}
 	return script.Bytes(), nil
+}
+
+// commandLine is the kernel's for one machine's order.
+func (t *Table) commandLine(d Decision, mac MAC) (string, error) {
+	return d.Image.CommandLine(images.Args{Machine: d.Machine.Name, MAC: mac.String(), Order: d.Order.ID,
+		Token: d.Order.Token, Server: t.cfg.Server, URL: t.folderURL(mac), SHA256: hashes(d.Image)})
+}
+
+// folderURL is where a machine's files are over HTTP.
+func (t *Table) folderURL(mac MAC) string { return t.cfg.Server + "/boot/" + mac.Plain() }
+
+// tftpHost is the address of our TFTP: that of our HTTP.
+func (t *Table) tftpHost() string {
+	u, err := url.Parse(t.cfg.Server)
+	if err != nil {
+		return t.cfg.Server
+	}
+	return u.Hostname()
 }
 
 // hashes is the SHA-256 of every file of an image, by its name.

@@ -69,6 +69,14 @@ func (s *sightings) uuid(mac MAC) UUID {
 	return UUID{}
 }
 
+// arch is the architecture that a MAC's boot requests carried.
+func (s *sightings) arch(mac MAC) Arch {
+	if e, ok := s.byMAC[mac]; ok {
+		return e.Value.(*Sighting).Client.Arch
+	}
+	return UnknownArch
+}
+
 // Seen lists the clients seen since the start, newest first, at most 1024.
 func (t *Table) Seen() []Sighting {
 	t.mu.Lock()

@@ -1,10 +1,13 @@
 package boot
 
 import (
-	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -32,7 +35,11 @@ type File struct {
 	Name          string
 	Size          int64
 	ModTime       time.Time
-	SHA256        string // hexadecimal; "" for rendered scripts
+	SHA256        string // hexadecimal; "" where an order's own text is in it
+	Tag           string // changes with the content, for HTTP's ETag
+	Script        bool   // rendered for this request
+	Personal      bool   // the order's token is in it: only for its machine
+	BlockSize     int    // largest TFTP block that the machine's ROM stands; 0: any
 	Decision      Decision
 
 	told time.Time // last progress event
@@ -53,6 +60,9 @@ func (f *File) Close() error {
 func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 	mac, name, err := t.locate(rawPath, from)
 	if err != nil {
+		if path.Base(name) == grubConfig {
+			return t.grubRedirect(), nil
+		}
 		return nil, err
 	}
 	d, err := t.Decide(Client{MAC: mac, Arch: UnknownArch, Addr: from})
@@ -60,14 +70,19 @@ func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 	if err == nil {
 		f, err = t.find(d, mac, name)
 	}
-	if err == nil && f.SHA256 == "" { // a script, or the word that it has done its work
-		err = t.ownScript(d, from)
+	if err == nil && f.Personal {
+		if err = t.ownScript(d, from); err != nil {
+			f.Close()
+		}
 	}
 	if err != nil {
 		t.tellRefused(d, mac, err)
 		return nil, err
 	}
 	f.Decision = d
+	if t.cfg.BlockSize != nil {
+		f.BlockSize = t.cfg.BlockSize(mac)
+	}
 	t.begin(d.Order.ID)
 	t.tellStart(f, mac)
 	return f, nil
@@ -88,12 +103,18 @@ func (t *Table) locate(rawPath string, from netip.Addr) (MAC, string, error) {
 			}
 		}
 	}
+	// GRUB's own name for a machine's configuration: 01 is Ethernet.
+	if rest, ok := strings.CutPrefix(path.Base(p), grubConfig+"-01-"); ok {
+		if mac, err := ParseMAC(rest); err == nil {
+			return mac, grubConfig, nil
+		}
+	}
 	if t.cfg.MACOf != nil {
 		if mac, ok := t.cfg.MACOf(from); ok {
 			return mac, p, nil
 		}
 	}
-	return MAC{}, "", &Refusal{Reason: fmt.Sprintf("the path %q names no machine, and no machine is known at %s", p, from)}
+	return MAC{}, p, &Refusal{Reason: fmt.Sprintf("the path %q names no machine, and no machine is known at %s", p, from)}
 }
 
 // cleanPath brings the spellings of a path to one form without a leading slash:
@@ -123,40 +144,52 @@ func cleanPath(raw string) (string, error) {
 // find opens what the decision has under a name: a script, a file of the image,
 // or a boot program; first by the whole name, then by its last element.
 func (t *Table) find(d Decision, mac MAC, name string) (*File, error) {
+	sets := t.bootSets(d.Machine, d.Image)
 	for _, n := range []string{name, path.Base(name)} {
-		if n == nbpScript || n == "autoexec.ipxe" {
-			return t.script(d, mac)
+		switch n {
+		case nbpScript, autoexec:
+			return personal(nbpScript, d, mac, t.ipxeScript)
+		case grubConfig:
+			return personal(grubConfig, d, mac, t.grubScript)
+		case loadedMark:
+			f := textFile(loadedMark, "ok\n")
+			f.Personal = true
+			return f, nil
 		}
-		if n == loadedMark {
-			return &File{ReadSeeker: strings.NewReader("ok\n"), Name: loadedMark, Size: 3}, nil
-		}
-		for _, i := range []func() (images.Image, error){
-			func() (images.Image, error) { return d.Image, nil },
-			func() (images.Image, error) { return t.cfg.Images.Get(t.cfg.BootSet) },
-		} {
-			img, err := i()
-			if err != nil {
-				return nil, err
-			}
-			if f, ok := fileOf(img, n); ok {
-				return t.openImageFile(img, f)
+		for _, set := range sets {
+			if f, ok := fileOf(set, n, d.CPU); ok {
+				return t.openImageFile(d, mac, set, f)
 			}
 		}
 	}
-	return nil, &Refusal{Reason: fmt.Sprintf("%s boots %s, which has no file %q", d.Machine.Name, d.Image.Name, name)}
+	return nil, &Refusal{Reason: fmt.Sprintf("%s boots %s, which has no file %q", d.Machine.Name, d.Image.Name, name),
+		Optional: optional(path.Base(name))}
 }
 
-// fileOf finds a file of an image without regard to case.
-func fileOf(img images.Image, name string) (string, bool) {
+// fileOf finds a file of an image without regard to case. Of boot programs for
+// several CPUs that have one name it is that for the machine's.
+func fileOf(img images.Image, name, cpu string) (string, bool) {
 	for _, f := range img.Files {
-		if strings.EqualFold(f.Name, name) {
+		if strings.EqualFold(f.Name, name) && (f.Arch == "" || cpu == "" || f.Arch == cpu) {
 			return f.Name, true
 		}
 	}
 	return "", false
 }
 
-func (t *Table) openImageFile(img images.Image, name string) (*File, error) {
+// optionalFiles are what loaders ask for and can do without: GRUB's lists of
+// modules and configurations by address; shim's revocations and certificates, whose names
+// it gets wrong at times (shim#649, #696).
+var optionalFiles = []string{"*.lst", grubConfig + "-*", "*revocations*.efi", "*shim_certificate*.efi"}
+
+func optional(name string) bool {
+	return slices.ContainsFunc(optionalFiles, func(pattern string) bool {
+		ok, _ := path.Match(pattern, name)
+		return ok
+	})
+}
+
+func (t *Table) openImageFile(d Decision, mac MAC, img images.Image, name string) (*File, error) {
 	content, entry, err := t.cfg.Images.Open(img, name)
 	if err != nil {
 		return nil, &Refusal{Reason: err.Error(), Hint: "rescuebox image verify " + img.Name}
@@ -166,15 +199,54 @@ func (t *Table) openImageFile(img images.Image, name string) (*File, error) {
 		content.Close()
 		return nil, fmt.Errorf("open %s of %s: %w", name, img.Name, err)
 	}
-	return &File{ReadSeeker: content, Name: entry.Name, Size: entry.Size, ModTime: info.ModTime(), SHA256: entry.SHA256}, nil
+	f := &File{ReadSeeker: content, Name: entry.Name, Size: entry.Size, ModTime: info.ModTime(), SHA256: entry.SHA256, Tag: entry.SHA256}
+	if d.Image.ISO != nil && d.Image.ISO.File == name {
+		return t.ordered(f, d, mac)
+	}
+	return f, nil
 }
 
-func (t *Table) script(d Decision, mac MAC) (*File, error) {
-	text, err := ipxeScript(d, mac, t.cfg.Server)
+// ordered puts the order's kernel arguments into the image's ISO as it goes out.
+func (t *Table) ordered(f *File, d Decision, mac MAC) (*File, error) {
+	text, err := t.isoConfig(d, mac)
+	if err != nil {
+		f.Close()
+		return nil, &Refusal{Reason: err.Error(), Hint: "rescuebox image show " + d.Image.Name}
+	}
+	content := f.ReadSeeker.(*os.File)
+	f.ReadSeeker = overlaid{images.NewOverlay(content, f.Size, images.Patch{At: d.Image.ISO.ConfigAt, Data: text}), content}
+	f.Tag, f.SHA256, f.Personal = tagOf(f.SHA256, text), "", true
+	return f, nil
+}
+
+// overlaid closes the file below.
+type overlaid struct {
+	io.ReadSeeker
+	io.Closer
+}
+
+// personal renders a script for one machine's order.
+func personal(name string, d Decision, mac MAC, render func(Decision, MAC) ([]byte, error)) (*File, error) {
+	text, err := render(d, mac)
 	if err != nil {
 		return nil, &Refusal{Reason: err.Error(), Hint: "rescuebox image show " + d.Image.Name}
 	}
-	return &File{ReadSeeker: bytes.NewReader(text), Name: nbpScript, Size: int64(len(text)), ModTime: time.Now()}, nil
+	f := textFile(name, string(text))
+	f.Personal = true
+	return f, nil
+}
+
+func textFile(name, text string) *File {
+	return &File{ReadSeeker: strings.NewReader(text), Name: name, Size: int64(len(text)), ModTime: time.Now(),
+		Tag: tagOf(name, []byte(text)), Script: true}
+}
+
+// tagOf is a name for a content made of a known file and a text.
+func tagOf(base string, text []byte) string {
+	h := sha256.New()
+	io.WriteString(h, base)
+	h.Write(text)
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // ownScript refuses a boot script to whom it is not for: it has the order's
@@ -207,7 +279,7 @@ func (t *Table) tellStart(f *File, mac MAC) {
 	}
 	e := Event{Step: StepFile, Order: f.Decision.Order.ID, Machine: f.Decision.Machine.Name, MAC: mac,
 		File: f.Name, Total: f.Size, Text: fmt.Sprintf("loads %s (%d bytes)", f.Name, f.Size)}
-	if f.SHA256 == "" {
+	if f.Script {
 		e.Step, e.Text = StepScript, "asks for its boot script"
 	}
 	t.recordLocked(e)
@@ -215,6 +287,10 @@ func (t *Table) tellStart(f *File, mac MAC) {
 
 // tellRefused puts the refusal of a file into the timeline of the open order, each reason once.
 func (t *Table) tellRefused(d Decision, mac MAC, err error) {
+	var no *Refusal
+	if errors.As(err, &no) && no.Optional {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.onceLocked(d.Order.ID, err.Error(), maxToldRefusals) {
@@ -260,7 +336,7 @@ func (t *Table) Served(f *File) {
 		t.served(f.Decision.Order.ID, f.Decision.Image, append(f.Decision.Image.Loads(false), f.Decision.Image.Loads(true)...)...)
 		return
 	}
-	if f.SHA256 == "" {
+	if f.Script {
 		return // the script that brings the files: its start is enough
 	}
 	t.Record(Event{Step: StepFile, Order: f.Decision.Order.ID, Machine: f.Decision.Machine.Name,

@@ -18,11 +18,11 @@ func (v *service) file(w http.ResponseWriter, r *http.Request, c *conn, f *boot.
 	h := w.Header()
 	h.Set("Content-Type", contentType(f))
 	modified := f.ModTime
-	if f.SHA256 == "" {
-		h.Set("Cache-Control", "no-store") // a script is rendered for this request
+	if f.Script {
+		h.Set("Cache-Control", "no-store") // rendered for this request
 		modified = time.Time{}
-	} else {
-		h.Set("ETag", `"`+f.SHA256+`"`)
+	} else if f.Tag != "" {
+		h.Set("ETag", `"`+f.Tag+`"`)
 	}
 	b := &body{ResponseWriter: w, v: v, conn: c, file: f, pace: v.paces.join(c.from), moved: time.Now()}
 	defer v.paces.leave(b.pace)
@@ -39,7 +39,7 @@ func (v *service) file(w http.ResponseWriter, r *http.Request, c *conn, f *boot.
 // contentType tells UEFI HTTP Boot what is a disk to boot from (UEFI 2.10, section 24.7.3).
 func contentType(f *boot.File) string {
 	switch {
-	case f.SHA256 == "":
+	case f.Script:
 		return "text/plain; charset=utf-8"
 	case strings.EqualFold(path.Ext(f.Name), ".iso"):
 		return "application/vnd.efi-iso"
@@ -54,7 +54,7 @@ func (v *service) account(b *body) string {
 	if want := b.Header().Get("Content-Length"); err == nil && strconv.FormatInt(b.sent, 10) != want {
 		err = errors.New("the box failed: the file changed while it was sent")
 	}
-	if err == nil && b.file.SHA256 == "" {
+	if err == nil && b.file.Script {
 		v.Tree.Served(b.file)
 		return "sent"
 	}

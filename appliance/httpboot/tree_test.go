@@ -43,7 +43,7 @@ func (t *dirTree) Open(p string, _ netip.Addr) (*boot.File, error) {
 		panic("a bug")
 	case "boot.ipxe":
 		script := []byte("#!ipxe\necho hello\n")
-		return &boot.File{ReadSeeker: bytes.NewReader(script), Name: name, Size: int64(len(script))}, nil
+		return &boot.File{ReadSeeker: bytes.NewReader(script), Name: name, Size: int64(len(script)), Script: true}, nil
 	}
 	f, err := os.Open(filepath.Join(t.dir, name))
 	if err != nil {
@@ -53,7 +53,7 @@ func (t *dirTree) Open(p string, _ netip.Addr) (*boot.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &boot.File{ReadSeeker: f, Name: name, Size: info.Size(), ModTime: info.ModTime(), SHA256: t.hash(name, f)}, nil
+	return &boot.File{ReadSeeker: f, Name: name, Size: info.Size(), ModTime: info.ModTime(), Tag: t.hash(name, f)}, nil
 }
 
 func (t *dirTree) hash(name string, f *os.File) string {

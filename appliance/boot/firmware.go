@@ -1,0 +1,79 @@
+package boot
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// SecureBoot is whether a machine's firmware starts signed programs only. DHCP
+// does not carry it: it is configured, or a booted machine has told it.
+type SecureBoot string
+
+// What is known of it; "" is nothing.
+const (
+	SecureBootOn  SecureBoot = "on"
+	SecureBootOff SecureBoot = "off"
+)
+
+// FirmwareState is what a booted machine has told of its firmware.
+type FirmwareState struct {
+	Machine    string
+	SecureBoot SecureBoot
+	Told       time.Time
+}
+
+// FirmwareStates keeps it over restarts; state.Table does. The key is the machine's name.
+type FirmwareStates interface {
+	Put(key string, f FirmwareState) error
+	All() ([]FirmwareState, error)
+}
+
+func (t *Table) loadFirmware() {
+	t.firmware = map[string]FirmwareState{}
+	if t.cfg.Firmware == nil {
+		return
+	}
+	all, err := t.cfg.Firmware.All()
+	if err != nil {
+		t.log.Error("what some machines told of their firmware cannot be read", zap.NamedError("err", err))
+	}
+	for _, f := range all {
+		t.firmware[f.Machine] = f
+	}
+}
+
+// NoteSecureBoot keeps what a machine's agent has reported. Only a report that
+// bears an order's token is to be believed: a false "off" would choose a
+// boot program that the firmware refuses.
+func (t *Table) NoteSecureBoot(machine string, s SecureBoot) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.findNameLocked(machine); !known || s == "" || t.firmware[machine].SecureBoot == s {
+		return
+	}
+	f := FirmwareState{Machine: machine, SecureBoot: s, Told: time.Now()}
+	t.firmware[machine] = f
+	if t.cfg.Firmware == nil {
+		return
+	}
+	if err := t.cfg.Firmware.Put(machine, f); err != nil { // it is told again at the next boot
+		t.log.Warn("state of Secure Boot not stored", zap.String("machine", machine), zap.NamedError("err", err))
+	}
+}
+
+// SecureBoot is what is known of a machine's Secure Boot: what the file of the
+// site says, else what the machine has told.
+func (t *Table) SecureBoot(machine string) SecureBoot {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m, _ := t.findNameLocked(machine)
+	return t.secureBootLocked(m)
+}
+
+func (t *Table) secureBootLocked(m Machine) SecureBoot {
+	if m.SecureBoot != "" {
+		return m.SecureBoot
+	}
+	return t.firmware[m.Name].SecureBoot
+}
