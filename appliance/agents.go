@@ -38,15 +38,19 @@ func (a agents) Up(token string, from netip.Addr, report []byte) error {
 		a.table.Record(boot.Event{Step: boot.StepUp, Machine: machine, Order: order,
 			Text: fmt.Sprintf("%s is up and reports from %s", machine, from)})
 	}
-	_, err := a.tickets.Report(machine, order, verified, from, report)
+	t, err := a.tickets.Report(machine, order, verified, from, report)
 	if errors.Is(err, ticket.ErrTooMany) { // the sender's fault, not the box's
 		err = &boot.Refusal{Reason: err.Error()}
 	}
 	if verified { // even where the ticket is not on disk yet: the machine is up, and shall not boot this twice
+		a.table.NoteSecureBoot(machine, secureBootOf[t.SecureBoot])
 		err = errors.Join(err, a.table.Up(order))
 	}
 	return err
 }
+
+// secureBootOf translates the agent's words.
+var secureBootOf = map[string]boot.SecureBoot{"enabled": boot.SecureBootOn, "disabled": boot.SecureBootOff}
 
 // who finds the machine by its order's token, else by its address.
 func (a agents) who(token string, from netip.Addr) (machine, order string, verified, ok bool) {

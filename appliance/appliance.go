@@ -149,13 +149,15 @@ func (b *box) logOf(task string) *zap.Logger { return b.Log.With(zap.String("tas
 func (b *box) bootTable() *boot.Table {
 	c := b.Config
 	return boot.New(boot.Config{
-		Machines: machinesOf(c), Unknown: c.Boot.Unknown, TTL: c.Boot.TTL, Server: serverURL(c), BootSet: bootSet,
-		Images:  b.library,
-		Orders:  state.NewTable[boot.Order](b.db, "orders", state.Durable),
-		Events:  state.NewLog[boot.Event](b.db, "events", state.Relaxed, keptEvents),
-		Adopted: state.NewTable[boot.Machine](b.db, "machines", state.Durable),
-		MACOf:   func(a netip.Addr) (boot.MAC, bool) { return b.dhcp.MACOf(a) },
-		Log:     b.logOf("boot"), Metrics: replacing{b.metrics},
+		Machines: machinesOf(c), Unknown: c.Boot.Unknown, TTL: c.Boot.TTL, Server: serverURL(c),
+		Chain: chainOf(c.Boot.Chain), BootSet: c.Boot.BootSet,
+		Images:   b.library,
+		Orders:   state.NewTable[boot.Order](b.db, "orders", state.Durable),
+		Events:   state.NewLog[boot.Event](b.db, "events", state.Relaxed, keptEvents),
+		Adopted:  state.NewTable[boot.Machine](b.db, "machines", state.Durable),
+		Firmware: state.NewTable[boot.FirmwareState](b.db, "firmware", state.Relaxed),
+		MACOf:    func(a netip.Addr) (boot.MAC, bool) { return b.dhcp.MACOf(a) },
+		Log:      b.logOf("boot"), Metrics: replacing{b.metrics},
 	})
 }
 
@@ -196,12 +198,18 @@ func machinesOf(c *config.Config) (list []boot.Machine) {
 		if m.UUID != "" {
 			to.UUID, _ = boot.ParseUUID(m.UUID)
 		}
-		if m.Chain != "auto" {
-			to.Chain = boot.Chain(m.Chain)
-		}
+		to.Chain, to.BootSet, to.Dialect, to.SecureBoot = chainOf(m.Chain), m.BootSet, m.Dialect, boot.SecureBoot(m.SecureBoot)
 		list = append(list, to)
 	}
 	return list
+}
+
+// chainOf is a chain of the file of the site; "auto" leaves the choice to the next above.
+func chainOf(name string) boot.Chain {
+	if name == "auto" {
+		return ""
+	}
+	return boot.Chain(name)
 }
 
 // serverURL is the base of the URLs that clients get. It is an IP literal:

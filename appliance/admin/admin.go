@@ -31,6 +31,7 @@ import (
 type Machines interface {
 	Machines() []boot.Machine
 	Seen() []boot.Sighting
+	SecureBoot(machine string) boot.SecureBoot
 	Adopt(boot.Machine) error
 }
 

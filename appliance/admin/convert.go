@@ -58,7 +58,8 @@ func seenOf(s boot.Sighting) api.Seen {
 }
 
 func machineOf(m boot.Machine) api.Machine {
-	out := api.Machine{Name: m.Name, MACs: []string{}, Image: m.Image, Chain: string(m.Chain), Adopted: m.Adopted, Address: text(m.Address)}
+	out := api.Machine{Name: m.Name, MACs: []string{}, Image: m.Image, Chain: string(m.Chain), BootSet: m.BootSet, Dialect: m.Dialect,
+		Adopted: m.Adopted, Address: text(m.Address)}
 	for _, mac := range m.MACs {
 		out.MACs = append(out.MACs, mac.String())
 	}
@@ -74,7 +75,7 @@ func imageOf(i images.Image) api.Image {
 		Up: string(i.Up), Kernel: i.Kernel, KernelEFI: i.KernelEFI, Initrd: i.Initrd, Cmdline: i.Cmdline, Files: []api.File{},
 	}
 	for _, f := range i.Files {
-		out.Files = append(out.Files, api.File{Name: f.Name, Size: f.Size, SHA256: f.SHA256})
+		out.Files = append(out.Files, api.File{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Arch: f.Arch, Signers: f.Signers})
 	}
 	return out
 }
@@ -84,7 +85,7 @@ func ticketOf(t ticket.Ticket) api.Ticket {
 		ID: t.ID, Kind: string(t.Kind), Machine: t.Machine, Order: t.Order, Created: t.Created, Updated: t.Updated,
 		From: text(t.From), Verified: t.Verified, Problem: t.Problem, User: t.User, Port: t.Port, Address: text(t.Address),
 		HostKeys: t.HostKeys, KnownHosts: ticket.KnownHosts(t), Command: ticket.Command(t),
-		Serial: t.Serial, UUID: t.UUID, Hostname: t.Hostname, System: t.System, Kernel: t.Kernel,
+		Serial: t.Serial, UUID: t.UUID, Hostname: t.Hostname, System: t.System, Kernel: t.Kernel, SecureBoot: t.SecureBoot,
 	}
 	for _, a := range t.Addresses {
 		out.Addresses = append(out.Addresses, a.String())

@@ -29,6 +29,7 @@ func (h *service) showMachine(c *call) (any, error) {
 // machine is a machine with its open order and when it was last seen.
 func (h *service) machine(m boot.Machine, seen map[string]api.Seen) api.Machine {
 	out := machineOf(m)
+	out.SecureBoot = string(h.Boot.SecureBoot(m.Name))
 	if o, ok := h.Boot.OpenOrder(m.Name); ok {
 		order := orderOf(o)
 		out.Order = &order

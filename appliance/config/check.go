@@ -114,6 +114,8 @@ func (c *checker) config(raw rawFile) *Config {
 		Boot: Boot{
 			Unknown: read(c, "boot.unknown", raw.Boot.Unknown, imageOrLocal),
 			TTL:     read(c, "boot.ttl", raw.Boot.TTL, between(shortestTTL, longestTTL, usual.Boot.TTL)),
+			Chain:   read(c, "boot.chain", raw.Boot.Chain, chainName),
+			BootSet: read(c, "boot.bootset", raw.Boot.BootSet, optional(imageName)),
 		},
 		HTTP: HTTP{
 			Port:      c.readInt("http.port", raw.HTTP.Port, 1, 65535, usual.HTTP.Port),

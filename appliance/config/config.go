@@ -89,6 +89,8 @@ type Relay struct {
 type Boot struct {
 	Unknown string        // "local" or an image's name: what machines boot that nobody named
 	TTL     time.Duration // of an order: 1s…168h, default 30m
+	Chain   string        // of machines that name none: "auto", "shim", "ipxe" or "windows"
+	BootSet string        // where boot programs come from first; "" is the built-in ones
 }
 
 // HTTP is [http], the port on the rescue LAN where boot files are.
@@ -128,12 +130,16 @@ type Log struct {
 // Machine is [[machine]].
 type Machine struct {
 	Name    string
-	MACs    []string   // normal form: lower case, colons; a machine has a MAC, a UUID or both
-	UUID    string     // normal form: lower case, dashes; or ""
-	Image   string     // standing assignment, or ""
-	Chain   string     // "auto", the default, or "ipxe"
-	Address netip.Addr // reservation, or zero
-	BMC     *BMC       // nil: none
+	MACs    []string // normal form: lower case, colons; a machine has a MAC, a UUID or both
+	UUID    string   // normal form: lower case, dashes; or ""
+	Image   string   // standing assignment, or ""
+	Chain   string   // "auto", the default: the site's; "shim", "ipxe" or "windows"
+	BootSet string   // where its boot programs come from first; "" is the site's
+	// SecureBoot is "on", "off", or "" for auto, the default: what the machine reports.
+	SecureBoot string
+	Dialect    string     // how DHCP talks to it, a name of package dhcp; "" for auto, the default, finds out
+	Address    netip.Addr // reservation, or zero
+	BMC        *BMC       // nil: none
 }
 
 // BMC is [machine.bmc], the machine's own controller.

@@ -45,7 +45,7 @@ func leastConfig() *Config {
 			Lease:      time.Hour,
 			KnownShare: 25,
 		},
-		Boot:  Boot{Unknown: "local", TTL: 30 * time.Minute},
+		Boot:  Boot{Unknown: "local", TTL: 30 * time.Minute, Chain: "auto"},
 		HTTP:  HTTP{Port: 80},
 		TFTP:  TFTP{Port: 69, BlockSize: 1468},
 		Admin: Admin{Socket: "/run/rescuebox/api.sock", Group: "rescuebox"},
@@ -87,6 +87,8 @@ router = "10.1.0.1"
 		{"everything else", `[boot]
 unknown = "rescue"
 ttl = "45m"
+chain = "ipxe"
+bootset = "ipxe2"
 [http]
 port = 8080
 rate_limit = "20MiB/s"
@@ -104,7 +106,7 @@ dir = "/srv/rescuebox/"
 [log]
 level = "debug"
 `, func(c *Config) {
-			c.Boot = Boot{Unknown: "rescue", TTL: 45 * time.Minute}
+			c.Boot = Boot{Unknown: "rescue", TTL: 45 * time.Minute, Chain: "ipxe", BootSet: "ipxe2"}
 			c.HTTP = HTTP{Port: 8080, RateLimit: 20 << 20}
 			c.TFTP = TFTP{Port: 6969, BlockSize: 512}
 			c.Rescue.SSHKeys = []string{annasKey}
@@ -124,14 +126,17 @@ address = "192.168.77.100"
 name = "7"
 uuid = "4C4C4544-0042-3510-8054-B4C04F564432"
 image = "rescue"
-chain = "ipxe"
+chain = "shim"
+bootset = "ipxe-arm64"
+secure_boot = "off"
+dialect = "binl"
 `, func(c *Config) {
 			c.Machines = []Machine{{
 				Name: "srv01", MACs: []string{"52:54:00:12:34:56", "52:54:00:12:34:ab"}, Chain: "auto",
 				Address: netip.MustParseAddr("192.168.77.100"),
 				BMC:     &BMC{Protocol: "ipmi", Host: "192.168.77.21", Port: 6230, User: "rescue", PasswordFile: "/etc/rescuebox/secrets/srv01"},
 			}, {
-				Name: "7", UUID: "4c4c4544-0042-3510-8054-b4c04f564432", Image: "rescue", Chain: "ipxe",
+				Name: "7", UUID: "4c4c4544-0042-3510-8054-b4c04f564432", Image: "rescue", Chain: "shim", BootSet: "ipxe-arm64", SecureBoot: "off", Dialect: "binl",
 			}}
 		}},
 		{"inline tables", `[http]

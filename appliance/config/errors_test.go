@@ -608,9 +608,25 @@ image = "Rescue!"
 [[machine]]
 name = "srv01"
 mac = ["52:54:00:12:34:56"]
-chain = "shim"
+chain = "pxelinux"
 `,
-		`site.toml:9: machine "srv01": chain: "shim" is no chain: want auto or ipxe (hint: leave it out for "auto")`},
+		`site.toml:9: machine "srv01": chain: "pxelinux" is no chain: want auto, shim, ipxe or windows (hint: leave it out for "auto")`},
+	{"site's chain", `LEAST
+[boot]
+chain = "uefi"
+bootset = "../ipxe"
+`,
+		"site.toml:7: boot.chain: \"uefi\" is no chain: want auto, shim, ipxe or windows (hint: leave it out for \"auto\")\n" +
+			"site.toml:8: boot.bootset: \"../ipxe\" is no image name (hint: `rescuebox image list` names those there are)"},
+	{"Secure Boot and dialect", `LEAST
+[[machine]]
+name = "srv01"
+mac = ["52:54:00:12:34:56"]
+secure_boot = "yes"
+dialect = "No 43!"
+`,
+		"site.toml:9: machine \"srv01\": secure_boot: \"yes\" is neither auto, on nor off (hint: leave it out for \"auto\": a machine that booted a rescue system has told it)\n" +
+			"site.toml:10: machine \"srv01\": dialect: \"No 43!\" is no name of a dialect (hint: leave it out for \"auto\")"},
 	{"machine address outside", `LEAST
 [[machine]]
 name = "srv01"

@@ -50,6 +50,10 @@ func (c *checker) machine(path string, raw rawMachine, lan LAN) Machine {
 		UUID:  read(c, path+".uuid", raw.UUID, optional(uuid)),
 		Image: read(c, path+".image", raw.Image, optional(imageName)),
 		Chain: read(c, path+".chain", raw.Chain, chainName),
+
+		BootSet:    read(c, path+".bootset", raw.BootSet, optional(imageName)),
+		SecureBoot: read(c, path+".secure_boot", raw.SecureBoot, secureBoot),
+		Dialect:    read(c, path+".dialect", raw.Dialect, dialectName),
 	}
 	for i, s := range raw.MAC {
 		m.MACs = append(m.MACs, read(c, fmt.Sprintf("%s.mac[%d]", path, i), s, mac))

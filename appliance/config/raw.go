@@ -39,6 +39,8 @@ type rawRelay struct {
 type rawBoot struct {
 	Unknown string `toml:"unknown"`
 	TTL     string `toml:"ttl"`
+	Chain   string `toml:"chain"`
+	BootSet string `toml:"bootset"`
 }
 
 type rawHTTP struct {
@@ -71,13 +73,16 @@ type rawLog struct {
 }
 
 type rawMachine struct {
-	Name    string   `toml:"name"`
-	MAC     []string `toml:"mac"`
-	UUID    string   `toml:"uuid"`
-	Image   string   `toml:"image"`
-	Chain   string   `toml:"chain"`
-	Address string   `toml:"address"`
-	BMC     *rawBMC  `toml:"bmc"`
+	Name       string   `toml:"name"`
+	MAC        []string `toml:"mac"`
+	UUID       string   `toml:"uuid"`
+	Image      string   `toml:"image"`
+	Chain      string   `toml:"chain"`
+	BootSet    string   `toml:"bootset"`
+	SecureBoot string   `toml:"secure_boot"`
+	Dialect    string   `toml:"dialect"`
+	Address    string   `toml:"address"`
+	BMC        *rawBMC  `toml:"bmc"`
 }
 
 type rawBMC struct {
@@ -88,12 +93,12 @@ type rawBMC struct {
 
 // defaults is what a key means that the file does not name; decoding writes
 // over it. Keys that are not here have no default: they must be named, or
-// their absence means none. (A machine's chain is in checker.machine: here
-// are no machines yet.)
+// their absence means none. (A machine's are in checker.machine: here are no
+// machines yet.)
 func defaults() rawFile {
 	return rawFile{
 		LAN:   rawLAN{DHCP: "auto", Lease: "1h", KnownShare: 25},
-		Boot:  rawBoot{Unknown: "local", TTL: "30m"},
+		Boot:  rawBoot{Unknown: "local", TTL: "30m", Chain: "auto"},
 		HTTP:  rawHTTP{Port: 80, RateLimit: "none"},
 		TFTP:  rawTFTP{Port: 69, BlockSize: 1468},
 		Admin: rawAdmin{Socket: "/run/rescuebox/api.sock", Group: "rescuebox"},

@@ -110,10 +110,33 @@ func chainName(s string) (string, *fault) {
 	switch s {
 	case "":
 		return "auto", nil
-	case "auto", "ipxe":
+	case "auto", "shim", "ipxe", "windows":
 		return s, nil
 	}
-	return "", faultf(`leave it out for "auto"`, "%s is no chain: want auto or ipxe", quote(s))
+	return "", faultf(`leave it out for "auto"`, "%s is no chain: want auto, shim, ipxe or windows", quote(s))
+}
+
+func secureBoot(s string) (string, *fault) {
+	switch s {
+	case "", "auto":
+		return "", nil
+	case "on", "off":
+		return s, nil
+	}
+	return "", faultf(`leave it out for "auto": a machine that booted a rescue system has told it`, "%s is neither auto, on nor off", quote(s))
+}
+
+// dialectForm is that of the names; which there are, package dhcp knows.
+var dialectForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+
+func dialectName(s string) (string, *fault) {
+	switch {
+	case s == "", s == "auto":
+		return "", nil
+	case !dialectForm.MatchString(s):
+		return "", faultf(`leave it out for "auto"`, "%s is no name of a dialect", quote(s))
+	}
+	return s, nil
 }
 
 // between parses a Go duration within bounds; usual is the default.

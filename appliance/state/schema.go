@@ -17,6 +17,8 @@ var schema = []string{
 	 CREATE TABLE audit  (seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, time INTEGER NOT NULL, doc TEXT NOT NULL) STRICT;
 	 CREATE INDEX events_key ON events (key);
 	 CREATE INDEX audit_key ON audit (key);`,
+	`CREATE TABLE firmware (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;
+	 CREATE TABLE dialects (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;`,
 }
 
 // migrate takes the file from its user_version to the last step, each step

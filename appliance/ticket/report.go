@@ -37,6 +37,7 @@ type Report struct {
 	Hostname     string
 	System       string
 	Kernel       string
+	SecureBoot   string // "enabled", "disabled", or "" where there is none to tell
 }
 
 // wireReport is the report's JSON.
@@ -52,6 +53,7 @@ type wireReport struct {
 	Hostname     string   `json:"hostname"`
 	System       string   `json:"system"`
 	Kernel       string   `json:"kernel"`
+	SecureBoot   string   `json:"secure_boot"`
 }
 
 // ParseReport reads a report. It comes from a hostile LAN: what ends up in the
@@ -72,6 +74,9 @@ func ParseReport(raw []byte) (Report, error) {
 	r := Report{
 		Kind: SSH, Serial: clean(w.Serial), UUID: clean(w.UUID), Hostname: clean(w.Hostname),
 		System: clean(w.System), Kernel: clean(w.Kernel),
+	}
+	if w.SecureBoot == "enabled" || w.SecureBoot == "disabled" {
+		r.SecureBoot = w.SecureBoot
 	}
 	var errs [4]error
 	r.User, errs[0] = parseUser(w.User)

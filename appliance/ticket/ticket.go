@@ -44,6 +44,7 @@ type Ticket struct {
 	Hostname     string
 	System       string
 	Kernel       string
+	SecureBoot   string // "enabled", "disabled", or "" where nothing is known
 
 	Raw []byte // the last report as it came
 }
@@ -64,7 +65,7 @@ func (t *Ticket) read(r Report) {
 	t.User, t.Port, t.Addresses = r.User, r.Port, r.Addresses
 	t.HostKeys, t.HostKeyLines = r.HostKeys, r.HostKeyLines
 	t.Serial, t.UUID, t.Hostname = r.Serial, r.UUID, r.Hostname
-	t.System, t.Kernel = r.System, r.Kernel
+	t.System, t.Kernel, t.SecureBoot = r.System, r.Kernel, r.SecureBoot
 }
 
 // choose picks the address under which the admin reaches a machine. The

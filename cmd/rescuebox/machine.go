@@ -116,6 +116,9 @@ func machineLines(m api.Machine) [][2]string {
 	add("address", m.Address)
 	add("always boots", m.Image)
 	add("chain", m.Chain)
+	add("boot set", m.BootSet)
+	add("Secure Boot", m.SecureBoot)
+	add("dialect", m.Dialect)
 	if m.Adopted {
 		add("adopted", "yes: not in the file of the site")
 	}

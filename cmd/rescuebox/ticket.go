@@ -120,6 +120,7 @@ func (c *cli) printTicket(t api.Ticket) error {
 		}
 	}
 	add("system", strings.TrimSuffix(t.System+", kernel "+t.Kernel, ", kernel "))
+	add("Secure Boot", t.SecureBoot)
 	add("address", t.Address)
 	add("other", strings.Join(others(t), " "))
 	add("host key", strings.Join(t.HostKeys, " "))

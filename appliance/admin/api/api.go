@@ -85,10 +85,14 @@ type Machine struct {
 	UUID    string   `json:"uuid,omitempty"`
 	Image   string   `json:"image,omitempty"` // standing assignment
 	Chain   string   `json:"chain,omitempty"`
-	Adopted bool     `json:"adopted,omitempty"` // taken over from the LAN, not named in the file of the site
-	Address string   `json:"address,omitempty"` // reserved
-	Order   *Order   `json:"order,omitempty"`   // the open one
-	Seen    *Seen    `json:"seen,omitempty"`    // when it last asked to boot
+	BootSet string   `json:"bootset,omitempty"` // boot programs come from it first
+	Dialect string   `json:"dialect,omitempty"` // how DHCP talks to it, where that is pinned
+	// SecureBoot is "on", "off", or empty where nothing is known.
+	SecureBoot string `json:"secure_boot,omitempty"`
+	Adopted    bool   `json:"adopted,omitempty"` // taken over from the LAN, not named in the file of the site
+	Address    string `json:"address,omitempty"` // reserved
+	Order      *Order `json:"order,omitempty"`   // the open one
+	Seen       *Seen  `json:"seen,omitempty"`    // when it last asked to boot
 }
 
 // Seen is a boot client that was seen on the LAN since the daemon started.
@@ -196,6 +200,8 @@ type Ticket struct {
 	Hostname string `json:"hostname,omitempty"`
 	System   string `json:"system,omitempty"`
 	Kernel   string `json:"kernel,omitempty"`
+	// SecureBoot is "enabled", "disabled", or empty where nothing is known.
+	SecureBoot string `json:"secure_boot,omitempty"`
 }
 
 // Library is what machines can boot.
@@ -227,6 +233,9 @@ type File struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
+	// Of a program for UEFI: what it runs on, and who has signed it.
+	Arch    string   `json:"arch,omitempty"`
+	Signers []string `json:"signers,omitempty"`
 }
 
 // Verified is the result of hashing an image's files anew.
