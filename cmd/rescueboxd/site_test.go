@@ -62,7 +62,10 @@ func needTools(t *testing.T) {
 	for tool, pkg := range map[string]string{
 		"qemu-system-x86_64": "qemu-system-x86", "ip": "iproute2", "dnsmasq": "dnsmasq-base", "socat": "socat", "jq": "jq",
 		"mcopy": "mtools", "ssh": "openssh-client", "perfdhcp": "kea-admin", "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
-		"/usr/lib/ipxe/undionly.kpxe": "ipxe", "/usr/lib/ipxe/qemu/pxe-virtio.rom": "ipxe-qemu",
+		"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd": "ovmf-ia32", "qemu-system-aarch64": "qemu-system-arm",
+		"/usr/share/AAVMF/AAVMF_CODE.fd": "qemu-efi-aarch64", "/usr/lib/shim/shimx64.efi.signed": "shim-signed",
+		"/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "grub-efi-amd64-signed",
+		"/usr/lib/ipxe/undionly.kpxe":                        "ipxe", "/usr/lib/ipxe/qemu/pxe-virtio.rom": "ipxe-qemu",
 	} {
 		_, err := exec.LookPath(tool)
 		if strings.HasPrefix(tool, "/usr/") {
