@@ -82,8 +82,10 @@ type Config struct {
 	MACOf    func(netip.Addr) (MAC, bool) // whose address it is, for paths that name no MAC; may be nil
 	// BlockSize is the largest TFTP block that a client's ROM stands; 0 or a nil function is no limit.
 	BlockSize func(MAC) int
-	Log       *zap.Logger           // nil: none
-	Metrics   prometheus.Registerer // nil: none
+	// LAN tells what is around a boot that does not go on; it may take seconds. nil: nothing is known.
+	LAN     func(context.Context) LAN
+	Log     *zap.Logger           // nil: none
+	Metrics prometheus.Registerer // nil: none
 }
 
 // keptOrders is how many ended orders stay in the store.
@@ -104,6 +106,7 @@ type Table struct {
 	wake     chan struct{}     // tells Run that the next expiry may have moved
 	seen     sightings
 	firmware map[string]FirmwareState // by machine's name
+	lan      LAN                      // when an order last stood still
 
 	timeline timeline
 }
@@ -186,8 +189,11 @@ func (t *Table) loadOrders() {
 	t.expire(now)
 }
 
-// Run ends orders when their time is over, until ctx is done.
+// Run ends orders when their time is over, and tells why others stand still, until ctx is done.
 func (t *Table) Run(ctx context.Context, ready func()) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { t.watchCauses(ctx) })
 	ready()
 	for {
 		timer := time.NewTimer(t.expire(time.Now()))

@@ -33,7 +33,8 @@ type Event struct {
 	MAC       MAC
 	Order     string // order id, or ""
 	Text      string // one sentence for people; no secrets
-	Key       string // for StepCause: its short name for programs, such as "secure-boot-refused-nbp"
+	Key       string // for StepCause: its short name for programs, such as "secure-boot-refused-nbp"; for StepDiscover: who asks
+	Hint      string // for StepCause: what to do
 	File      string // for StepFile
 	Bytes     int64  // for StepFile: sent so far
 	Total     int64  // for StepFile: size

@@ -124,6 +124,7 @@ func (t *Table) whole(m Machine, img images.Image) error {
 // entry is an order and what the table knows of it beside.
 type entry struct {
 	Order
+	moving   Event           // the last progress of a transfer
 	told     map[string]bool // what the timeline has of it and shall not have again; see onceLocked
 	passing  bool            // of a machine that nobody named: stays in memory, strangers must not fill the disk
 	unstored bool            // the store lacks its last change; Run tries again
@@ -249,6 +250,7 @@ func complete(img images.Image, served []string) bool {
 // endLocked moves an order into a final state. The order leaves the open ones
 // even if it cannot be stored: a full disk must not boot a machine twice.
 func (t *Table) endLocked(o *entry, s State, reason string, now time.Time) error {
+	t.lastCauseLocked(o, s, now)
 	o.State, o.Ended = s, now
 	if s != Done {
 		o.Reason = reason

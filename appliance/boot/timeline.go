@@ -59,6 +59,9 @@ func (t *Table) recordLocked(e Event) {
 	if o, ok := t.open[e.Machine]; ok && e.Order == "" {
 		e.Order = o.ID
 	}
+	if !t.noticeLocked(&e) {
+		return
+	}
 	if _, known := t.findNameLocked(e.Machine); !known && e.Machine != "" {
 		e.Transient = true // strangers must not push the timelines of machines out of the store
 	}
