@@ -33,6 +33,19 @@ const (
 	maxBlock   = 65464
 )
 
+// maxWindow is the largest window that we grant (RFC 7440 section 3 lets the
+// server lower what was asked). More makes no transfer faster, and a burst of
+// more overruns the receiver: a Linux socket holds about 90 packets, firmware less.
+const maxWindow = 64
+
+// Windows' boot programs offer a window that they set anew with every
+// acknowledgement, by a byte behind the block number: the first number asks
+// for that, the second agrees. It is in no RFC; this is what WDS and Wireshark know.
+const (
+	msftAsks   = "31416"
+	msftAgrees = 27182
+)
+
 // maxPath bounds a file name; the boot file name of DHCP has 128 bytes.
 const maxPath = 512
 
@@ -46,6 +59,8 @@ type request struct {
 	blksize  int           // what the client asked for; 0 if it did not
 	tsize    bool          // the client wants to hear the file's size
 	timeout  time.Duration // after which the client wants a packet sent again; 0 if it did not say
+	window   int           // blocks between two acknowledgements, as far as we grant it; 0 if the client did not ask
+	msft     bool          // the client sets the window anew with every acknowledgement
 }
 
 // refusal is an answer of "no" on the wire.
@@ -106,11 +121,58 @@ func (r *request) options(fields []string) {
 			if err == nil && n > 0 && r.timeout == 0 {
 				r.timeout = time.Duration(n) * time.Second
 			}
+		case "windowsize":
+			n, err := strconv.ParseUint(fields[1], 10, 16)
+			if err == nil && n > 0 && r.window == 0 {
+				r.window = int(min(n, maxWindow))
+			}
+		case "msftwindow":
+			r.msft = fields[1] == msftAsks
 		}
 	}
 	if r.netascii {
 		r.tsize = false // the size on the wire is not that of the file
+		r.window = 0    // no way back in a text that is converted as it goes out
 	}
+	r.msft = r.msft && r.window > 0
+}
+
+// block is the size of the blocks.
+func (r *request) block() int {
+	if r.blksize > 0 {
+		return r.blksize
+	}
+	return plainBlock
+}
+
+// accept is the OACK for the options of a request that we do; nil without any.
+func (r *request) accept(size int64) []byte {
+	p := []byte{0, opOACK}
+	option := func(name string, value int64) {
+		p = append(p, name...)
+		p = append(p, 0)
+		p = strconv.AppendInt(p, value, 10)
+		p = append(p, 0)
+	}
+	if r.blksize > 0 {
+		option("blksize", int64(r.blksize))
+	}
+	if r.tsize {
+		option("tsize", size)
+	}
+	if r.timeout > 0 {
+		option("timeout", int64(r.timeout/time.Second))
+	}
+	if r.window > 0 {
+		option("windowsize", int64(r.window))
+	}
+	if r.msft {
+		option("msftwindow", msftAgrees)
+	}
+	if len(p) == 2 {
+		return nil
+	}
+	return p
 }
 
 // packet is the refusal as an error packet, its text in printable ASCII: it

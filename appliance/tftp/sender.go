@@ -1,13 +1,11 @@
 package tftp
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/pin/tftp/v3/netascii"
@@ -16,9 +14,6 @@ import (
 // Patience: a client that is silent for so long is given up. A cable that was
 // pulled and put back is survived.
 const defaultPatience = 20 * time.Second
-
-// readAhead spares a system call per block.
-const readAhead = 32 << 10
 
 var errSilent = errors.New("the machine no longer answers")
 
@@ -32,182 +27,171 @@ func (e *peerError) Error() string {
 	return fmt.Sprintf("the machine broke off with error %d: %s", e.code, e.text)
 }
 
-// sender sends one file in lock-step: each block after the acknowledgement of
-// the one before (RFC 1350).
+// sender sends one file: a window of blocks, then the next after the
+// acknowledgement of its last block (RFC 7440). A window of one block is the
+// lock-step of RFC 1350, and what is sent to a client that asks for no window.
+//
+// A window that loses blocks is not made smaller: the client acknowledges
+// after as many blocks as were agreed, and would wait in silence for those that a
+// smaller window has not. Only Windows can say a new size.
 type sender struct {
 	sock     *socket
 	patience time.Duration
 	heard    func() // the client has acknowledged something
 
+	window
+	oack     []byte // nil: no option
+	data     *stream
 	rtt      rtt
-	answered bool  // something was acknowledged
-	acked    int64 // bytes of data acknowledged
-	size     int   // bytes of data in the packet sent last
-	resent   int
+	sentAt   time.Time // when the window went out
+	try      int       // how often it went out before
+	lacks    bool      // the client's last word was that it waits for a block
+	answered bool      // something was acknowledged
+	resent   int64
 	in       [plainBlock + 5]byte
 }
 
 // send sends content as the request wants it. A nil error says that the client
 // acknowledged the last block; other errors are reasons for people, or of content.
-func (s *sender) send(r *request, content io.Reader, size int64) error {
-	if r.timeout > 0 {
-		s.rtt.fixed = r.timeout
-	}
-	if options := r.accept(size); options != nil {
-		if err := s.exchange(options, 0); err != nil { // acknowledged as block 0 (RFC 2347)
-			return err
-		}
+func (s *sender) send(r *request, content io.ReadSeeker, size int64) error {
+	s.rtt.fixed = r.timeout
+	s.oack = r.accept(size)
+	s.window = window{size: int64(max(1, r.window)), msft: r.msft}
+	if s.oack != nil {
+		s.acked, s.sent = -1, -1
 	}
 	if r.netascii {
-		content = netascii.ToReader(content)
+		s.data = newStream(netascii.ToReader(content), r.block(), 2*size) // at worst every byte becomes two
+	} else {
+		s.data = newStream(content, r.block(), size)
+		s.data.seek = func(offset int64) error { _, err := content.Seek(offset, io.SeekStart); return err }
 	}
-	content = bufio.NewReaderSize(content, readAhead)
-	packet := make([]byte, 4+r.block())
-	binary.BigEndian.PutUint16(packet, opDATA)
-	for block := uint16(1); ; block++ { // wraps to 0 after 65535, as every client in the field does
-		n, err := io.ReadFull(content, packet[4:])
-		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-			return err
-		}
-		binary.BigEndian.PutUint16(packet[2:], block)
-		s.size = n
-		if err := s.exchange(packet[:4+n], block); err != nil {
-			return err
-		}
-		s.acked += int64(n)
-		if n < r.block() {
-			return nil
-		}
-	}
+	return s.run()
 }
 
-// exchange sends a packet, again and again, until it is acknowledged.
-func (s *sender) exchange(p []byte, block uint16) error {
-	begin := time.Now()
-	for try := 0; ; try++ {
-		if err := s.sock.send(p); err != nil {
+// run sends windows until the last block is acknowledged.
+func (s *sender) run() error {
+	for heard := time.Now(); s.data.end == 0 || s.acked < s.data.end; {
+		fresh := s.sent <= s.acked
+		target, err := s.transmit()
+		if err != nil {
 			return err
 		}
-		err := s.await(block, s.rtt.timeout(try))
-		if err == nil {
-			if try == 0 { // else it is not known which packet was answered (Karn)
-				s.rtt.sample(time.Since(begin))
+		before := s.acked
+		err = s.await(target, s.rtt.timeout(s.try))
+		switch {
+		case err != nil && err != errTimeout:
+			return err
+		case s.acked > before:
+			heard = time.Now()
+			if fresh && s.acked == target { // else it is not known which packet was answered (Karn)
+				s.rtt.sample(heard.Sub(s.sentAt))
 			}
-			s.answered = true
-			s.heard()
-			return nil
+			s.try = 0
+		default:
+			if s.try++; time.Since(heard) > s.patience {
+				return errSilent
+			}
 		}
-		if err != errTimeout {
-			return err
-		}
-		if time.Since(begin) > s.patience {
-			return errSilent
-		}
-		s.resent++
 	}
+	return nil
 }
 
-// await waits for the acknowledgement of a block. Others are late or doubled:
-// an answer to them would double every block from then on (RFC 1123
-// section 4.2.3.1, the sorcerer's apprentice).
-func (s *sender) await(block uint16, timeout time.Duration) error {
-	var begin time.Time
-	for {
+// transmit sends the blocks that may be out, from the first that the client
+// lacks, and says which is the last of them.
+func (s *sender) transmit() (target int64, err error) {
+	s.sentAt = time.Now()
+	target, from := s.target(), s.acked+1
+	if from == 0 {
+		s.resent += s.sent + 1
+		s.sent = 0
+		return 0, s.sock.send(s.oack)
+	}
+	for from <= target {
+		packets, err := s.data.packets(from, target)
+		if err != nil {
+			return 0, err
+		}
+		size := headerSize + s.data.block
+		if err := s.sock.sendAll(packets, size); err != nil {
+			return 0, err
+		}
+		last := from + int64((len(packets)-1)/size)
+		s.resent += max(0, min(s.sent, last)-from+1)
+		s.sent, from = max(s.sent, last), last+1
+		if s.data.end > 0 {
+			target = min(target, s.data.end)
+		}
+	}
+	return target, nil
+}
+
+// await reads acknowledgements until the target is acknowledged, or the time
+// is over. The client that acknowledges less has lost a block, or is one that
+// acknowledges early; some that lost one say so with every block that comes
+// after it (EDK2). So the answers are awaited for as long as a whole window
+// takes to be acknowledged, and the new one begins at the furthest.
+func (s *sender) await(target int64, timeout time.Duration) error {
+	limit := timeout
+	for first := true; s.acked < target; first = false {
+		if !first {
+			left := limit - time.Since(s.sentAt)
+			if left <= 0 || !s.sock.wait(left) {
+				return errTimeout
+			}
+		}
 		n, err := s.sock.receive(s.in[:], timeout)
 		if err != nil {
 			return err
 		}
-		p := s.in[:n]
-		if len(p) >= 4 {
-			code := binary.BigEndian.Uint16(p[2:])
-			switch binary.BigEndian.Uint16(p) {
-			case opACK:
-				if code == block {
-					return nil
-				}
-			case opERROR:
-				text, _, _ := bytes.Cut(p[4:], []byte{0})
-				return &peerError{code, printable(string(text))}
-			}
+		news, err := s.hear(s.in[:n])
+		if err != nil {
+			return err
 		}
-		if begin.IsZero() {
-			begin = time.Now()
-		} else if time.Since(begin) > timeout {
-			return errTimeout // a stream of stray packets must not hold up the next try
+		// With one block out there is no gap to see, and this is the
+		// acknowledgement of a block that came twice.
+		if news == forward || news == lacking && s.sent-s.acked > 1 {
+			limit = min(timeout, s.rtt.reply(s.try))
 		}
 	}
+	return nil
 }
 
-// allOut reports whether every byte of a file has been sent to a client that
-// was there, if not acknowledged.
-func (s *sender) allOut(size int64) bool { return s.answered && s.acked+int64(s.size) >= size }
-
-// accept is the OACK for the options of a request that we do; nil without any.
-func (r *request) accept(size int64) []byte {
-	p := []byte{0, opOACK}
-	option := func(name string, value int64) {
-		p = append(p, name...)
-		p = append(p, 0)
-		p = strconv.AppendInt(p, value, 10)
-		p = append(p, 0)
+// hear takes a packet of the client.
+func (s *sender) hear(p []byte) (news, error) {
+	if len(p) < headerSize {
+		return stale, nil
 	}
-	if r.blksize > 0 {
-		option("blksize", int64(r.blksize))
-	}
-	if r.tsize {
-		option("tsize", size)
-	}
-	if r.timeout > 0 {
-		option("timeout", int64(r.timeout/time.Second))
-	}
-	if len(p) == 2 {
-		return nil
-	}
-	return p
-}
-
-// block is the size of the blocks.
-func (r *request) block() int {
-	if r.blksize > 0 {
-		return r.blksize
-	}
-	return plainBlock
-}
-
-// rtt estimates when an acknowledgement is overdue (RFC 6298, in its manner).
-type rtt struct {
-	fixed     time.Duration // the client wants this one (RFC 2349); 0: estimate
-	mean, dev time.Duration
-}
-
-// Bounds of the time-out. A lost packet on a LAN shall cost little; firmware
-// that stores what it got pauses longer than the network takes, and a packet
-// sent twice does no harm.
-const (
-	firstTimeout = 500 * time.Millisecond
-	minTimeout   = 100 * time.Millisecond
-	maxTimeout   = 2 * time.Second
-)
-
-func (e *rtt) sample(d time.Duration) {
-	if e.mean == 0 {
-		e.mean, e.dev = d, d/2
-		return
-	}
-	e.dev += ((e.mean - d).Abs() - e.dev) / 4
-	e.mean += (d - e.mean) / 8
-}
-
-// timeout is that of the n-th try, in powers of two: so the kernel need not
-// be told a new one for every block.
-func (e *rtt) timeout(try int) time.Duration {
-	if e.fixed > 0 {
-		return e.fixed
-	}
-	d := firstTimeout
-	if e.mean > 0 {
-		for d = minTimeout; d < e.mean+4*e.dev; d *= 2 {
+	code := binary.BigEndian.Uint16(p[2:])
+	switch binary.BigEndian.Uint16(p) {
+	case opACK:
+		news := s.ack(code, p[headerSize:])
+		switch news {
+		case forward:
+			s.answered, s.lacks = true, false
+			s.heard()
+		case lacking: // so late, it does not cross with what went out
+			s.lacks = s.lacks || time.Since(s.sentAt) > s.rtt.reply(s.try)
 		}
+		return news, nil
+	case opERROR:
+		text, _, _ := bytes.Cut(p[headerSize:], []byte{0})
+		return stale, &peerError{code, printable(string(text))}
 	}
-	return min(d<<min(try, 8), maxTimeout)
+	return stale, nil
+}
+
+// ackedBytes is how much of a file of some size the client has acknowledged.
+func (s *sender) ackedBytes(size int64) int64 {
+	return min(max(0, s.acked)*int64(s.data.block), size)
+}
+
+// allOut reports whether a client that fell silent, or closed its port, has the
+// whole file as far as one can know. The last acknowledgement can be lost, and
+// who has all closes its port; to take that for a failure would boot the machine
+// into its order again. But a client that asked for a block once more has not
+// got it (packets of full size may not reach it at all), and one whose port was closed
+// when the last window came first has left before.
+func (s *sender) allOut() bool {
+	return s.answered && !s.lacks && s.try > 0 && s.data.end > 0 && s.sent >= s.data.end
 }

@@ -15,6 +15,7 @@ var (
 	errTimeout = errors.New("no answer in time")
 	errCut     = errors.New("the transfer was cut")
 	errGone    = errors.New("the machine has closed its port")
+	errSegment = errors.New("the kernel cannot segment here")
 )
 
 // socket is one transfer's own (the transfer identifier of RFC 1350 section
@@ -29,6 +30,8 @@ var (
 type socket struct {
 	fd      int
 	timeout time.Duration // set in the kernel
+	segment int           // size of the packets that the kernel cuts what is sent into; 0: it does not
+	single  bool          // it cannot, on the way to this client
 
 	isCut  atomic.Bool
 	mu     sync.Mutex // guards fd against cut after close
@@ -62,7 +65,48 @@ func (s *socket) mtu() int {
 }
 
 // last sends one packet even on a socket that was cut.
-func (s *socket) last(p []byte) { unix.Write(s.fd, p) }
+func (s *socket) last(p []byte) {
+	s.setSegment(0) // it may be longer than a block
+	unix.Write(s.fd, p)
+}
+
+// setSegment makes the kernel cut what is sent into packets of a size (UDP
+// generic segmentation offload, Linux 4.18): a window takes one way through the
+// network stack, not one per block. Zero, or a kernel without it: packets go out
+// one by one.
+func (s *socket) setSegment(size int) {
+	if size == s.segment || s.single && size > 0 {
+		return
+	}
+	if unix.SetsockoptInt(s.fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, size) != nil {
+		size, s.single = 0, true
+	}
+	s.segment = size
+}
+
+// sendAll sends packets that lie one after another; all but the last have the size.
+func (s *socket) sendAll(p []byte, size int) error {
+	if len(p) > size {
+		s.setSegment(size)
+	}
+	for len(p) > 0 {
+		n := min(size, len(p))
+		if s.segment == size {
+			n = len(p)
+		}
+		err := s.send(p[:n])
+		if err == errSegment {
+			s.setSegment(0)
+			s.single = true
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
 
 // send sends one packet. A packet that cannot leave for lack of memory or of
 // an interface counts as lost: it is sent again.
@@ -77,6 +121,12 @@ func (s *socket) send(p []byte) error {
 			continue
 		case unix.ECONNREFUSED:
 			return errGone
+		case unix.EIO, unix.EINVAL, unix.EMSGSIZE:
+			// The interface computes no checksums, or the way's MTU has shrunk: the
+			// kernel cannot segment for it.
+			if s.segment > 0 {
+				return errSegment
+			}
 		}
 		return nil
 	}
@@ -106,6 +156,19 @@ func (s *socket) receive(p []byte, timeout time.Duration) (int, error) {
 		return 0, errCut
 	}
 	return n, nil
+}
+
+// wait reports whether something came within a time that is shorter than what
+// the time-out of a socket can measure.
+func (s *socket) wait(d time.Duration) bool {
+	begin := time.Now()
+	for {
+		ts := unix.NsecToTimespec(max(0, d-time.Since(begin)).Nanoseconds())
+		n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}, &ts, nil)
+		if err != unix.EINTR {
+			return n > 0
+		}
+	}
 }
 
 // readOn goes on after a signal, no longer than the time-out in total.

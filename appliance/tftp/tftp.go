@@ -1,12 +1,13 @@
 // Package tftp serves the tree of boot files over TFTP: RFC 1350 with the
-// options blksize (RFC 2348) and tsize (RFC 2349).
+// options blksize (RFC 2348), tsize and timeout (RFC 2349), windowsize (RFC
+// 7440) and msftwindow (Windows' boot programs).
 //
 // One socket takes the requests. Each is checked, decided by the tree, and
-// answered from a socket of its own by a sender. Read requests have a sender of
-// our own, because pin/tftp's server moves little more than half of what
-// dnsmasq does (its round trip takes the long way through Go's network poller),
-// sends blocks that fragment, knows option names in lower case only, calls every
-// error "not found" and adds Go's text to it, and cannot be stopped.
+// answered from a socket of its own by a sender. The sender is our own; of
+// pin/tftp only its netascii is used. pin/tftp's server knows no window, moves
+// little more than half of what dnsmasq does (its round trip takes the long way
+// through Go's network poller), sends blocks that fragment, knows option names in
+// lower case only, calls every error "not found" and adds Go's text to it, and cannot be stopped.
 package tftp
 
 import (
@@ -157,8 +158,7 @@ func (d *dispatcher) dispatch(ctx context.Context, p []byte, from netip.AddrPort
 	case repeated:
 		d.metrics.requests.WithLabelValues("repeated").Inc()
 	case busy:
-		d.metrics.requests.WithLabelValues("busy").Inc()
-		d.refuse(&refusal{codeOther, "busy: too many transfers, try again"}, from, local)
+		d.metrics.requests.WithLabelValues(d.crowded(from, local)).Inc()
 	case admitted:
 		d.metrics.transfers.Inc()
 		d.wg.Go(func() {

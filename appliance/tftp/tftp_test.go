@@ -267,7 +267,10 @@ func TestNinthTransferOfOneAddressIsRefused(t *testing.T) {
 	tree, _ := treeWith(t, 5000)
 	addr, _ := start(t, tree, nil)
 	for range maxPerAddress {
-		begin(t, addr, 1)
+		c := begin(t, addr, 1)
+		if _, n, _, err := c.receive(time.Second); err != nil || n != 2 { // so it was heard
+			t.Fatal(n, err)
+		}
 	}
 	_, err := dialTest(t, addr).get(rq(opRRQ, "f", "octet"), &bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), "busy") {

@@ -39,6 +39,13 @@ func (c *content) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Seek goes to an offset from the start.
+func (c *content) Seek(offset int64, whence int) (int64, error) {
+	at, err := c.file.Seek(offset, whence)
+	c.read = at
+	return at, err
+}
+
 // answer sends what the request names, and says how that ended, in one word.
 func (d *dispatcher) answer(ctx context.Context, t *transfer, r *request, local netip.Addr) (result string) {
 	log := d.Log.With(zap.Stringer("from", t.peer.Addr()), zap.String("path", printable(r.path)))
@@ -53,6 +60,9 @@ func (d *dispatcher) answer(ctx context.Context, t *transfer, r *request, local 
 		return d.notOpened(log, err, t, local)
 	}
 	defer file.Close()
+	if !d.transfers.place(t, file.Decision) {
+		return d.crowded(t.peer, local)
+	}
 	sock, err := dial(local, t.peer)
 	if err != nil {
 		log.Warn("TFTP transfer not begun", zap.NamedError("err", err))
@@ -61,7 +71,7 @@ func (d *dispatcher) answer(ctx context.Context, t *transfer, r *request, local 
 	defer sock.close()
 	defer context.AfterFunc(ctx, sock.cut)()
 	if r.blksize > 0 {
-		r.blksize = max(minBlock, min(r.blksize, d.BlockSize, sock.mtu()-headers))
+		r.blksize = max(minBlock, min(r.blksize, d.largest(file), sock.mtu()-headers))
 	}
 	s := &sender{sock: sock, patience: d.patience, heard: t.hear}
 	err = s.send(r, &content{tree: d.Tree, file: file}, file.Size)
@@ -69,6 +79,14 @@ func (d *dispatcher) answer(ctx context.Context, t *transfer, r *request, local 
 		err = context.Cause(ctx)
 	}
 	return d.account(log, s, file, err)
+}
+
+// largest is the largest block for a file's client.
+func (d *dispatcher) largest(file *boot.File) int {
+	if file.BlockSize > 0 {
+		return min(file.BlockSize, d.BlockSize)
+	}
+	return d.BlockSize
 }
 
 func (d *dispatcher) notOpened(log *zap.Logger, err error, t *transfer, local netip.Addr) string {
@@ -81,16 +99,20 @@ func (d *dispatcher) notOpened(log *zap.Logger, err error, t *transfer, local ne
 	return "refused"
 }
 
+// crowded tells a client that there is no room for it now.
+func (d *dispatcher) crowded(to netip.AddrPort, local netip.Addr) string {
+	d.refuse(&refusal{codeOther, "busy: too many transfers, try again"}, to, local)
+	return "busy"
+}
+
 // account tells the tree, the log and the client how a transfer ended.
 func (d *dispatcher) account(log *zap.Logger, s *sender, file *boot.File, err error) string {
-	acked := min(s.acked, file.Size)
+	acked := s.ackedBytes(file.Size)
 	d.metrics.sent.Add(float64(acked))
 	d.metrics.resent.Add(float64(s.resent))
 	var peer *peerError
 	switch {
-	case err == nil, (errors.Is(err, errGone) || errors.Is(err, errSilent)) && s.allOut(file.Size):
-		// The last acknowledgement can be lost, and who has all closes its port. To
-		// take that for a failure would boot the machine into its order again.
+	case err == nil, (errors.Is(err, errGone) || errors.Is(err, errSilent)) && s.allOut():
 		d.Tree.Served(file)
 		return "sent"
 	case (errors.As(err, &peer) || errors.Is(err, errGone)) && acked == 0:
@@ -100,6 +122,8 @@ func (d *dispatcher) account(log *zap.Logger, s *sender, file *boot.File, err er
 		return "probed"
 	case errors.Is(err, errReplaced) && acked == 0:
 		return "repeated"
+	case errors.Is(err, errCrowded):
+		return "busy"
 	case errors.As(err, &peer), errors.Is(err, errGone), errors.Is(err, errSilent), errors.Is(err, errReplaced):
 	case errors.Is(err, context.Canceled):
 		err = errors.New("the box is stopping")

@@ -79,8 +79,9 @@ func (t *dirTree) seen() (served []string, events []boot.Event) {
 }
 
 // TestMain is a server or a client where the test program is started again in a
-// network namespace: "TFTP_TEST_SERVE=addr:port,dir" and
-// "TFTP_TEST_GET=addr:port,blksize", which fetches "f" and prints the block size and the hash.
+// network namespace: "TFTP_TEST_SERVE=addr:port,dir", "TFTP_TEST_GET=addr:port,blksize",
+// which fetches "f" and prints the block size and the hash, and "TFTP_TEST_MEASURE=…", which
+// scripts/bench uses; see measure.
 func TestMain(m *testing.M) {
 	if addr, dir, ok := strings.Cut(os.Getenv("TFTP_TEST_SERVE"), ","); ok {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -103,6 +104,13 @@ func TestMain(m *testing.M) {
 			options, err = c.get(rq(opRRQ, "f", "octet", "blksize", block), hash)
 		}
 		fmt.Printf("%s %x %v", options["blksize"], hash.Sum(nil), err)
+		return
+	}
+	if words := os.Getenv("TFTP_TEST_MEASURE"); words != "" {
+		if err := measure(words); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	os.Exit(m.Run())
