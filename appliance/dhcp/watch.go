@@ -3,6 +3,7 @@ package dhcp
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -76,9 +77,7 @@ func (s *Server) hearServer(own boot.MAC, frame []byte) {
 	if !ok || o.Addr == s.Address.Addr() {
 		return
 	}
-	if given := addrOf(d.YourIPAddr); given.IsValid() && d.MessageType() == dhcpv4.MessageTypeAck && len(d.ClientHWAddr) == 6 {
-		s.book.note(given, boot.MAC(d.ClientHWAddr))
-	}
+	s.heardGiven(own, d, o)
 	if !s.book.server(o.Addr) {
 		s.log().Info("another DHCP server is on this LAN", zap.Stringer("server", o.Addr), zap.Stringer("mac", o.MAC),
 			zap.Bool("proxy", o.Proxy), zap.String("class", o.VendorClass), zap.String("file", o.BootFile))
@@ -140,6 +139,22 @@ func (s *Server) peerProbe(p *packet) (isProbe bool) {
 		s.send(p, answer{kind: dhcpv4.MessageTypeAck, server: self, class: boxClass}, nil)
 	}
 	return true
+}
+
+// noteSystem tells the timeline that an operating system of a machine starts:
+// it asks for an address without a boot request. Before a machine has asked to
+// boot that says that it boots its own disk. A renewal (RFC 2131 section 4.3.2:
+// ciaddr is set) says nothing.
+func (s *Server) noteSystem(p *packet, mem *memory) {
+	starts := p.kind == dhcpv4.MessageTypeDiscover || p.kind == dhcpv4.MessageTypeRequest && !p.ciaddr.IsValid()
+	if p.notBoot == "" || !starts || s.Boot == nil || !s.roster.Load().has(p.mac) || !mem.once(boot.StepSystem, time.Now(), againEvent) {
+		return
+	}
+	who := "an operating system"
+	if p.class != "" {
+		who += fmt.Sprintf(" (%s)", p.class)
+	}
+	s.Boot.Record(boot.Event{Step: boot.StepSystem, MAC: p.mac, Text: who + " asks for an address"})
 }
 
 // watchLink returns when the interface is no longer the one that was opened.
