@@ -186,6 +186,13 @@ func (a *arbiter) list(now time.Time) []OtherServer {
 	return out
 }
 
+// boxes reports whether another rescuebox was heard of lately.
+func (a *arbiter) boxes(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.list(now), func(s OtherServer) bool { return s.Box })
+}
+
 // snapshot is the arbiter's part of the status.
 func (a *arbiter) snapshot(now time.Time) (m Mode, why string, since time.Time, others []OtherServer) {
 	a.mu.Lock()

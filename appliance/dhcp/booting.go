@@ -18,20 +18,58 @@ const step4011 boot.Step = "request on 4011"
 // verdict is what boot.Decide said about one exchange.
 type verdict struct {
 	machine string // its name, or "" if not known
+	dialect string // that the file of the site pins; "" or "auto": none
 	file    string // "": nothing to boot
 	refusal *boot.Refusal
 }
 
 // bootPart is what the reply to a packet says about booting, nil for nothing.
-func (s *Server) bootPart(p *packet, mem *memory, full bool) *bootPart {
+func (s *Server) bootPart(p *packet, mem *memory) *bootPart {
 	if p.notBoot != "" || s.Boot == nil {
 		return nil
 	}
-	v := s.decide(p, mem)
+	v, full := s.decide(p, mem), s.arbiter.now() == Full
 	if v.file == "" {
 		return leaveAlone(p.client, full)
 	}
-	return &bootPart{file: v.file, dialect: dialectFor(p.client, full)}
+	return partFor(p.client, v.file, s.interpreter.dialect(p.client, v.dialect, full), full)
+}
+
+// listen tells the interpreter what a boot client says on its way, so that one
+// that does not understand is talked to in another way.
+func (s *Server) listen(p *packet, mem *memory, mode Mode, port int) {
+	if p.notBoot != "" || s.Boot == nil {
+		return
+	}
+	switch {
+	case p.kind == dhcpv4.MessageTypeRequest:
+		s.interpreter.request(p.client, mode == Full)
+	case p.kind == dhcpv4.MessageTypeDiscover && port == portServer:
+		if v := s.decide(p, mem); v.file != "" {
+			s.interpreter.discover(p, v.dialect, mode == Full, func(d Dialect) bool { return !d.Full || s.mayLend(p) })
+		}
+	}
+}
+
+func (s *Server) tellDialect(st stage, text string) {
+	s.Boot.Record(boot.Event{Step: boot.StepDialect, MAC: st.mac, Text: text})
+}
+
+// Fetched tells that a machine begins to load a file, by TFTP or HTTP, or (whole)
+// that its last byte went out: that is how it shows that it understood what DHCP told it.
+// It may record an event: call it without a lock that Boot.Record takes.
+func (s *Server) Fetched(mac boot.MAC, whole bool) {
+	if s.started.Load() {
+		s.interpreter.fetched(mac, whole)
+	}
+}
+
+// BlockSize is the largest TFTP block that a machine's program stands, 0 for any.
+func (s *Server) BlockSize(mac boot.MAC) int {
+	if !s.started.Load() {
+		return 0
+	}
+	return s.interpreter.blockSize(mac)
 }
 
 // decide asks the table, once for a packet and its retransmissions.
@@ -41,7 +79,7 @@ func (s *Server) decide(p *packet, mem *memory) verdict {
 		return mem.verdict
 	}
 	d, err := s.Boot.Decide(p.client)
-	v := verdict{machine: d.Machine.Name}
+	v := verdict{machine: d.Machine.Name, dialect: d.Machine.Dialect}
 	if err == nil {
 		v.file, err = bootFileFor(p.client, d, s.Address.Addr(), s.HTTPPort)
 	}
@@ -110,6 +148,10 @@ func (s *Server) event(p *packet, mem *memory, v verdict, step boot.Step, text s
 // who have something to boot. Everybody else hears nothing, so that no
 // firmware waits for us, and what the other server offers stands.
 func (s *Server) proxy(p *packet, mem *memory) {
+	if s.lends(p, mem) {
+		s.full(p, mem)
+		return
+	}
 	if p.kind == dhcpv4.MessageTypeRequest {
 		text := "takes an address of the site's DHCP server"
 		if p.server.IsValid() {
@@ -121,12 +163,12 @@ func (s *Server) proxy(p *packet, mem *memory) {
 	if p.kind != dhcpv4.MessageTypeDiscover {
 		return
 	}
-	part := s.bootPart(p, mem, false)
-	if part == nil {
-		return
-	}
-	if s.send(p, s.proxyAnswer(dhcpv4.MessageTypeOffer), part) {
-		s.offered(p, mem, part, "proxyDHCP offer beside the site's DHCP server")
+	if part := s.bootPart(p, mem); part != nil {
+		s.wait(p.mac, part.dialect.Delay, Proxy, func() {
+			if s.send(p, s.proxyAnswer(dhcpv4.MessageTypeOffer), part) {
+				s.offered(p, mem, part, "proxyDHCP offer beside the site's DHCP server")
+			}
+		})
 	}
 }
 
@@ -144,15 +186,17 @@ func (s *Server) bootServer(p *packet, mem *memory, src netip.AddrPort) {
 	default:
 		return
 	}
-	part := s.bootPart(p, mem, false)
-	if part == nil {
+	part := s.bootPart(p, mem)
+	if part == nil || part.local {
 		return
 	}
 	kind := dhcpv4.MessageTypeAck
 	if p.kind == dhcpv4.MessageTypeDiscover {
 		kind = dhcpv4.MessageTypeOffer
 	}
-	if s.sendBoot(p, s.proxyAnswer(kind), part, src) {
+	a := s.proxyAnswer(kind)
+	a.on4011 = true
+	if s.sendBoot(p, a, part, src) {
 		s.event(p, mem, mem.verdict, step4011, "asked on port 4011, told boot file "+part.file, againEvent)
 	}
 }

@@ -61,6 +61,7 @@ type Server struct {
 	Machines   func() []boot.Machine // those of the configuration and adopted ones; nil: none
 	Boot       Boot                  // nil: nothing boots, addresses only
 	Store      LeaseStore            // nil: leases are lost with the process
+	Learned    LearnedStore          // nil: which dialect works with whom is forgotten with the process
 	Log        *zap.Logger           // nil: none
 	Metrics    prometheus.Registerer // nil: none
 
@@ -71,6 +72,7 @@ type Server struct {
 	prober        *prober
 	solicitations *solicitations
 	book          *book
+	interpreter   *interpreter
 	roster        atomic.Pointer[roster]
 	wire          atomic.Pointer[wire]
 	index         atomic.Int64 // the interface's
@@ -162,6 +164,9 @@ func (s *Server) prepare() error {
 	}
 	s.pool = newPool(s.Lease, s.KnownShare, nets, taken)
 	s.book, s.prober, s.solicitations = newBook(), newProber(), newSolicitations()
+	if s.interpreter, err = newInterpreter(s.Learned, s.log(), s.tellDialect); err != nil {
+		return err
+	}
 	s.metrics = newMetrics(s.Metrics)
 	s.noisy = s.log().WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(c, 10*time.Second, 10, 0)

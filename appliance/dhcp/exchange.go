@@ -23,11 +23,15 @@ func (s *Server) packet(sh *shard, p *packet, j job) {
 		s.drop("rate")
 		return
 	}
-	s.look(p)
 	mode := s.arbiter.now()
-	switch {
-	case mode == Listening:
+	s.look(p, mode)
+	s.noteSystem(p, mem)
+	if mode == Listening {
 		s.drop("listening")
+		return
+	}
+	s.listen(p, mem, mode, j.port)
+	switch {
 	case j.port == portBoot:
 		s.bootServer(p, mem, j.src)
 	case mode == Proxy:
@@ -38,12 +42,20 @@ func (s *Server) packet(sh *shard, p *packet, j job) {
 }
 
 // look notes which address a client says it has or takes.
-func (s *Server) look(p *packet) {
+func (s *Server) look(p *packet, mode Mode) {
+	addr := p.ciaddr
 	switch {
-	case p.ciaddr.IsValid() && p.kind != dhcpv4.MessageTypeRelease:
-		s.book.note(p.ciaddr, p.mac)
+	case p.kind == dhcpv4.MessageTypeRelease:
+		return
 	case p.kind == dhcpv4.MessageTypeRequest && p.requested.IsValid():
-		s.book.note(p.requested, p.mac)
+		addr = p.requested
+	}
+	if !addr.IsValid() {
+		return
+	}
+	s.book.note(addr, p.mac)
+	if mode != Full && p.server != s.Address.Addr() {
+		s.othersLease(addr, p.mac)
 	}
 }
 
@@ -132,19 +144,25 @@ func (s *Server) resume(a ask) func(*shard) {
 		mem := sh.memory(a.mac)
 		p := mem.waiting
 		mem.waiting = nil
-		if p != nil && s.arbiter.now() == Full {
+		if p != nil && (s.arbiter.now() == Full || s.lends(p, mem)) {
 			s.discover(p, mem, a)
 		}
 	}
 }
 
 func (s *Server) offer(p *packet, mem *memory, n *network, addr netip.Addr) {
-	part := s.bootPart(p, mem, true)
+	part := s.bootPart(p, mem)
 	a := s.terms(dhcpv4.MessageTypeOffer, n)
 	a.yiaddr = addr
-	if s.send(p, a, part) {
-		s.offered(p, mem, part, "offered "+addr.String())
+	var delay time.Duration
+	if part != nil {
+		delay = part.dialect.Delay
 	}
+	s.wait(p.mac, delay, s.arbiter.now(), func() {
+		if s.send(p, a, part) {
+			s.offered(p, mem, part, "offered "+addr.String())
+		}
+	})
 }
 
 // terms is the part of an answer that is the same for all clients of a network.
@@ -214,7 +232,7 @@ func (s *Server) commit(p *packet, mem *memory, a ask, addr netip.Addr) error {
 			return err
 		}
 	}
-	part := s.bootPart(p, mem, true)
+	part := s.bootPart(p, mem)
 	r := s.terms(dhcpv4.MessageTypeAck, a.net)
 	r.yiaddr = addr
 	if s.send(p, r, part) {
@@ -268,7 +286,7 @@ func (s *Server) inform(p *packet, mem *memory, n *network) {
 	}
 	a := s.terms(dhcpv4.MessageTypeAck, n)
 	a.lease = 0
-	s.send(p, a, s.bootPart(p, mem, true))
+	s.send(p, a, s.bootPart(p, mem))
 }
 
 // ownMAC is the interface's: our own packets may come back to us.

@@ -41,6 +41,7 @@ type orders struct {
 	asked   int
 	events  []boot.Event
 	refuse  string
+	dialect string
 }
 
 func (o *orders) Decide(c boot.Client) (boot.Decision, error) {
@@ -53,7 +54,7 @@ func (o *orders) Decide(c boot.Client) (boot.Decision, error) {
 	if !o.ordered[c.MAC] {
 		return boot.Decision{}, &boot.Refusal{Reason: "nobody ordered anything", Local: true}
 	}
-	d := boot.Decision{Machine: boot.Machine{Name: "srv01"}}
+	d := boot.Decision{Machine: boot.Machine{Name: "srv01", Dialect: o.dialect}}
 	switch {
 	case c.Program == boot.IPXE:
 		d.File = "boot.ipxe"

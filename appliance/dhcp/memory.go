@@ -109,6 +109,8 @@ type book struct {
 	mu      sync.Mutex
 	clients *lru[netip.Addr, boot.MAC]
 	servers map[netip.Addr]bool
+	inside  bool // another server gives addresses of our range, or clients have them
+	outside bool // and of others
 }
 
 func newBook() *book {
@@ -125,6 +127,20 @@ func (b *book) find(a netip.Addr) (boot.MAC, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.clients.get(a)
+}
+
+// given notes that another server gives addresses, and whether of our range.
+func (b *book) given(inRange bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.inside, b.outside = b.inside || inRange, b.outside || !inRange
+}
+
+// othersElsewhere reports whether other servers' addresses were seen, and none of them in our range.
+func (b *book) othersElsewhere() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.outside && !b.inside
 }
 
 // server reports whether a server was known already. Past its size the book

@@ -145,14 +145,13 @@ func checkHeader(d *dhcpv4.DHCPv4) error {
 
 // clientFrom is the boot request in a packet, or why there is none.
 //
-// PXE clients say so in option 60 (PXE 2.1 section 2.2.1), UEFI HTTP Boot
-// clients as well. FlexBoot and some ROMs leave out one or another field, so
-// option 93 alone is taken as a boot client too.
+// PXE clients say so in option 60. FlexBoot and some ROMs leave out one or
+// another field, so option 93 alone is taken as a boot client too.
 func clientFrom(p *packet) (boot.Client, error) {
 	ipxe := isIPXE(p.DHCPv4)
-	pxe := strings.HasPrefix(p.class, "PXEClient") || strings.HasPrefix(p.class, "HTTPClient")
+	known := bootClass(p.class)
 	arch, said := archOf(p)
-	if !pxe && !ipxe && !said {
+	if !known && !ipxe && !said {
 		return boot.Client{}, errors.New("neither option 60 PXEClient nor option 93 nor iPXE: a running system")
 	}
 	c := boot.Client{
@@ -168,7 +167,7 @@ func clientFrom(p *packet) (boot.Client, error) {
 
 // archOf reads option 93, the first of several (RFC 4578 section 2.1). Without
 // it the vendor class may tell ("PXEClient:Arch:00007:UNDI:003016"); without
-// both it is a BIOS, which was all there was when ROMs left it out.
+// both a PXE client is a BIOS, which was all there was when ROMs left it out.
 func archOf(p *packet) (arch boot.Arch, said bool) {
 	if v := p.Options.Get(dhcpv4.OptionClientSystemArchitectureType); len(v) >= 2 {
 		return boot.Arch(uint16(v[0])<<8 | uint16(v[1])), true
@@ -178,6 +177,9 @@ func archOf(p *packet) (arch boot.Arch, said bool) {
 		if n, err := strconv.ParseUint(digits, 10, 16); err == nil {
 			return boot.Arch(n), false
 		}
+	}
+	if p.class != "" && !strings.HasPrefix(p.class, "PXEClient") && !isIPXE(p.DHCPv4) {
+		return boot.UnknownArch, false
 	}
 	return boot.BIOS, false
 }

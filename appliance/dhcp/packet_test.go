@@ -134,7 +134,7 @@ func TestReplyFits(t *testing.T) {
 	a := answer{
 		kind: dhcpv4.MessageTypeOffer, server: netip.MustParseAddr("192.168.77.1"), yiaddr: netip.MustParseAddr("192.168.77.100"), lease: time.Hour,
 		net: &network{prefix: netip.MustParsePrefix("192.168.77.0/24")}, dns: make([]byte, 120), domain: strings.Repeat("d", 60),
-		boot: &bootPart{file: strings.Repeat("f", maxFile), dialect: dialect{class: "PXEClient", control: true}},
+		boot: &bootPart{file: strings.Repeat("f", maxFile), class: "PXEClient", dialect: Dialect{Control: true}},
 	}
 	for _, size := range []uint16{0, 576, 1472, 65280} {
 		change := []dhcpv4.Modifier{bios, opt(82, make([]byte, 60)...)}
@@ -220,7 +220,15 @@ func FuzzReply(f *testing.F) {
 		a := answer{
 			kind: dhcpv4.MessageType(2 + kind%5), server: netip.MustParseAddr("192.168.77.1"), yiaddr: netip.MustParseAddr("192.168.77.100"),
 			net: &network{prefix: netip.MustParsePrefix("192.168.77.0/24")}, message: "no",
-			boot: &bootPart{file: "boot/525400123456/snponly.efi", dialect: dialectFor(p.client, full)},
+		}
+		var rest []Dialect
+		if p.notBoot == "" {
+			rest = ladderOf(p.client, full)
+		}
+		d := append(rest, Dialect{})[int(kind/5)%(len(rest)+1)]
+		a.boot = partFor(p.client, "boot/525400123456/snponly.efi", d, full)
+		if local := leaveAlone(p.client, full); local != nil && kind&0x80 != 0 {
+			a.boot.local = true
 		}
 		b, err := render(p, a)
 		if err != nil {
@@ -230,8 +238,8 @@ func FuzzReply(f *testing.F) {
 		if err != nil || len(b) > maxMessageSize || r.TransactionID != p.TransactionID {
 			t.Fatalf("reply of %d bytes: %v", len(b), err)
 		}
-		if a.kind != dhcpv4.MessageTypeNak && r.BootFileName != a.boot.file {
-			t.Errorf("boot file %q", r.BootFileName)
+		if inHeader := d.File == FileBoth || d.File == FileHeader; a.kind != dhcpv4.MessageTypeNak && !a.boot.local && inHeader != (r.BootFileName == a.boot.file) {
+			t.Errorf("boot file %q in dialect %+v", r.BootFileName, d)
 		}
 		routeOf(p, a.kind, a.yiaddr)
 	})

@@ -288,6 +288,23 @@ func (p *pool) record(now time.Time, mac boot.MAC) (addr netip.Addr, ok bool) {
 	return netip.Addr{}, false
 }
 
+// othersLease makes a client the last holder of an address that it has from
+// another server: it is offered to nobody else while there is another one.
+func (p *pool) othersLease(now time.Time, addr netip.Addr, mac boot.MAC) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := ask{mac: mac, net: p.home(addr)}
+	if a.net == nil || !a.net.covers(addr) || !p.fits(addr, a) {
+		return
+	}
+	s := p.slot(addr, a.net)
+	if s.phase == offered || s.phase == bound {
+		return
+	}
+	p.own(s, a, now)
+	p.move(s, idle, now)
+}
+
 // release ends what a client has of an address: it took another server's
 // offer, or sent RELEASE. The slot remembers it.
 func (p *pool) release(now time.Time, mac boot.MAC, addr netip.Addr, phases ...phase) bool {

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -8,97 +9,26 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
-
-	"rescuebox/appliance/boot"
 )
 
 // Option numbers that the library has no name for, and limits of the header.
 const (
-	optIPXE        = 175 // iPXE's encapsulated options
-	ipxeNoProxy    = 176 // in it: do not wait for proxyDHCP offers
-	pxeControl     = 6   // in option 43: PXE_DISCOVERY_CONTROL (PXE 2.1 table 2-1)
-	pxeBootItem    = 71  // in option 43: PXE_BOOT_ITEM
-	useBootFile    = 8   // value of pxeControl: load the boot file named here
-	maxFile        = 127 // header field file, with its NUL
-	minMessageSize = 576 // every client takes that much (RFC 2131 section 2)
+	optIPXE        = 175    // iPXE's encapsulated options
+	ipxeNoProxy    = 176    // in it: do not wait for proxyDHCP offers
+	pxeControl     = 6      // in option 43: PXE_DISCOVERY_CONTROL (PXE 2.1 table 2-1)
+	pxeBootServers = 8      // in option 43: PXE_BOOT_SERVERS
+	pxeBootMenu    = 9      // in option 43: PXE_BOOT_MENU
+	pxeMenuPrompt  = 10     // in option 43: PXE_MENU_PROMPT
+	pxeBootItem    = 71     // in option 43: PXE_BOOT_ITEM
+	useBootFile    = 8      // value of pxeControl: load the boot file named here
+	useListOnly    = 7      // value of pxeControl: no broadcast, no multicast, only the boot servers listed
+	itemLocal      = 0      // boot item type: the machine's own disk
+	itemOurs       = 0x8000 // boot item type of our one menu item, from the vendors' range
+	maxFile        = 127    // header field file, with its NUL
+	minMessageSize = 576    // every client takes that much (RFC 2131 section 2)
 	maxMessageSize = 1472
 	ipUDPHeaders   = 28
 )
-
-// bootPart is what a reply says about booting.
-type bootPart struct {
-	file    string // boot file name: a path for TFTP, a URL for iPXE and HTTP Boot
-	dialect dialect
-}
-
-// dialect is how one client wants its boot part said. Firmware differs; the
-// defaults are the best known practice.
-type dialect struct {
-	class   string // option 60 of the answer
-	control bool   // option 43 {6: 8}: boot from this offer, ask nobody on 4011
-	noProxy bool   // tell iPXE not to wait for proxyDHCP offers
-	local   bool   // nothing to boot: a menu whose only item is the machine's own disk
-}
-
-// dialectFor chooses by architecture, program and mode.
-//
-// As proxy: a BIOS wants 43 {6:8}, or it asks for a menu. UEFI gets none: EDK2
-// then classes the offer as BINL and asks us on 4011, where nobody else
-// answers, while some UEFI firmware ignores proxy offers that have a 43
-// (pixiecore, README.booting.md). iPXE takes file and next server as they are.
-//
-// As the one full server everything is in one offer, the form that boots most
-// firmware (bootimus#77): with 43 {6:8} no client looks for a boot server
-// elsewhere (edk2#8149).
-func dialectFor(c boot.Client, full bool) dialect {
-	d := dialect{class: "PXEClient"}
-	switch {
-	case c.Arch >= boot.HTTPIA32 && c.Arch <= boot.HTTPBIOS:
-		// Without this class the firmware takes the offer for a PXE one (xcat#7743).
-		d.class = "HTTPClient"
-	case c.Program == boot.IPXE:
-		d.noProxy = full
-	default:
-		d.control = full || c.Arch == boot.BIOS
-	}
-	return d
-}
-
-// leaveAlone is what a client is told that has nothing to boot, nil for nothing.
-//
-// A BIOS ROM gives up at once on an offer without boot file (PXE-E53). EDK2
-// takes such an offer for none and asks for a minute more (measured with OVMF:
-// 62 s, PXE-E16); a PXE menu of one item, "local boot", and no time to choose
-// sends it to its own disk in 4 s (PXE-E21).
-func leaveAlone(c boot.Client, full bool) *bootPart {
-	if !full || c.Program != boot.Firmware || c.Arch < boot.UEFIIA32 || c.Arch > boot.UEFIARM64 {
-		return nil
-	}
-	return &bootPart{dialect: dialect{class: "PXEClient", local: true}}
-}
-
-// localMenu is option 43 (PXE 2.1 table 2-1): no discovery by broadcast or
-// multicast, a menu with item type 0 "Local", a prompt that waits 0 seconds.
-func localMenu() []byte {
-	return []byte("\x06\x01\x03" + "\x09\x08\x00\x00\x05Local" + "\x0a\x02\x00x" + "\xff")
-}
-
-// bootFileFor names the file that the client loads. A name too long for the
-// header is refused: ROMs that read only the header would load another file.
-func bootFileFor(c boot.Client, d boot.Decision, server netip.Addr, httpPort int) (string, error) {
-	file := boot.Path(c.MAC, d.File)
-	if c.Program == boot.IPXE || (c.Arch >= boot.HTTPIA32 && c.Arch <= boot.HTTPBIOS) {
-		host := server.String()
-		if httpPort != 0 && httpPort != 80 {
-			host = netip.AddrPortFrom(server, uint16(httpPort)).String()
-		}
-		file = "http://" + host + "/" + file
-	}
-	if len(file) > maxFile {
-		return "", fmt.Errorf("boot file name %q has %d bytes, DHCP carries %d", file, len(file), maxFile)
-	}
-	return file, nil
-}
 
 // answer is all that a reply says.
 type answer struct {
@@ -112,6 +42,7 @@ type answer struct {
 	message string // option 56, of a NAK
 	class   string // option 60 of an answer without boot part: another box's probe
 	boot    *bootPart
+	on4011  bool // the client asked the boot server
 }
 
 // render makes the reply to a request. It is pure.
@@ -180,36 +111,46 @@ func addNetwork(o dhcpv4.Options, a answer) {
 	}
 }
 
-// addBoot says the boot part twice: some ROMs read only the header, some only
-// the options. Option 67 ends in NUL: there is firmware that reads on into the
-// next option (siderolabs/booter#11, netbootxyz#1198).
+// addBoot says the boot part, in most dialects twice: some ROMs read only the
+// header, some only the options. Option 67 ends in NUL: there is firmware that
+// reads on into the next option (siderolabs/booter#11, netbootxyz#1198).
 func addBoot(r *dhcpv4.DHCPv4, p *packet, a answer) {
 	o, d := r.Options, a.boot.dialect
-	o[dhcpv4.OptionClassIdentifier.Code()] = []byte(d.class)
+	o[dhcpv4.OptionClassIdentifier.Code()] = []byte(a.boot.class)
 	// PXE clients drop an answer that does not repeat their option 97.
 	mirror(o, p, dhcpv4.OptionClientMachineIdentifier)
-	if d.local {
-		o[dhcpv4.OptionVendorSpecificInformation.Code()] = localMenu()
+	if a.boot.local {
+		o[dhcpv4.OptionVendorSpecificInformation.Code()] = pxeMenu(nil, itemLocal, netip.Addr{}, "Local", "x")
 		return
 	}
 	host := a.server.String()
 	r.ServerIPAddr = a.server.AsSlice()
-	r.ServerHostName, r.BootFileName = host, a.boot.file
-	o[dhcpv4.OptionTFTPServerName.Code()] = []byte(host)
-	o[dhcpv4.OptionBootfileName.Code()] = append([]byte(a.boot.file), 0)
-	if vendor := vendorOptions(p, d); len(vendor) > 0 {
+	if vendor := vendorOptions(p, a, d); len(vendor) > 0 {
 		o[dhcpv4.OptionVendorSpecificInformation.Code()] = vendor
 	}
-	if d.noProxy {
+	if a.boot.noProxy {
 		o[optIPXE] = []byte{ipxeNoProxy, 1, 1}
+	}
+	if d.File == File4011 && !a.on4011 {
+		return
+	}
+	if d.File != FileOption {
+		r.ServerHostName, r.BootFileName = host, a.boot.file
+	}
+	if d.File != FileHeader {
+		o[dhcpv4.OptionTFTPServerName.Code()] = []byte(host)
+		o[dhcpv4.OptionBootfileName.Code()] = append([]byte(a.boot.file), 0)
 	}
 }
 
 // vendorOptions is option 43. A client that asks a boot server for an item of
 // a menu wants the item repeated (PXE 2.1 section 2.2.6).
-func vendorOptions(p *packet, d dialect) []byte {
+func vendorOptions(p *packet, a answer, d Dialect) []byte {
+	if d.Menu && !a.on4011 {
+		return pxeMenu([]byte{useListOnly}, itemOurs, a.server, "rescuebox", "rescuebox")
+	}
 	v := dhcpv4.Options{}
-	if d.control {
+	if d.Control {
 		v[pxeControl] = []byte{useBootFile}
 	}
 	asked := dhcpv4.Options{}
@@ -221,6 +162,27 @@ func vendorOptions(p *packet, d dialect) []byte {
 		return nil
 	}
 	return append(v.ToBytes(), dhcpv4.OptionEnd.Code())
+}
+
+// pxeMenu is option 43 (PXE 2.1 table 2-1) with a menu of one item and a prompt
+// that waits 0 seconds. The discovery control that is the default here allows
+// neither broadcast nor multicast.
+func pxeMenu(discovery []byte, item uint16, server netip.Addr, text, prompt string) []byte {
+	if discovery == nil {
+		discovery = []byte{3}
+	}
+	kind := binary.BigEndian.AppendUint16(nil, item)
+	entry := func(code byte, parts ...[]byte) []byte {
+		v := bytes.Join(parts, nil)
+		return append([]byte{code, byte(len(v))}, v...)
+	}
+	menu := entry(pxeControl, discovery)
+	if server.IsValid() {
+		menu = append(menu, entry(pxeBootServers, kind, []byte{1}, server.AsSlice())...)
+	}
+	menu = append(menu, entry(pxeBootMenu, kind, []byte{byte(len(text))}, []byte(text))...)
+	menu = append(menu, entry(pxeMenuPrompt, []byte{0}, []byte(prompt))...)
+	return append(menu, dhcpv4.OptionEnd.Code())
 }
 
 func mirror(o dhcpv4.Options, p *packet, code dhcpv4.OptionCode) {

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"go.uber.org/zap"
@@ -37,6 +39,7 @@ type job struct {
 type shard struct {
 	known, rest chan job
 	clients     *lru[boot.MAC, *memory]
+	delayed     atomic.Int32 // answers that wait
 }
 
 func newShards() []*shard {
@@ -253,6 +256,31 @@ func (s *Server) later(m boot.MAC, then func(*shard)) {
 	}
 }
 
+// maxDelayed bounds the answers of one shard that wait; more go out at once.
+const maxDelayed = 8
+
+// wait does something after a while, on the client's shard, if the mode is the same then.
+func (s *Server) wait(m boot.MAC, d time.Duration, mode Mode, then func()) {
+	sh := s.shardOf(m)
+	if d == 0 || sh.delayed.Load() >= maxDelayed {
+		then()
+		return
+	}
+	sh.delayed.Add(1)
+	time.AfterFunc(d, func() {
+		sh.delayed.Add(-1)
+		select {
+		case sh.known <- job{then: func(*shard) {
+			if s.arbiter.now() == mode {
+				then()
+			}
+		}}:
+		default:
+			s.drop("busy")
+		}
+	})
+}
+
 // send renders and sends a reply on its way; it says whether it went out.
 func (s *Server) send(p *packet, a answer, part *bootPart) bool {
 	a.boot = part
@@ -266,8 +294,9 @@ func (s *Server) send(p *packet, a answer, part *bootPart) bool {
 		return false
 	}
 	s.metrics.sent.WithLabelValues(a.kind.String()).Inc()
-	if part != nil && !part.dialect.local {
+	if part != nil && !part.local {
 		s.noteBooting(p.mac)
+		s.interpreter.answered(part.stage)
 	}
 	if e := s.log().Check(zap.DebugLevel, "DHCP reply"); e != nil {
 		e.Write(zap.Stringer("mac", p.mac), zap.Stringer("type", a.kind), zap.Stringer("address", a.yiaddr))

@@ -1,0 +1,80 @@
+package dhcp
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"rescuebox/appliance/boot"
+)
+
+// Some firmware boots from nothing but one complete offer of one server
+// (bootimus#77, edk2#6944). Beside the site's DHCP server that is the last
+// resort: for one machine, for one boot, we give the address as well. It is done
+// only where that address cannot be another host's:
+//
+//   - the machine is named and has something to boot now;
+//   - it is on our own LAN: behind a relay nobody can be asked by ARP;
+//   - the file of the site reserves an address for it; or it gives a range, the
+//     site's own server was seen giving addresses, and never one of that
+//     range, nor was any client seen that takes or has one;
+//   - as always nobody answers an ARP probe for the address;
+//   - no other rescuebox is on the LAN, which would do the same.
+//
+// The system that the machine then boots asks for an address as any other, and the site's server gives it.
+
+// mayLend reports whether the machine that sent a packet may have an address of ours now.
+func (s *Server) mayLend(p *packet) bool {
+	m, known := s.roster.Load().machine(p)
+	if !known || p.relay.IsValid() || s.arbiter.boxes(time.Now()) {
+		return false
+	}
+	lan := s.pool.nets[0]
+	if m.Address.IsValid() && lan.prefix.Contains(m.Address) {
+		return true
+	}
+	return lan.usable > 0 && s.book.othersElsewhere()
+}
+
+// lends reports whether a packet in proxy mode is answered as by a full
+// server: in the exchange with a machine that needs that, and for the address that it got from us.
+func (s *Server) lends(p *packet, mem *memory) bool {
+	if p.notBoot != "" || s.Boot == nil || s.arbiter.now() != Proxy {
+		return false
+	}
+	if p.kind != dhcpv4.MessageTypeDiscover && p.server != s.Address.Addr() {
+		return false
+	}
+	v := s.decide(p, mem)
+	return v.file != "" && s.interpreter.dialect(p.client, v.dialect, false).Full && s.mayLend(p)
+}
+
+// heardGiven notes an address that another server offers or gives.
+func (s *Server) heardGiven(own boot.MAC, d *dhcpv4.DHCPv4, o OtherServer) {
+	given := addrOf(d.YourIPAddr)
+	if !given.IsValid() || o.Box || len(d.ClientHWAddr) != 6 {
+		return
+	}
+	client := boot.MAC(d.ClientHWAddr)
+	if d.MessageType() == dhcpv4.MessageTypeAck {
+		s.book.note(given, client)
+	}
+	s.book.given(s.pool.nets[0].covers(given))
+	if client != own && d.MessageType() == dhcpv4.MessageTypeAck && s.arbiter.now() != Full {
+		s.pool.othersLease(time.Now(), given, client)
+	}
+}
+
+// othersLease notes that a client has or takes an address that is not ours to
+// give now. When we take over from the other server, the client shall find its
+// address again, and nobody else shall get it, even while it sleeps and answers no ARP probe.
+func (s *Server) othersLease(addr netip.Addr, client boot.MAC) {
+	if holder, ours := s.pool.holder(time.Now(), addr); ours && holder == client {
+		return
+	}
+	if s.pool.nets[0].covers(addr) {
+		s.book.given(true)
+		s.pool.othersLease(time.Now(), addr, client)
+	}
+}
