@@ -30,6 +30,7 @@ func peImage(machine, subsystem uint16) []byte {
 	b[0x3c] = 0x40
 	copy(b[0x40:], "PE\x00\x00")
 	binary.LittleEndian.PutUint16(b[0x44:], machine)
+	b[0x40+20], b[0x40+24], b[0x40+25] = 240, 0x0b, 0x02 // a PE32+ header with all its directories
 	binary.LittleEndian.PutUint16(b[0x40+24+68:], subsystem)
 	return b
 }
@@ -41,6 +42,7 @@ func stub(version string) []byte {
 	b[0x3c] = 0x82
 	copy(b[0x82:], "PE\x00\x00")
 	binary.LittleEndian.PutUint16(b[0x86:], 0x8664)
+	b[0x82+20], b[0x82+24], b[0x82+25] = 112, 0x0b, 0x02
 	binary.LittleEndian.PutUint16(b[0x82+24+68:], 10)
 	return b
 }

@@ -54,7 +54,7 @@ func TestAddGetOpen(t *testing.T) {
 	if diff := cmp.Diff(added, got); diff != "" {
 		t.Errorf("Add and Get differ (-add +get):\n%s", diff)
 	}
-	want := []File{{"initrd.img", 6, sumHex("initrd")}, {"vmlinuz", 6, sumHex("kernel")}}
+	want := []File{{Name: "initrd.img", Size: 6, SHA256: sumHex("initrd")}, {Name: "vmlinuz", Size: 6, SHA256: sumHex("kernel")}}
 	if diff := cmp.Diff(want, got.Files); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
@@ -392,7 +392,7 @@ func TestAddSaysWhatFailed(t *testing.T) {
 		t.Errorf("names that differ in case only: %v", err)
 	}
 	for _, names := range [][2]string{{"k", "K"}, {"K", "k"}} {
-		i := Image{Name: "x", Kind: BootSet, Files: []File{{names[0], 0, sumHex("")}, {names[1], 0, sumHex("")}}}
+		i := Image{Name: "x", Kind: BootSet, Files: []File{{Name: names[0], SHA256: sumHex("")}, {Name: names[1], SHA256: sumHex("")}}}
 		if err := i.check(); err == nil {
 			t.Errorf("files %v pass", names)
 		}
