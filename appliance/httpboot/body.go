@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rescuebox/appliance/boot"
+	"rescuebox/images"
 )
 
 // How a transfer can end early.
@@ -53,12 +54,16 @@ func (b *body) ReadFrom(src io.Reader) (total int64, err error) {
 		rest = &io.LimitedReader{R: src, N: math.MaxInt64}
 	}
 	for rest.N > 0 && b.err == nil {
-		part := &io.LimitedReader{R: rest.R, N: min(rest.N, b.pace.slice())}
+		part, sent := next(rest.R, min(rest.N, b.pace.slice()))
 		want := part.N
+		if want == 0 {
+			break
+		}
 		if b.err = b.pace.wait(b.v.ctx, want); b.err != nil {
 			break
 		}
 		n, err := b.send(part)
+		sent(n)
 		total += n
 		rest.N -= n
 		if err == nil && n < want {
@@ -66,6 +71,24 @@ func (b *body) ReadFrom(src io.Reader) (total int64, err error) {
 		}
 	}
 	return total, b.err
+}
+
+// next is at most n bytes of what src has next, and whom to tell how many went
+// out. The parts of an overlay that are a file are handed out as that file.
+func next(src io.Reader, n int64) (part *io.LimitedReader, sent func(int64)) {
+	o, ok := src.(*images.Overlay)
+	if !ok {
+		return &io.LimitedReader{R: src, N: n}, func(int64) {}
+	}
+	at, err := o.Seek(0, io.SeekCurrent)
+	s := o.Segment(at)
+	n = min(n, s.Size)
+	if f, ok := s.Base.(*os.File); ok && err == nil {
+		if _, err := f.Seek(s.At, io.SeekStart); err == nil {
+			return &io.LimitedReader{R: f, N: n}, func(sent int64) { o.Seek(sent, io.SeekCurrent) }
+		}
+	}
+	return &io.LimitedReader{R: o, N: n}, func(int64) {}
 }
 
 // send sends one slice. The deadline is short so that slow progress is seen;

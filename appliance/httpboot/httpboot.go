@@ -71,6 +71,7 @@ type service struct {
 	Server
 	metrics metrics
 	paces   paces
+	parts   parts
 	posts   limiter
 	ctx     context.Context // of Run: transfers end with it
 	gate    sync.RWMutex    // read-locked by handlers; locked for good when the server stops

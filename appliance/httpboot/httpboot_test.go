@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"rescuebox/appliance/boot"
+	"rescuebox/images"
 )
 
 // treeWith is a tree with a file "f" of so many random bytes.
@@ -166,8 +168,10 @@ func TestPartsOfAFile(t *testing.T) {
 	}{
 		{"head", "HEAD", nil, 200, "", 0},
 		{"begin", "GET", []string{"Range", "bytes=0-99"}, 206, string(data[:100]), 0},
-		{"rest", "GET", []string{"Range", "bytes=40000-"}, 206, string(data[40000:]), 1},
-		{"last bytes", "GET", []string{"Range", "bytes=-10"}, 206, string(data[99990:]), 1},
+		{"last bytes", "GET", []string{"Range", "bytes=-10"}, 206, string(data[99990:]), 0},
+		{"rest", "GET", []string{"Range", "bytes=40000-"}, 206, string(data[40000:]), 0},
+		{"between", "GET", []string{"Range", "bytes=90-40009"}, 206, string(data[90:40010]), 1},
+		{"last bytes of what is served", "GET", []string{"Range", "bytes=-10"}, 206, string(data[99990:]), 0},
 		{"beyond", "GET", []string{"Range", "bytes=100000-"}, 416, "invalid range: failed to overlap\n", 0},
 		{"same tag", "GET", []string{"Range", "bytes=0-9", "If-Range", tag}, 206, string(data[:10]), 0},
 		{"other tag", "GET", []string{"Range", "bytes=0-9", "If-Range", `"x"`}, 200, string(data), 1},
@@ -196,19 +200,93 @@ func TestPartsOfAFile(t *testing.T) {
 
 func TestScriptAndISO(t *testing.T) {
 	tree, _ := treeWith(t, 10)
-	os.WriteFile(filepath.Join(tree.dir, "rescue.ISO"), []byte("iso"), 0o644)
 	url, _ := start(t, tree, nil)
 	resp, got := do(t, "GET", url+"/boot/525400123456/boot.ipxe", nil)
 	if !strings.HasPrefix(got, "#!ipxe") || resp.Header.Get("Cache-Control") != "no-store" || resp.Header.Get("ETag") != "" ||
 		resp.Header.Get("Last-Modified") != "" || resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
 		t.Errorf("%q %v", got, resp.Header)
 	}
-	resp, _ = do(t, "GET", url+"/rescue.ISO", nil)
-	if got := resp.Header.Get("Content-Type"); got != "application/vnd.efi-iso" {
-		t.Error(got)
+	for name, want := range map[string]string{"rescue.ISO": "application/vnd.efi-iso", "shimx64.efi": "application/efi"} {
+		os.WriteFile(filepath.Join(tree.dir, name), []byte("disk"), 0o644)
+		resp, _ = do(t, "GET", url+"/"+name, nil)
+		if got := resp.Header.Get("Content-Type"); got != want {
+			t.Errorf("%s: %s", name, got)
+		}
 	}
 	if _, got = do(t, "GET", url+"/", nil); got != "rescuebox kazan-2\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// An order's ISO: the file with the order's text over it, whole, in parts and by HEAD
+// first, as EDK2 asks. What the order changes changes the tag, and none keeps it.
+func TestOverlaidFile(t *testing.T) {
+	tree, data := treeWith(t, 3<<20)
+	patch := images.Patch{At: 1<<20 + 5, Data: bytes.Repeat([]byte("order "), 1000)}
+	tree.patch = &patch
+	url, _ := start(t, tree, nil)
+	want := append([]byte(nil), data...)
+	copy(want[patch.At:], patch.Data)
+	head, _ := do(t, "HEAD", url+"/f", nil)
+	resp, got := do(t, "GET", url+"/f", nil)
+	if got != string(want) || head.ContentLength != int64(len(want)) || resp.ContentLength != int64(len(want)) {
+		t.Errorf("%d bytes, said %d and %d; equal: %v", len(got), head.ContentLength, resp.ContentLength, got == string(want))
+	}
+	if h := resp.Header; h.Get("ETag") == "" || h.Get("ETag") != head.Header.Get("ETag") || h.Get("Cache-Control") != "no-store" {
+		t.Errorf("%v", h)
+	}
+	eventually(t, "it is served", func() bool { s, _, _ := tree.seen(); return len(s) == 1 })
+	if _, part := do(t, "GET", url+"/f", nil, "Range", "bytes=1048570-1048599"); part != string(want[1048570:1048600]) {
+		t.Errorf("a part over the edge: %q", part)
+	}
+	tree.patch = &images.Patch{At: 0, Data: []byte("another order")}
+	again, got := do(t, "GET", url+"/f", nil, "Range", "bytes=100-", "If-Range", resp.Header.Get("ETag"))
+	if again.StatusCode != 200 || got[:13] != "another order" {
+		t.Errorf("the rest of another order's file: %s", again.Status)
+	}
+}
+
+// What firmware with a small HTTP client says and hears: HEAD, then GET, on one
+// connection, with no empty header (edk2#7443) and nothing that closes it (edk2#9920).
+func TestFirmwareAsks(t *testing.T) {
+	tree, data := treeWith(t, 200_000)
+	url, _ := start(t, tree, nil)
+	c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	r := bufio.NewReader(c)
+	for _, method := range []string{"HEAD", "GET", "GET"} {
+		fmt.Fprintf(c, "%s /boot/525400123456/f HTTP/1.1\r\nHost: 192.168.77.1\r\nAccept: */*\r\nUser-Agent: UefiHttpBoot/1.0\r\n\r\n", method)
+		status, _ := r.ReadString('\n')
+		length := -1
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line == "\r\n" {
+				break
+			}
+			name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+			if value = strings.TrimSpace(value); value == "" || name == "Connection" || name == "Transfer-Encoding" {
+				t.Errorf("%s: header %q", method, line)
+			}
+			if name == "Content-Length" {
+				length, _ = strconv.Atoi(value)
+			}
+		}
+		if !strings.HasPrefix(status, "HTTP/1.1 200 ") || length != len(data) {
+			t.Fatalf("%s: %q, length %d", method, status, length)
+		}
+		if method == "GET" {
+			got := make([]byte, length)
+			if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, data) {
+				t.Fatalf("%v", err)
+			}
+		}
 	}
 }
 

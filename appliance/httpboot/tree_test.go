@@ -19,11 +19,13 @@ import (
 	"testing"
 
 	"rescuebox/appliance/boot"
+	"rescuebox/images"
 )
 
 // dirTree is a Tree over a directory that notes what it is told.
 type dirTree struct {
-	dir string
+	dir   string
+	patch *images.Patch // over every file, as an order's text
 
 	mu       sync.Mutex
 	hashes   map[string]string
@@ -53,7 +55,12 @@ func (t *dirTree) Open(p string, _ netip.Addr) (*boot.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &boot.File{ReadSeeker: f, Name: name, Size: info.Size(), ModTime: info.ModTime(), Tag: t.hash(name, f)}, nil
+	file := &boot.File{ReadSeeker: f, Name: name, Size: info.Size(), ModTime: info.ModTime(), Tag: t.hash(name, f)}
+	if t.patch != nil {
+		file.ReadSeeker, file.Personal = images.NewOverlay(f, info.Size(), *t.patch), true
+		file.Tag += fmt.Sprintf("%x", sha256.Sum256(t.patch.Data))
+	}
+	return file, nil
 }
 
 func (t *dirTree) hash(name string, f *os.File) string {
