@@ -82,6 +82,9 @@ type Config struct {
 	MACOf    func(netip.Addr) (MAC, bool) // whose address it is, for paths that name no MAC; may be nil
 	// BlockSize is the largest TFTP block that a client's ROM stands; 0 or a nil function is no limit.
 	BlockSize func(MAC) int
+	// Fetched is told of each file that a client asks for, and again when it has
+	// gone out to its last byte; may be nil.
+	Fetched func(mac MAC, whole bool)
 	// LAN tells what is around a boot that does not go on; it may take seconds. nil: nothing is known.
 	LAN     func(context.Context) LAN
 	Log     *zap.Logger           // nil: none

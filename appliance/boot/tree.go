@@ -42,6 +42,7 @@ type File struct {
 	BlockSize     int    // largest TFTP block that the machine's ROM stands; 0: any
 	Decision      Decision
 
+	mac  MAC       // whose folder it was asked for in
 	told time.Time // last progress event
 }
 
@@ -79,7 +80,10 @@ func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 		t.tellRefused(d, mac, err)
 		return nil, err
 	}
-	f.Decision = d
+	f.Decision, f.mac = d, mac
+	if t.cfg.Fetched != nil {
+		t.cfg.Fetched(mac, false)
+	}
 	if t.cfg.BlockSize != nil {
 		f.BlockSize = t.cfg.BlockSize(mac)
 	}
@@ -332,6 +336,9 @@ func (t *Table) Progress(f *File, n int64) {
 
 // Served tells that a file went out to its last byte.
 func (t *Table) Served(f *File) {
+	if t.cfg.Fetched != nil && !f.mac.IsZero() {
+		t.cfg.Fetched(f.mac, true)
+	}
 	if f.Name == loadedMark {
 		t.served(f.Decision.Order.ID, f.Decision.Image, append(f.Decision.Image.Loads(false), f.Decision.Image.Loads(true)...)...)
 		return
