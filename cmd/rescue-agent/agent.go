@@ -27,6 +27,7 @@ type report struct {
 	Hostname     string   `json:"hostname"`
 	System       string   `json:"system"`
 	Kernel       string   `json:"kernel"`
+	SecureBoot   string   `json:"secure_boot"` // "enabled", "disabled"; "" is not known, or a machine without UEFI
 }
 
 // agent reports this machine to the box until it is told to stop.

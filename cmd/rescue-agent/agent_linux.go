@@ -111,6 +111,8 @@ func (l *linux) Facts() (report, error) {
 		UUID:   strings.ToLower(l.line("sys/class/dmi/id/product_uuid")),
 		System: l.osName(),
 		Kernel: l.line("proc/sys/kernel/osrelease"),
+
+		SecureBoot: l.secureBoot(),
 	}
 	r.Hostname, _ = os.Hostname()
 	files, _ := filepath.Glob(filepath.Join(l.root, "etc/ssh/ssh_host_*_key.pub"))
@@ -140,6 +142,24 @@ func (l *linux) line(name string) string {
 	}
 	first, _, _ := strings.Cut(string(b), "\n")
 	return strings.TrimSpace(first)
+}
+
+// secureBoot reads UEFI's variable: four bytes of attributes, then 1 or 0 (UEFI
+// 2.10, section 3.3). Firmware with UEFI but without the variable knows no Secure
+// Boot; only where variables can be read at all is its absence worth something.
+func (l *linux) secureBoot() string {
+	const vars = "sys/firmware/efi/efivars"
+	b, err := os.ReadFile(filepath.Join(l.root, vars, "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"))
+	switch {
+	case err == nil && len(b) == 5 && b[4] == 1:
+		return "enabled"
+	case err == nil && len(b) == 5:
+		return "disabled"
+	}
+	if list, _ := os.ReadDir(filepath.Join(l.root, vars)); errors.Is(err, os.ErrNotExist) && len(list) > 0 {
+		return "disabled"
+	}
+	return ""
 }
 
 func (l *linux) osName() string {

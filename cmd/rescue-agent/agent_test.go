@@ -81,7 +81,7 @@ func (m *machine) Facts() (report, error) {
 		Kind: "ssh", User: "root", Port: 22,
 		HostKeys: []string{"SHA256:abc"}, HostKeyLines: []string{"ssh-ed25519 AAAA"},
 		Serial: "CZ1234", UUID: "4c4c4544-0042-3510-8054-b4c04f564432", Hostname: "srv01",
-		System: "Debian GNU/Linux 12 (bookworm)", Kernel: "6.1.0-56-amd64",
+		System: "Debian GNU/Linux 12 (bookworm)", Kernel: "6.1.0-56-amd64", SecureBoot: "enabled",
 	}, nil
 }
 
@@ -153,7 +153,7 @@ func (r *running) reports() []string {
 
 const golden = `{"kind":"ssh","user":"root","port":22,"addresses":["192.168.77.100"],"hostkeys":["SHA256:abc"],` +
 	`"hostkey_lines":["ssh-ed25519 AAAA"],"serial":"CZ1234","uuid":"4c4c4544-0042-3510-8054-b4c04f564432",` +
-	`"hostname":"srv01","system":"Debian GNU/Linux 12 (bookworm)","kernel":"6.1.0-56-amd64"}`
+	`"hostname":"srv01","system":"Debian GNU/Linux 12 (bookworm)","kernel":"6.1.0-56-amd64","secure_boot":"enabled"}`
 
 const keys = "ssh-ed25519 AAAAC3 admin@kazan\n"
 
@@ -294,6 +294,36 @@ func TestAgentNeedsServer(t *testing.T) {
 	}
 }
 
+// Secure Boot as the firmware's variable says it: "enabled" and "disabled" are
+// facts the box goes by, so anything else is "not known".
+func TestSecureBoot(t *testing.T) {
+	const name = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+	for _, tt := range []struct{ name, file, content, want string }{
+		{"enabled", name, "\x06\x00\x00\x00\x01", "enabled"},
+		{"disabled", name, "\x06\x00\x00\x00\x00", "disabled"},
+		{"damaged", name, "\x06\x00\x00\x00", ""},
+		{"UEFI without it", "BootOrder-8be4df61-93ca-11d2-aa0d-00e098032b8c", "\x07\x00\x00\x00\x00\x00", "disabled"},
+		{"variables not to be had", "", "", ""},
+	} {
+		root := t.TempDir()
+		vars := filepath.Join(root, "sys/firmware/efi/efivars")
+		if err := os.MkdirAll(vars, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if tt.file != "" {
+			if err := os.WriteFile(filepath.Join(vars, tt.file), []byte(tt.content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := (&linux{root: root}).secureBoot(); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	if got := (&linux{root: t.TempDir()}).secureBoot(); got != "" {
+		t.Errorf("BIOS: %q", got)
+	}
+}
+
 // The machine's own side: DMI, names, host keys, and a server that answers like sshd.
 func TestLinux(t *testing.T) {
 	root := t.TempDir()
@@ -315,7 +345,7 @@ func TestLinux(t *testing.T) {
 	r.Hostname = "" // of the machine that runs this test
 	got := fmt.Sprint(r, err)
 	want := "{ssh root 22 [] [SHA256:cJ6AyISHokEeHuTfufIqhhSS0gxHZRUMDHlKvXD4FHw] [ssh-ed25519 AAAA] CZ1234" +
-		" 4c4c4544-0042-3510-8054-b4c04f564432  Debian GNU/Linux 12 (bookworm) 6.1.0-56-amd64} <nil>"
+		" 4c4c4544-0042-3510-8054-b4c04f564432  Debian GNU/Linux 12 (bookworm) 6.1.0-56-amd64 } <nil>"
 	if got != want {
 		t.Errorf("\ngot  %s\nwant %s", got, want)
 	}

@@ -5,7 +5,8 @@
 //	rescue-agent fetch FILE   in the initramfs: fetch the root file system into FILE and check its SHA-256
 //	rescue-agent big TEXT     write a text in large letters
 //
-// The first two read what they need from the kernel command line. The agent uses the
+// The first two read what they need from the kernel command line; a box that it
+// does not name is looked for where DHCP points. The agent uses the
 // standard library only, and of that what Go 1.20 has: the part that runs in
 // WinPE is compiled with that version, the last one for old Windows.
 package main
@@ -55,13 +56,15 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case len(args) == 0 && order.Server == nil:
-		return &badCmdline{"the kernel command line names no rescuebox.server="}
-	case len(args) == 0:
-		return newAgent(order).run(ctx)
-	case len(args) == 2 && args[0] == "fetch":
+	fetch := len(args) == 2 && args[0] == "fetch"
+	if len(args) != 0 && !fetch {
+		return &badCmdline{"usage: rescue-agent [fetch FILE | big TEXT]"}
+	}
+	if order, err = newFinder(os.Stdout).complete(ctx, order); err != nil {
+		return err
+	}
+	if fetch {
 		return fetchRoot(ctx, order, args[1], os.Stdout)
 	}
-	return &badCmdline{"usage: rescue-agent [fetch FILE | big TEXT]"}
+	return newAgent(order).run(ctx)
 }
