@@ -1,13 +1,17 @@
 package dhcp
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
 	"go.uber.org/zap"
 
 	"rescuebox/appliance/boot"
@@ -112,80 +116,183 @@ func quick(s *Server) {
 	s.Log = zap.NewNop()
 }
 
+// production is set to run the tests of auto at the pace that sites see, with
+// the bounds of the specification: RESCUEBOX_PACE=production go test -v -run 'Takeover|TwoBoxes'.
+var production = os.Getenv("RESCUEBOX_PACE") == "production"
+
+// paced is a server in auto mode at the pace of this run.
+func paced(s *Server) {
+	quick(s)
+	if production {
+		s.pace = pace{}
+	}
+}
+
+// bounds: machines are served again so soon after the site's server died, and
+// we are silent so soon after it is back.
+func bounds() (takeover, back time.Duration) {
+	if production {
+		return 90 * time.Second, 30 * time.Second
+	}
+	return 20 * time.Second, 10 * time.Second
+}
+
+// timed waits for something like eventually, and says in the test's log how long it took.
+func timed(t *testing.T, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	begin := time.Now()
+	eventually(t, within, what, ok)
+	t.Logf("%s: after %v", what, time.Since(begin).Round(100*time.Millisecond))
+}
+
 // dnsmasq is the site's own DHCP server.
 func dnsmasq(t *testing.T, in []string, args ...string) *output {
+	t.Helper()
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--dhcp-range") }) {
+		args = append(args, "--dhcp-range=192.168.77.50,192.168.77.60,1h")
+	}
 	leases := filepath.Join(t.TempDir(), "leases")
 	cmd := append(in, "dnsmasq", "-d", "-C", "/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
-		"--dhcp-range=192.168.77.50,192.168.77.60,1h", "--dhcp-authoritative", "--no-ping", "--log-dhcp", "--dhcp-leasefile="+leases, "--user=root")
+		"--dhcp-authoritative", "--no-ping", "--log-dhcp", "--dhcp-leasefile="+leases, "--user=root")
 	o := start(t, append(cmd, args...)...)
 	eventually(t, 5*time.Second, "dnsmasq is up", func() bool { return strings.Contains(o.String(), "DHCP, IP range") })
 	return o
 }
 
-// TestAutoOnTheWire is issue "Every firmware", item 7, with shorter times:
-// proxy beside the site's dnsmasq, which dies, and comes back.
-func TestAutoOnTheWire(t *testing.T) {
+// udhcpcVar is a value that udhcpc's script was told.
+func udhcpcVar(out, key string) string {
+	_, rest, _ := strings.Cut(out, "\n"+key+"=")
+	v, _, _ := strings.Cut(rest, "\n")
+	return v
+}
+
+// TestTakeover is the whole of auto beside the site's dnsmasq, which gives
+// addresses of our range: it dies, and comes back. Meanwhile machines get addresses
+// that nobody has, and their boot part, from us, and only then.
+func TestTakeover(t *testing.T) {
 	need(t, "dnsmasq", "dnsmasq-base")
 	need(t, "busybox", "busybox")
+	within, back := bounds()
 	l := newLAN(t)
-	site := l.peer("site", mac(0xfe), "192.168.77.254/24")
-	in := l.peer("a", mac(1), "")
+	site, in := l.peer("site", mac(0xfe), "192.168.77.254/24"), l.peer("a", mac(1), "")
 	l.peer("static", mac(0xee), "192.168.77.100/24") // an address in use inside our range
-	d := dnsmasq(t, site)
-	s := l.serve(quick)
+	awake, asleep := l.peer("awake", mac(0xa1), ""), l.peer("asleep", mac(0xa2), "")
+	const theirs = "--dhcp-range=192.168.77.101,192.168.77.106,1h"
+	d := dnsmasq(t, site, theirs)
+	b := &orders{ordered: map[boot.MAC]bool{mac(0xb0): true}}
+	s := l.serve(func(s *Server) { paced(s); s.Boot = b })
+	l.peer("srv01", mac(0xb0), "")
 	mode := func(m Mode) func() bool { return func() bool { return s.Status().Mode == m } }
-	gets := func(from string) {
+	gets := func(in []string, from string) string {
 		t.Helper()
 		out, err := udhcpc(t, in)
 		if err != nil || !strings.Contains(out, "serverid="+from+"\n") {
 			t.Fatalf("want an address from %s: %v\n%s", from, err, out)
 		}
-		if from == "192.168.77.1" && !strings.Contains(out, "ip=192.168.77.101\n") {
-			t.Errorf("want the first address that nobody uses:\n%s", out)
-		}
+		return udhcpcVar(out, "ip")
 	}
-	eventually(t, 5*time.Second, "proxy beside dnsmasq", mode(Proxy))
+	timed(t, 10*time.Second, "proxy beside dnsmasq", mode(Proxy))
 	if st := s.Status(); len(st.Servers) != 1 || st.Servers[0].Addr.String() != "192.168.77.254" || st.Servers[0].MAC != mac(0xfe) || !strings.Contains(st.Why, "192.168.77.254") {
 		t.Errorf("status %+v", st)
 	}
-	gets("192.168.77.254")
+	inUse := map[string]string{"192.168.77.100": "the static host", gets(asleep, "192.168.77.254"): "the host that sleeps"}
+	addr := gets(awake, "192.168.77.254")
+	inUse[addr] = "the host with a lease"
+	run(t, append(awake, "ip", "addr", "add", addr+"/24", "dev", "eth0")...)
+	run(t, append(asleep, "ip", "link", "set", "eth0", "down")...)
 	if n := len(s.Leases()); n != 0 {
 		t.Errorf("%d leases given in proxy mode", n)
 	}
-	if n := strings.Count(d.String(), "DHCPREQUEST"); n != 1 {
+	if n := strings.Count(d.String(), "DHCPREQUEST"); n != 2 {
 		t.Errorf("our probes cost the site leases:\n%s", d)
 	}
 
 	d.stop()
-	eventually(t, 5*time.Second, "taking over", mode(Full))
-	gets("192.168.77.1")
+	timed(t, within, "addresses from us after dnsmasq died", func() bool {
+		out, err := udhcpc(t, in)
+		return err == nil && udhcpcVar(out, "serverid") == "192.168.77.1"
+	})
+	for n := range 6 { // as many as could be given wrongly
+		m := mac(0xc0, byte(n))
+		got := gets(l.peer(fmt.Sprint("c", n), m, ""), "192.168.77.1")
+		if who := inUse[got]; who != "" {
+			t.Errorf("%s gets %s, the address of %s", m, got, who)
+		}
+		inUse[got] = m.String()
+	}
+	c := bootClient(t, "srv01")
+	if o := exchange(t, c, request(mac(0xb0), dhcpv4.MessageTypeDiscover, bios), isOffer); o.BootFileName != "boot/5254000000b0/undionly.kpxe" || o.YourIPAddr.IsUnspecified() {
+		t.Error("the ordered machine is offered", o.Summary())
+	}
+	run(t, append(asleep, "ip", "link", "set", "eth0", "up")...)
+	if got := gets(asleep, "192.168.77.1"); inUse[got] != "the host that sleeps" {
+		t.Errorf("who slept gets %s, which is not the address it had", got)
+	}
 
-	dnsmasq(t, site)
-	eventually(t, 5*time.Second, "stepping back", mode(Proxy))
-	gets("192.168.77.254")
+	dnsmasq(t, site, theirs)
+	timed(t, back, "stepping back", mode(Proxy))
+	gets(in, "192.168.77.254")
 }
 
+func isOffer(d *dhcpv4.DHCPv4) bool { return d.MessageType() == dhcpv4.MessageTypeOffer }
+
+// TestTwoBoxes: two boxes in auto on one LAN, started one after the other, then
+// one killed, back again, and both started together. The lower address serves,
+// somebody always does soon, and there are never two full servers but for a moment.
 func TestTwoBoxes(t *testing.T) {
+	within, back := bounds()
 	l := newLAN(t)
 	l.port("srv2", "192.168.77.2/24")
-	b := l.serve(func(s *Server) {
-		quick(s)
-		s.Interface, s.Address = "srv2", netip.MustParsePrefix("192.168.77.2/24")
-	})
-	eventually(t, 5*time.Second, "the second box serves alone", func() bool { return b.Status().Mode == Full })
-	a := l.serve(quick)
-	for range 2 {
-		eventually(t, 5*time.Second, "the lower address serves, the other steps back", func() bool {
-			return a.Status().Mode == Full && b.Status().Mode == Proxy
+	first := func() (*Server, func()) { return l.serveUntil(paced) }
+	second := func() (*Server, func()) {
+		return l.serveUntil(func(s *Server) {
+			paced(s)
+			s.Interface, s.Address = "srv2", netip.MustParsePrefix("192.168.77.2/24")
 		})
-		time.Sleep(2 * time.Second) // and it stays so
 	}
+	b, stopB := second()
+	timed(t, 10*time.Second, "the second box serves alone", func() bool { return b.Status().Mode == Full })
+	a, stopA := first()
+	agree := func() bool { return a.Status().Mode == Full && b.Status().Mode == Proxy }
+	both := func(what string, within time.Duration, ok func() bool) {
+		t.Helper()
+		two := time.Duration(0) // how long there were two full servers
+		last := time.Now()
+		timed(t, within, what, func() bool {
+			now := time.Now()
+			if a.Status().Mode == Full && b.Status().Mode == Full {
+				two += now.Sub(last)
+			}
+			last = now
+			return ok()
+		})
+		if two > time.Second {
+			t.Errorf("%s: two full servers for %v", what, two)
+		}
+	}
+	both("the first box, with the lower address, comes and serves", back, agree)
+	begin := time.Now()
+	both("and it stays so", back, func() bool {
+		if !agree() {
+			t.Fatalf("%s and %s", a.Status().Mode, b.Status().Mode)
+		}
+		return time.Since(begin) > 2*time.Second
+	})
 	if st := b.Status(); len(st.Servers) == 0 || !st.Servers[0].Box || st.Servers[0].Addr.String() != "192.168.77.1" {
 		t.Errorf("what the second box says: %+v", st)
 	}
 	if st := a.Status().Pools[0]; st.Offered != 0 {
 		t.Errorf("the other box's probes took addresses: %+v", st)
 	}
+	stopA()
+	timed(t, within, "the second box takes over when the first is killed", func() bool { return b.Status().Mode == Full })
+	a, stopA = first()
+	both("the first box is back and serves", back, agree)
+	stopA()
+	stopB()
+	a, _ = first()
+	b, _ = second()
+	both("both started together agree", back, agree)
 }
 
 // TestCableOut: what happened on the LAN while we were cut off is not known.

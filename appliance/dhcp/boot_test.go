@@ -91,19 +91,20 @@ func TestBootFull(t *testing.T) {
 	// An unordered machine gets an address and nothing that makes its firmware wait.
 	c = bootClient(t, "srv02")
 	for _, tt := range []struct {
-		client      dhcpv4.Modifier
-		class, menu string
+		client            dhcpv4.Modifier
+		class, file, menu string
 	}{
-		{bios, "", ""},
-		{uefi, "PXEClient", "\x06\x01\x03\x09\x08\x00\x00\x05Local\x0a\x02\x00x\xff"},
-		{ipxe, "", ""},
+		{bios, "", "", ""},
+		{uefi, "PXEClient", "", "\x06\x01\x03\x09\x08\x00\x00\x05Local\x0a\x02\x00x\xff"},
+		{ipxe, "", "", ""},
+		{httpClient, "HTTPClient", "http://192.168.77.1/boot/525400000002/boots-own-disk", ""},
 	} {
 		lease, err = c.Request(t.Context(), tt.client)
 		if err != nil {
 			t.Fatal(err)
 		}
 		r := lease.ACK
-		if r.BootFileName != "" || r.ClassIdentifier() != tt.class || r.BootFileNameOption() != "" || !r.ServerIPAddr.IsUnspecified() ||
+		if r.BootFileName != tt.file || r.ClassIdentifier() != tt.class || r.BootFileNameOption() != tt.file || r.ServerIPAddr.IsUnspecified() != (tt.file == "") ||
 			string(r.Options.Get(dhcpv4.OptionVendorSpecificInformation)) != tt.menu {
 			t.Error("told to a machine that nobody ordered:", r.Summary())
 		}

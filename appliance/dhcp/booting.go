@@ -30,7 +30,7 @@ func (s *Server) bootPart(p *packet, mem *memory) *bootPart {
 	}
 	v, full := s.decide(p, mem), s.arbiter.now() == Full
 	if v.file == "" {
-		return leaveAlone(p.client, full)
+		return leaveAlone(p.client, full, s.Address.Addr(), s.HTTPPort)
 	}
 	return partFor(p.client, v.file, s.interpreter.dialect(p.client, v.dialect, full), full)
 }
@@ -119,7 +119,7 @@ func (s *Server) decided(p *packet, mem *memory, v verdict) {
 
 // offered and requested note the next steps of a machine that has something to boot.
 func (s *Server) offered(p *packet, mem *memory, part *bootPart, text string) {
-	if part == nil || part.file == "" {
+	if part == nil || part.local {
 		return
 	}
 	s.event(p, mem, mem.verdict, boot.StepOffer, text+", boot file "+part.file, againEvent)

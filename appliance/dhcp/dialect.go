@@ -201,13 +201,21 @@ func classFor(c boot.Client, d Dialect) string {
 // A BIOS ROM gives up at once on an offer without boot file (PXE-E53). EDK2
 // takes such an offer for none and asks for a minute more (measured with OVMF:
 // 62 s, PXE-E16); a PXE menu of one item, "local boot", and no time to choose
-// sends it to its own disk in 4 s (PXE-E21).
-func leaveAlone(c boot.Client, full bool) *bootPart {
-	if !full || c.Program != boot.Firmware || !c.Arch.UEFI() || c.Arch.HTTP() {
+// sends it to its own disk in 4 s (PXE-E21). Its HTTP Boot does the same (60 s),
+// and knows no menu: a URL where there is nothing sends it on.
+func leaveAlone(c boot.Client, full bool, server netip.Addr, httpPort int) *bootPart {
+	if !full || c.Program != boot.Firmware || !(c.Arch.UEFI() || c.Arch.HTTP()) {
 		return nil
 	}
-	return &bootPart{class: classFor(c, quirksOf(c).apply(Dialect{})), local: true}
+	part := &bootPart{class: classFor(c, quirksOf(c).apply(Dialect{})), local: true}
+	if c.Arch.HTTP() {
+		part.file = baseURL(server, httpPort) + "/" + boot.Path(c.MAC, nothingHere)
+	}
+	return part
 }
+
+// nothingHere is a name that no image has for a file.
+const nothingHere = "boots-own-disk"
 
 // bootFileFor names the file that the client loads. A name too long for the
 // header is refused: ROMs that read only the header would load another file.

@@ -15,7 +15,7 @@ import (
 func (s *Server) packet(sh *shard, p *packet, j job) {
 	now := time.Now()
 	s.metrics.received.WithLabelValues(p.kind.String()).Inc()
-	if p.mac == boot.MAC(s.ownMAC()) || s.peerProbe(p) {
+	if s.ownPacket(p) || s.peerProbe(p) {
 		return
 	}
 	mem := sh.memory(p.mac)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,7 +74,14 @@ func (l *lan) peer(name string, m boot.MAC, addr string) []string {
 // serve runs a server on the LAN until the test ends.
 func (l *lan) serve(change func(*Server)) *Server {
 	l.t.Helper()
-	s := &Server{
+	s, _ := l.serveUntil(change)
+	return s
+}
+
+// serveUntil runs a server on the LAN until stop or the end of the test.
+func (l *lan) serveUntil(change func(*Server)) (s *Server, stop func()) {
+	l.t.Helper()
+	s = &Server{
 		Interface: "srv", Address: netip.MustParsePrefix("192.168.77.1/24"), Mode: Full,
 		Range:  Range{netip.MustParseAddr("192.168.77.100"), netip.MustParseAddr("192.168.77.199")},
 		Router: netip.MustParseAddr("192.168.77.1"), DNS: []netip.Addr{netip.MustParseAddr("192.168.77.1")},
@@ -90,13 +98,14 @@ func (l *lan) serve(change func(*Server)) *Server {
 	case err := <-done:
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			l.t.Error(err)
 		}
 	})
-	return s
+	l.t.Cleanup(stop)
+	return s, stop
 }
 
 // udhcpc runs busybox's client once and returns what its script was told.

@@ -227,8 +227,8 @@ func FuzzReply(f *testing.F) {
 		}
 		d := append(rest, Dialect{})[int(kind/5)%(len(rest)+1)]
 		a.boot = partFor(p.client, "boot/525400123456/snponly.efi", d, full)
-		if local := leaveAlone(p.client, full); local != nil && kind&0x80 != 0 {
-			a.boot.local = true
+		if local := leaveAlone(p.client, full, a.server, 80); local != nil && kind&0x80 != 0 {
+			a.boot = local
 		}
 		b, err := render(p, a)
 		if err != nil {
@@ -238,7 +238,7 @@ func FuzzReply(f *testing.F) {
 		if err != nil || len(b) > maxMessageSize || r.TransactionID != p.TransactionID {
 			t.Fatalf("reply of %d bytes: %v", len(b), err)
 		}
-		if inHeader := d.File == FileBoth || d.File == FileHeader; a.kind != dhcpv4.MessageTypeNak && !a.boot.local && inHeader != (r.BootFileName == a.boot.file) {
+		if inHeader := a.boot.local || d.File == FileBoth || d.File == FileHeader; a.kind != dhcpv4.MessageTypeNak && (!a.boot.local || a.boot.file != "") && inHeader != (r.BootFileName == a.boot.file) {
 			t.Errorf("boot file %q in dialect %+v", r.BootFileName, d)
 		}
 		routeOf(p, a.kind, a.yiaddr)

@@ -119,7 +119,7 @@ func addBoot(r *dhcpv4.DHCPv4, p *packet, a answer) {
 	o[dhcpv4.OptionClassIdentifier.Code()] = []byte(a.boot.class)
 	// PXE clients drop an answer that does not repeat their option 97.
 	mirror(o, p, dhcpv4.OptionClientMachineIdentifier)
-	if a.boot.local {
+	if a.boot.local && a.boot.file == "" {
 		o[dhcpv4.OptionVendorSpecificInformation.Code()] = pxeMenu(nil, itemLocal, netip.Addr{}, "Local", "x")
 		return
 	}

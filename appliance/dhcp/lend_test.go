@@ -1,0 +1,140 @@
+package dhcp
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"rescuebox/appliance/boot"
+)
+
+// siteOffers lets the server hear what the site's own one says to a client.
+func siteOffers(s *Server, kind dhcpv4.MessageType, m boot.MAC, addr string, change ...dhcpv4.Modifier) {
+	d := request(m, kind, append(change, dhcpv4.WithYourIP(ip(addr)), server("192.168.77.254"))...)
+	d.OpCode = dhcpv4.OpcodeBootReply
+	s.hearServer(mac(0), udpFrame(mac(0xfe), mac(1), netip.MustParseAddrPort("192.168.77.254:67"), netip.MustParseAddrPort("255.255.255.255:68"), d.ToBytes()))
+}
+
+// TestLend: firmware that takes nothing but one complete offer gets it within
+// its first attempt, but only where the address is safe to give.
+func TestLend(t *testing.T) {
+	elsewhere := func(s *Server) { siteOffers(s, dhcpv4.MessageTypeOffer, mac(0), "192.168.77.50") }
+	tests := []struct {
+		name   string
+		change func(*Server, *boot.Machine)
+		before func(*Server)
+		relay  bool
+		want   string // the address, "" for none
+	}{
+		{"the site gives others", nil, elsewhere, false, "192.168.77.100"},
+		{"nothing is known of the site's addresses", nil, nil, false, ""},
+		{"the site gives those of our range", nil, func(s *Server) {
+			elsewhere(s)
+			siteOffers(s, dhcpv4.MessageTypeOffer, mac(0), "192.168.77.150")
+		}, false, ""},
+		{"a client has one of our range", nil, func(s *Server) {
+			elsewhere(s)
+			s.receive(request(mac(8), dhcpv4.MessageTypeRequest, want("192.168.77.150")), portServer, "0.0.0.0:68")
+		}, false, ""},
+		{"reserved for it", func(_ *Server, m *boot.Machine) { m.Address = netip.MustParseAddr("192.168.77.20") }, nil, false, "192.168.77.20"},
+		{"reserved for it, no range", func(s *Server, m *boot.Machine) {
+			s.Range, m.Address = Range{}, netip.MustParseAddr("192.168.77.20")
+		}, nil, false, "192.168.77.20"},
+		{"no range", func(s *Server, _ *boot.Machine) { s.Range = Range{} }, elsewhere, false, ""},
+		{"not named", func(s *Server, _ *boot.Machine) { s.Machines = nil }, elsewhere, false, ""},
+		{"behind a relay", nil, elsewhere, true, ""},
+		{"another box serves", nil, func(s *Server) {
+			elsewhere(s)
+			siteOffers(s, dhcpv4.MessageTypeAck, mac(0), "0.0.0.0", text(60, boxClass))
+		}, false, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := &orders{ordered: map[boot.MAC]bool{mac(1): true}}
+			m := boot.Machine{Name: "srv01", MACs: []boot.MAC{mac(1)}}
+			bubble(t, func(s *Server) {
+				s.Boot, s.Mode, s.Machines = b, Proxy, func() []boot.Machine { return []boot.Machine{m} }
+				if tt.change != nil {
+					tt.change(s, &m)
+				}
+			}, func(t *testing.T, s *Server, w *fakeWire) {
+				if tt.before != nil {
+					tt.before(s)
+					synctest.Wait()
+				}
+				change := func(d *dhcpv4.DHCPv4) {
+					uefi(d)
+					if tt.relay {
+						giaddr("192.168.77.9")(d)
+					}
+				}
+				offers, got := pxe{t, s, w, mac(1), change}.attempt(isAddress)
+				if !got {
+					if tt.want != "" || len(offers) != 4 {
+						t.Fatalf("%d offers, none with an address; want %q", len(offers), tt.want)
+					}
+					return
+				}
+				o := offers[len(offers)-1]
+				if o.YourIPAddr.String() != tt.want || o.BootFileName == "" || o.ServerIPAddr.String() != "192.168.77.1" {
+					t.Fatal("want", tt.want, o.Summary())
+				}
+				if tt.name == "the site gives others" && !slices.Contains(w.arps, netip.MustParseAddr(tt.want)) {
+					t.Error("the address was not probed")
+				}
+				exchangeLent(t, s, w, tt.want)
+			})
+		})
+	}
+}
+
+// exchangeLent ends the exchange, and shows that nobody else is served.
+func exchangeLent(t *testing.T, s *Server, w *fakeWire, addr string) {
+	t.Helper()
+	r := dhcpv4.MessageTypeRequest
+	a := one(t, s, w, request(mac(1), r, uefi, want(addr), server("192.168.77.1")))
+	if a == nil || a.MessageType() != dhcpv4.MessageTypeAck || a.YourIPAddr.String() != addr || a.BootFileName == "" {
+		t.Fatal("REQUEST got", a)
+	}
+	for _, d := range []*dhcpv4.DHCPv4{
+		request(mac(1), r, uefi, want("10.0.0.5")),                                    // its old address elsewhere: not ours to refuse
+		request(mac(1), r, ciaddr(addr)),                                              // a running system
+		request(mac(1), r, uefi, want("192.168.77.50"), server("192.168.77.254")),     // takes the other offer
+		request(mac(2), dhcpv4.MessageTypeDiscover, uefi),                             // a stranger
+		request(mac(1), dhcpv4.MessageTypeDiscover, text(60, "MSFT 5.0"), opt(55, 1)), // the booted system
+	} {
+		if out := one(t, s, w, d); out != nil {
+			t.Errorf("answered %s\nwith %s", d.Summary(), out.Summary())
+		}
+	}
+}
+
+// TestOthersLeases: who had an address of our range from the server that died
+// gets it again, and nobody else gets it, though its owner sleeps.
+func TestOthersLeases(t *testing.T) {
+	bubble(t, func(s *Server) { s.Mode, s.KnownShare = Auto, 0 }, func(t *testing.T, s *Server, w *fakeWire) {
+		s.arbiter.hear(time.Now(), siteDHCP)
+		s.receive(request(mac(1), dhcpv4.MessageTypeRequest, want("192.168.77.100"), server("192.168.77.254")), portServer, "0.0.0.0:68")
+		s.receive(request(mac(2), dhcpv4.MessageTypeInform, ciaddr("192.168.77.101")), portServer, "192.168.77.101:68")
+		synctest.Wait()
+		siteOffers(s, dhcpv4.MessageTypeAck, mac(3), "192.168.77.102")
+		for range 4 {
+			s.arbiter.probe(time.Now())
+		}
+		if s.arbiter.now() != Full {
+			t.Fatal(s.arbiter.now())
+		}
+		if got := lease(t, s, w, mac(9)); got != "192.168.77.103" {
+			t.Errorf("a stranger gets %s, want the first address that nobody had", got)
+		}
+		for m, addr := range map[byte]string{1: "192.168.77.100", 2: "192.168.77.101", 3: "192.168.77.102"} {
+			if got := lease(t, s, w, mac(m)); got != addr {
+				t.Errorf("client %d gets %s, had %s", m, got, addr)
+			}
+		}
+	})
+}
