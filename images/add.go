@@ -27,17 +27,18 @@ const young = time.Minute
 
 // Add imports an image whole or not at all: files are copied and hashed into a
 // temporary directory that becomes the image by one rename. An image of the
-// name that exists is replaced. i.Files is made from content; Added and Up have
-// defaults (now, Served).
+// name that exists is replaced. i.Files is made from content, with what the
+// PE programs among it say of themselves; Added and Up have defaults (now, Served).
 func (l *Library) Add(i Image, content map[string]io.Reader) (Image, error) {
-	i, err := l.add(i, content)
+	i, err := l.add(i, content, nil)
 	if err != nil {
 		return Image{}, fmt.Errorf("add image %s: %w", i.Name, err)
 	}
 	return i, nil
 }
 
-func (l *Library) add(i Image, content map[string]io.Reader) (Image, error) {
+// add is Add with a last word on the image, which is asked when all files are written.
+func (l *Library) add(i Image, content map[string]io.Reader, check func(*Image, programs) error) (Image, error) {
 	if err := CheckName(i.Name); err != nil {
 		return i, err
 	}
@@ -50,7 +51,7 @@ func (l *Library) add(i Image, content map[string]io.Reader) (Image, error) {
 		return i, err
 	}
 	defer tmp.discard()
-	if i, err = tmp.fill(i, content); err != nil {
+	if i, err = tmp.fill(i, content, check); err != nil {
 		return i, err
 	}
 	i.Dir = filepath.Join(l.Dir, i.Name)
@@ -136,11 +137,12 @@ func (l *Library) sweep() {
 }
 
 // fill writes the files and image.toml, and brings them to the disk.
-func (t temp) fill(i Image, content map[string]io.Reader) (Image, error) {
+func (t temp) fill(i Image, content map[string]io.Reader, check func(*Image, programs) error) (Image, error) {
 	if err := os.Mkdir(t.image(), 0o755); err != nil {
 		return i, err
 	}
 	i.Files = nil
+	found := programs{}
 	for _, name := range slices.Sorted(maps.Keys(content)) {
 		if err := CheckName(name); err != nil {
 			return i, err
@@ -149,7 +151,15 @@ func (t temp) fill(i Image, content map[string]io.Reader) (Image, error) {
 		if err != nil {
 			return i, fmt.Errorf("file %s: %w", name, err)
 		}
+		if p, ok := found.read(filepath.Join(t.image(), name)); ok {
+			f.Arch, f.Signers = p.Arch, p.signers()
+		}
 		i.Files = append(i.Files, f)
+	}
+	if check != nil {
+		if err := check(&i, found); err != nil {
+			return i, err
+		}
 	}
 	if err := t.describe(&i); err != nil {
 		return i, err

@@ -114,6 +114,24 @@ func (i Image) checkFiles() error {
 		if f.Size < 0 || !hashForm.MatchString(f.SHA256) {
 			return fmt.Errorf("file %s: size or sha256 is missing or malformed", f.Name)
 		}
+		if err := f.checkProgram(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f File) checkProgram() error {
+	if !archForm.MatchString(f.Arch) {
+		return fmt.Errorf("file %s: arch %q is no architecture: use Debian's names, such as amd64", f.Name, f.Arch)
+	}
+	if len(f.Signers) > maxSignatures {
+		return fmt.Errorf("file %s: %d signers are too many", f.Name, len(f.Signers))
+	}
+	for _, signer := range f.Signers {
+		if err := checkText(signer, maxName); err != nil {
+			return fmt.Errorf("file %s: %w", f.Name, err)
+		}
 	}
 	return nil
 }

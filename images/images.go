@@ -91,22 +91,6 @@ func (i Image) File(name string) (File, bool) {
 	return i.Files[n], true
 }
 
-// Loader finds the first of several boot programs that the image has for a
-// CPU (Debian's name; "" is any). What a file without a known architecture runs
-// on only its name tells; x64 is what there was when that was not noted yet.
-func (i Image) Loader(cpu string, names ...string) (File, bool) {
-	for _, name := range names {
-		if f, ok := i.File(name); ok && f.runsOn(cpu) {
-			return f, true
-		}
-	}
-	return File{}, false
-}
-
-func (f File) runsOn(cpu string) bool {
-	return cpu == "" || f.Arch == cpu || f.Arch == "" && cpu == "amd64"
-}
-
 // Size is the sum of the sizes of the image's files.
 func (i Image) Size() (sum int64) {
 	for _, f := range i.Files {

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,22 +13,54 @@ import (
 
 // Import is an image that is not in the library yet, and where its files are.
 type Import struct {
-	Image Image
-	From  map[string]string // file name in the image → path on this box
+	Image   Image
+	From    map[string]string // file name in the image → path on this box
+	Made    map[string][]byte // files that were made for it, by their names in the image
+	SHA256  map[string]string // what files must hash to, as far as it is known
+	Without error             // what of use is not in it, and why; may be nil
 }
 
-// Import puts an image into the library, as Add does.
+// Import puts an image into the library, as Add does. Programs whose signature
+// does not fit them are refused, and so are boot sets that cannot boot (see bootset.go):
+// what is looked at are the very bytes that come in.
 func (l *Library) Import(m Import) (Image, error) {
-	content := make(map[string]io.Reader, len(m.From))
+	i, err := l.importFiles(m)
+	if err != nil {
+		return Image{}, fmt.Errorf("add image %s: %w", m.Image.Name, err)
+	}
+	return i, nil
+}
+
+func (l *Library) importFiles(m Import) (Image, error) {
+	content := make(map[string]io.Reader, len(m.From)+len(m.Made))
 	for name, path := range m.From {
 		f, err := os.Open(path)
 		if err != nil {
-			return Image{}, fmt.Errorf("add image %s: %w", m.Image.Name, err)
+			return Image{}, err
 		}
 		defer f.Close()
 		content[name] = f
 	}
-	return l.Add(m.Image, content)
+	for name, made := range m.Made {
+		content[name] = bytes.NewReader(made)
+	}
+	return l.add(m.Image, content, m.check)
+}
+
+// check has the last word on the files, which are in the library's temporary directory.
+func (m Import) check(i *Image, found programs) error {
+	for _, f := range i.Files {
+		if want, ok := m.SHA256[f.Name]; ok && !strings.EqualFold(want, f.SHA256) {
+			return fmt.Errorf("%s has SHA-256 %s, and %s was expected: download it again", f.Name, f.SHA256, want)
+		}
+		if err := found[f.Name].damage(); err != nil {
+			return fmt.Errorf("%s: %w", f.Name, err)
+		}
+	}
+	if i.Kind == BootSet {
+		return i.checkLoaders(found)
+	}
+	return nil
 }
 
 // Pair is a kernel with its initrds: the image that a person describes.
@@ -114,79 +147,6 @@ func Memtest(name, root string) (Import, error) {
 		m.From[file] = path
 	}
 	return m, nil
-}
-
-// NBPs makes a boot set of files that firmware loads.
-func NBPs(name, source string, paths []string) (Import, error) {
-	m := Import{From: make(map[string]string), Image: Image{Name: name, Kind: BootSet, Title: "network boot programs", Source: source}}
-	for _, path := range paths {
-		if err := checkNBP(path); err != nil {
-			return Import{}, err
-		}
-		m.From[filepath.Base(path)] = path
-	}
-	if len(m.From) != len(paths) {
-		return Import{}, errors.New("two of the files have the same name")
-	}
-	return m, nil
-}
-
-// checkNBP makes sure that what is named .efi is a UEFI program. BIOS programs
-// have no form that tells them from other bytes.
-func checkNBP(path string) error {
-	head, err := readHead(path, kernelHead)
-	if err != nil {
-		return err
-	}
-	if len(head) == 0 {
-		return fmt.Errorf("%s is empty", path)
-	}
-	if !strings.EqualFold(filepath.Ext(path), ".efi") {
-		return nil
-	}
-	if k, err := ParseKernel(head); err != nil || !k.EFI {
-		return fmt.Errorf("%s is no UEFI program", path)
-	}
-	return nil
-}
-
-// DebianIPXE is the boot set of Debian's package ipxe, whose files lie below
-// root ("/" on the box).
-func DebianIPXE(name, root string) (Import, error) {
-	const pkg = "ipxe"
-	var paths []string
-	for _, places := range [][]string{
-		{"usr/lib/ipxe/undionly.kpxe"},
-		{"usr/lib/ipxe/snponly.efi"},
-		{"usr/lib/ipxe/ipxe.efi", "boot/ipxe.efi"},
-	} {
-		for i := range places {
-			places[i] = filepath.Join(root, places[i])
-		}
-		path, err := firstOf(pkg, places...)
-		if err != nil {
-			return Import{}, err
-		}
-		paths = append(paths, path)
-	}
-	m, err := NBPs(name, "Debian's package "+pkg, paths)
-	m.Image.Title = "iPXE"
-	return m, err
-}
-
-// EnsureIPXE puts Debian's iPXE into a library that has no boot set of the
-// name. What is there, the admin's own perhaps, stays.
-func EnsureIPXE(l *Library, name string) (added bool, err error) {
-	var missing *NotFound
-	if _, err := l.Get(name); !errors.As(err, &missing) {
-		return false, err
-	}
-	m, err := DebianIPXE(name, "/")
-	if err != nil {
-		return false, err
-	}
-	_, err = l.Import(m)
-	return err == nil, err
 }
 
 // WellKnown makes an image of what a Debian package has put on this box, by

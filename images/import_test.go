@@ -92,7 +92,7 @@ func FuzzParseKernel(f *testing.F) {
 }
 
 // write makes a file below dir and returns its path.
-func write(t *testing.T, content []byte, elem ...string) string {
+func write(t testing.TB, content []byte, elem ...string) string {
 	t.Helper()
 	path := filepath.Join(elem...)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

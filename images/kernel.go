@@ -73,7 +73,7 @@ func (k *Kernel) parsePE(head []byte) {
 		return
 	}
 	k.EFI = true
-	k.Arch = map[int]string{0x8664: "amd64", 0xaa64: "arm64", 0x14c: "i386"}[le16(head[at+machine:])]
+	k.Arch = machines[binary.LittleEndian.Uint16(head[at+machine:])]
 }
 
 func le16(b []byte) int { return int(binary.LittleEndian.Uint16(b)) }

@@ -24,12 +24,15 @@ type Library struct {
 	hashed map[string]*hashed // by path
 }
 
-// hashed remembers the hash of one file. Its mutex is held while hashing, so
+// hashed remembers what was read of one file. Its mutex is held while reading, so
 // that a big file is never hashed twice at once.
 type hashed struct {
 	mu    sync.Mutex
 	stamp stamp
 	sum   string
+
+	looked  stamp // when program was read
+	program PE
 }
 
 // stamp is what changes when a file does: writing to a file moves its ctime,
@@ -105,6 +108,7 @@ func (l *Library) Get(name string) (Image, error) {
 		return Image{}, fmt.Errorf("image %s: %w", name, err)
 	}
 	i.Dir = dir
+	l.addPrograms(&i)
 	return i, nil
 }
 

@@ -69,7 +69,7 @@ func issuerOf(leaf *x509.Certificate, candidates []*x509.Certificate) (name stri
 		if hex.EncodeToString(sum[:]) == known.thumbprint && c.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil {
 			return known.name, nil
 		}
-		forged = fmt.Errorf("the certificate %q names %s as its issuer, whose key did not sign it: a forgery", nameOf(leaf.Subject), known.name)
+		forged = fmt.Errorf("%w: %q names %s as its issuer, whose key did not sign it", ErrForged, nameOf(leaf.Subject), known.name)
 	}
 	return known.name, forged
 }

@@ -28,6 +28,9 @@ type Signature struct {
 // by another key than its certificate's: the file changed since, or was forged.
 var ErrUnfit = errors.New("the signature does not fit the file, which was damaged or changed after it was signed")
 
+// ErrForged is in the error of a signature under a name that its key does not have.
+var ErrForged = errors.New("the certificate is a forgery")
+
 // The structures of PKCS#7 (RFC 2315) as far as Authenticode uses them. All of it is DER.
 type (
 	contentInfo struct {
