@@ -78,6 +78,7 @@ type Server struct {
 	index         atomic.Int64 // the interface's
 	metrics       *metrics
 	started       atomic.Bool
+	echoes        echoes
 	shards        []*shard
 	buffers       sync.Pool   // of *[]byte: packets between socket and shard
 	noisy         *zap.Logger // for what anybody on the LAN can cause: samples

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"rescuebox/appliance/boot"
@@ -298,4 +299,84 @@ func survey(ctx context.Context, conn *os.File, wait time.Duration, packets [][]
 	conn.Close()
 	wg.Wait()
 	return err
+}
+
+// echoes are the packets of ours that are to come back to us.
+type echoes struct {
+	mu  sync.Mutex
+	due map[dhcpv4.TransactionID]int // by transaction, the port
+}
+
+// LostEchoes tries the ports of DHCP from this host: it broadcasts an INFORM
+// without a request for anything, through the kernel's stack, which hands a copy back as
+// if it had come in by the interface, through the same hooks of the packet
+// filter as a machine's DISCOVER. It returns the ports at which none arrived
+// within wait. A server that does not run loses nothing.
+func (s *Server) LostEchoes(ctx context.Context, wait time.Duration) (lost []int) {
+	w := s.wire.Load()
+	if !s.started.Load() || w == nil {
+		return nil
+	}
+	l, ok := (*w).(*link)
+	if !ok {
+		return nil
+	}
+	for _, port := range []int{portServer, portBoot} {
+		if err := s.sendEcho(l, port); err != nil {
+			s.log().Debug("echo not sent", zap.Int("port", port), zap.NamedError("err", err))
+		}
+	}
+	for end := time.Now().Add(wait); time.Now().Before(end) && len(s.echoes.pending()) > 0; {
+		if !sleep(ctx, 20*time.Millisecond) {
+			return nil
+		}
+	}
+	lost = s.echoes.pending()
+	s.echoes.mu.Lock()
+	clear(s.echoes.due)
+	s.echoes.mu.Unlock()
+	return lost
+}
+
+func (s *Server) sendEcho(l *link, port int) error {
+	d := &dhcpv4.DHCPv4{OpCode: dhcpv4.OpcodeBootRequest, HWType: 1, ClientHWAddr: l.mac[:], ClientIPAddr: s.Address.Addr().AsSlice(),
+		Options: dhcpv4.OptionsFromList(dhcpv4.OptMessageType(dhcpv4.MessageTypeInform), dhcpv4.OptClassIdentifier(boxClass+" "+s.Address.Addr().String()))}
+	if _, err := rand.Read(d.TransactionID[:]); err != nil {
+		return err
+	}
+	s.echoes.mu.Lock()
+	if s.echoes.due == nil {
+		s.echoes.due = map[dhcpv4.TransactionID]int{}
+	}
+	s.echoes.due[d.TransactionID] = port
+	s.echoes.mu.Unlock()
+	err := l.udp(port, netip.AddrPortFrom(broadcastAddr(), uint16(port)), d.ToBytes())
+	if err != nil { // says nothing of the packet filter's input
+		s.echoes.came(d.TransactionID)
+	}
+	return err
+}
+
+// ownPacket reports whether a packet is one of ours that came back.
+func (s *Server) ownPacket(p *packet) bool {
+	if p.mac != s.ownMAC() {
+		return false
+	}
+	s.echoes.came(p.TransactionID)
+	return true
+}
+
+func (e *echoes) came(id dhcpv4.TransactionID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.due, id)
+}
+
+func (e *echoes) pending() (ports []int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, port := range e.due {
+		ports = append(ports, port)
+	}
+	return ports
 }
