@@ -57,6 +57,9 @@ type box struct {
 	tickets *ticket.Desk
 	dhcp    *dhcp.Server
 	sup     *supervisor
+
+	scouting scouting // what other DHCP servers said last
+	carrier  int      // carrier changes of the LAN's interface at the start
 }
 
 // Run runs the appliance until ctx is done. An error means that it could not
@@ -95,7 +98,7 @@ func assemble(o Options) (*box, error) {
 		o.Log.Error("state was damaged", zap.NamedError("err", w))
 	}
 	b := &box{Options: o, started: time.Now(), metrics: prometheus.NewRegistry(), db: db,
-		library: &images.Library{Dir: filepath.Join(dir, "images")}}
+		library: &images.Library{Dir: filepath.Join(dir, "images")}, carrier: carrierChanges(o.Config.LAN.Interface)}
 	b.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	b.sup = newSupervisor(o.Log, replacing{b.metrics})
 	b.table = b.bootTable()
@@ -157,6 +160,7 @@ func (b *box) bootTable() *boot.Table {
 		Adopted:  state.NewTable[boot.Machine](b.db, "machines", state.Durable),
 		Firmware: state.NewTable[boot.FirmwareState](b.db, "firmware", state.Relaxed),
 		MACOf:    func(a netip.Addr) (boot.MAC, bool) { return b.dhcp.MACOf(a) },
+		LAN:      b.lan,
 		Log:      b.logOf("boot"), Metrics: replacing{b.metrics},
 	})
 }

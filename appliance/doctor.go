@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -15,48 +17,72 @@ import (
 // smallestMTU is what an Ethernet LAN has at least; below it somebody made a tunnel of it.
 const smallestMTU = 1500
 
-// checks are the doctor's questions about the rescue LAN, beside those that the
-// API asks by itself.
+// checks are the doctor's questions about the rescue LAN and this host, beside
+// those that the API asks by itself. The keys of their findings:
+//
+//	interface    interface-missing, interface-down, interface-unreadable, address-missing, no-carrier, small-mtu
+//	link         half-duplex, link-flaps, spanning-tree, bridge-delay
+//	addresses    address-duplicate, pool-address-in-use
+//	ports        port-taken, port-closed
+//	firewall     firewall-drops
+//	routing      rp-filter, route-elsewhere
+//	mtu          full-frames-lost
+//	other DHCP   two-dhcp-servers, no-address-server, foreign-option60, foreign-option43, foreign-bootfile,
+//	             wrong-next-server, other-proxydhcp, foreign-subnet
+//	pool         pool-full, pool-conflicts
+//	clock        clock-behind, clock-unsynced
+//	boot set     bootset-missing, bootset-damaged
+//	ssh keys     no-ssh-key
+//
+// and of the API's own: part-failed, disk-full, disk-low, disk-read-only, state-unreadable, no-machine,
+// no-image, library-damaged, chain-broken, chain-file-missing, chain-file-changed,
+// chain-signature, chain-unsigned, chain-signers-differ, check-too-slow, doctor-broken,
+// and of orders that stand still the keys of boot.Cause.
 func (b *box) checks() []admin.Check {
+	lan := []string{"interface"}
 	return []admin.Check{
 		{Name: "interface", Run: b.checkInterface},
-		{Name: "other DHCP", After: []string{"interface"}, Run: b.checkOtherDHCP},
-		{Name: "pool", After: []string{"interface"}, Run: b.checkPool},
+		{Name: "link", After: lan, Run: b.checkLink},
+		{Name: "addresses", After: lan, Run: b.checkAddresses},
+		{Name: "ports", Run: b.checkPorts},
+		{Name: "firewall", After: lan, Run: b.checkFirewall},
+		{Name: "routing", After: lan, Run: b.checkRouting},
+		{Name: "mtu", After: lan, Run: b.checkMTU},
+		{Name: "other DHCP", After: lan, Run: b.checkOtherDHCP},
+		{Name: "pool", After: lan, Run: b.checkPool},
+		{Name: "clock", Run: b.checkClock},
 		{Name: "boot set", Run: b.checkBootSet},
 		{Name: "ssh keys", Run: b.checkKeys},
 	}
 }
 
 // checkInterface looks whether the rescue LAN is there and has our address.
-func (b *box) checkInterface(context.Context) admin.Finding {
+func (b *box) checkInterface(context.Context) []admin.Finding {
 	name, want := b.Config.LAN.Interface, b.Config.LAN.Address
 	link, err := netlink.LinkByName(name)
 	if err != nil {
-		return admin.Finding{Level: admin.Failed, Text: fmt.Sprintf("there is no interface %s", name),
-			Hint: "interfaces are " + interfaces() + ": set [lan] interface"}
+		return admin.Fault(admin.Failed, "interface-missing", "interfaces are "+interfaces()+": set [lan] interface", "there is no interface %s", name)
 	}
 	attrs := link.Attrs()
 	if attrs.Flags&net.FlagUp == 0 {
-		return admin.Finding{Level: admin.Failed, Text: name + " is down", Hint: "ip link set " + name + " up, and make it come up at boot"}
+		return admin.Fault(admin.Failed, "interface-down", "ip link set "+name+" up, and make it come up at boot", "%s is down", name)
 	}
 	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
 	if err != nil {
-		return admin.Finding{Level: admin.Failed, Text: fmt.Sprintf("the addresses of %s cannot be read: %s", name, err)}
+		return admin.Fault(admin.Failed, "interface-unreadable", "", "the addresses of %s cannot be read: %s", name, err)
 	}
-	has := false
-	for _, a := range addrs {
-		has = has || a.IP.Equal(want.Addr().AsSlice())
-	}
+	has := slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(want.Addr().AsSlice()) })
 	switch {
 	case !has:
-		return admin.Finding{Level: admin.Failed, Text: fmt.Sprintf("%s does not have the address %s", name, want),
-			Hint: fmt.Sprintf("ip addr add %s dev %s, and make it stay in /etc/network/interfaces", want, name)}
+		return admin.Fault(admin.Failed, "address-missing", fmt.Sprintf("ip addr add %s dev %s, and make it stay in /etc/network/interfaces", want, name),
+			"%s does not have the address %s", name, want)
 	case attrs.OperState == netlink.OperDown || attrs.OperState == netlink.OperLowerLayerDown:
-		return admin.Finding{Level: admin.Failed, Text: name + " has no carrier", Hint: "look at the cable and the switch port"}
+		return admin.Fault(admin.Failed, "no-carrier", "look at the cable and the switch port", "%s has no carrier", name)
 	case attrs.MTU < smallestMTU:
-		return admin.Finding{Level: admin.Warning, Text: fmt.Sprintf("%s has an MTU of %d: TFTP uses smaller blocks", name, attrs.MTU)}
+		return admin.Fault(admin.Warning, "small-mtu", fmt.Sprintf("ip link set %s mtu %d, unless a tunnel is under it", name, smallestMTU),
+			"%s has an MTU of %d: TFTP uses smaller blocks, and larger frames of others are lost", name, attrs.MTU)
 	}
-	return admin.Finding{Level: admin.OK, Text: fmt.Sprintf("%s is up and has %s", name, want)}
+	return admin.Fine("%s is up and has %s", name, want)
 }
 
 func interfaces() string {
@@ -73,83 +99,53 @@ func interfaces() string {
 	return strings.Join(names, ", ")
 }
 
-// checkOtherDHCP names other servers and what they do to a boot.
-func (b *box) checkOtherDHCP(context.Context) admin.Finding {
-	st := b.dhcp.Status()
-	if st.Since.IsZero() {
-		return admin.Finding{Level: admin.Skipped, Text: "DHCP does not run, so nobody listens for other servers"}
-	}
-	var said []string
-	level := admin.OK
-	for _, s := range st.Servers {
-		text := fmt.Sprintf("%s (%s)", s.Addr, s.MAC)
-		if s.Box {
-			text += " is another rescuebox"
-		}
-		if strings.HasPrefix(s.VendorClass, "PXEClient") && !s.Box {
-			level = admin.Warning
-			text += " sends option 60 PXEClient: UEFI machines then ask that server, not us, for the boot file"
-		}
-		if s.BootFile != "" && !s.Box {
-			level = admin.Warning
-			text += fmt.Sprintf(" names a boot file of its own, %q", s.BootFile)
-		}
-		said = append(said, text)
-	}
-	if st.Configured == dhcp.Full && len(said) > 0 {
-		return admin.Finding{Level: admin.Failed, Text: "two DHCP servers give addresses on this LAN, we and " + strings.Join(said, "; "),
-			Hint: `set [lan] dhcp = "auto" or "proxy"`}
-	}
-	f := admin.Finding{Level: level, Text: fmt.Sprintf("mode is %s: %s", st.Mode, st.Why)}
-	if len(said) > 0 {
-		f.Text += "; other servers: " + strings.Join(said, "; ")
-	}
-	if level == admin.Warning {
-		f.Hint = "remove the boot options (60, 43, 66, 67) from that server"
-	}
-	return f
-}
-
 // checkPool looks whether there are addresses left.
-func (b *box) checkPool(context.Context) admin.Finding {
+func (b *box) checkPool(context.Context) []admin.Finding {
 	st := b.dhcp.Status()
 	if st.Since.IsZero() {
-		return admin.Finding{Level: admin.Skipped, Text: "DHCP does not run"}
+		return admin.Skip("DHCP does not run")
 	}
 	if st.Mode != dhcp.Full {
-		return admin.Finding{Level: admin.OK, Text: "the other server gives the addresses, not we"}
+		return admin.Fine("the other server gives the addresses, not we")
 	}
 	for _, p := range st.Pools {
 		if p.Used() >= p.Size {
-			return admin.Finding{Level: admin.Failed, Text: fmt.Sprintf("all %d addresses of %s are in use", p.Size, p.Network),
-				Hint: "make [lan] range larger, or the lease shorter"}
+			return admin.Fault(admin.Failed, "pool-full", "make [lan] range larger, or the lease shorter", "all %d addresses of %s are in use", p.Size, p.Network)
 		}
 		if p.Quarantined > 0 {
-			return admin.Finding{Level: admin.Warning, Text: fmt.Sprintf("%d addresses of the range are in use by somebody else", p.Quarantined),
-				Hint: "keep fixed addresses out of [lan] range"}
+			return admin.Fault(admin.Warning, "pool-conflicts", "keep fixed addresses out of [lan] range",
+				"%d addresses of the range are in use by somebody else", p.Quarantined)
 		}
 	}
-	return admin.Finding{Level: admin.OK, Text: "there are addresses left"}
+	return admin.Fine("there are addresses left")
 }
 
 // checkBootSet looks whether iPXE is there and whole.
-func (b *box) checkBootSet(context.Context) admin.Finding {
+func (b *box) checkBootSet(context.Context) []admin.Finding {
 	hint := "apt-get install ipxe && rescuebox image add --bootset " + bootSet
 	set, err := b.library.Get(bootSet)
-	if err == nil {
-		err = b.library.Verify(set)
-	}
 	if err != nil {
-		return admin.Finding{Level: admin.Failed, Text: "no machine can be booted: " + err.Error(), Hint: hint}
+		return admin.Fault(admin.Failed, "bootset-missing", hint, "no BIOS machine can be booted: %s", err)
 	}
-	return admin.Finding{Level: admin.OK, Text: "the boot programs are whole"}
+	if err := b.library.Verify(set); err != nil {
+		return admin.Fault(admin.Failed, "bootset-damaged", hint, "no BIOS machine can be booted: %s", err)
+	}
+	return admin.Fine("the boot programs are whole")
 }
 
 // checkKeys looks whether anybody could log in to a rescue system.
-func (b *box) checkKeys(context.Context) admin.Finding {
+func (b *box) checkKeys(context.Context) []admin.Finding {
 	if n := len(b.Config.Rescue.SSHKeys); n > 0 {
-		return admin.Finding{Level: admin.OK, Text: fmt.Sprintf("%d SSH keys may log in to a rescue system", n)}
+		return admin.Fine("%d SSH keys may log in to a rescue system", n)
 	}
-	return admin.Finding{Level: admin.Warning, Text: "nobody could log in to a booted rescue system: there is no SSH key",
-		Hint: "set [rescue] ssh_keys or ssh_keys_file"}
+	return admin.Fault(admin.Warning, "no-ssh-key", "set [rescue] ssh_keys or ssh_keys_file",
+		"nobody could log in to a booted rescue system: there is no SSH key")
 }
+
+// scout asks the rescue LAN.
+func (b *box) scout() *dhcp.Scout {
+	return &dhcp.Scout{Interface: b.Config.LAN.Interface, Address: b.Config.LAN.Address}
+}
+
+// askTime is how long other servers have to answer: dnsmasq pings an address for 3 s before it offers it.
+const askTime = 5 * time.Second

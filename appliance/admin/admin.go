@@ -55,6 +55,13 @@ type Boot interface {
 	Machines
 	Orders
 	Timeline
+	Diagnoses
+}
+
+// Diagnoses is what the doctor asks about boots.
+type Diagnoses interface {
+	Ways(machine string) ([]boot.Way, []error)
+	Cause(ctx context.Context, orderID string, now time.Time) (boot.Cause, bool)
 }
 
 // Server is the API. Boot, Images, Tokens and Audit must be set; without the

@@ -37,7 +37,7 @@ func orderOf(o boot.Order) api.Order {
 func eventOf(e boot.Event) api.Event {
 	out := api.Event{
 		Seq: e.Seq, Time: e.Time, Step: string(e.Step), Machine: e.Machine, Order: e.Order, Text: e.Text,
-		File: e.File, Bytes: e.Bytes, Total: e.Total, Transient: e.Transient,
+		Key: e.Key, Hint: e.Hint, File: e.File, Bytes: e.Bytes, Total: e.Total, Transient: e.Transient,
 	}
 	if !e.MAC.IsZero() {
 		out.MAC = e.MAC.String()

@@ -17,10 +17,10 @@ import (
 // A failed check marks those behind it, and those behind them; others run at once.
 func TestExamine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		says := func(l Level, wait time.Duration) func(context.Context) Finding {
-			return func(context.Context) Finding {
+		says := func(l Level, wait time.Duration) func(context.Context) []Finding {
+			return func(context.Context) []Finding {
 				time.Sleep(wait)
-				return Finding{Level: l, Text: string(l)}
+				return []Finding{{Level: l, Text: string(l)}}
 			}
 		}
 		start := time.Now()
@@ -31,25 +31,29 @@ func TestExamine(t *testing.T) {
 			{Name: "disk", Run: says(Warning, time.Second)},
 			{Name: "state", After: []string{"disk"}, Run: says(OK, time.Second)},
 			{Name: "typo", After: []string{"dsik"}, Run: says(OK, 0)},
-			{Name: "panics", Run: func(context.Context) Finding { panic("oops") }},
-			{Name: "hangs", Run: func(ctx context.Context) Finding { <-ctx.Done(); return Finding{} }},
+			{Name: "panics", Run: func(context.Context) []Finding { panic("oops") }},
+			{Name: "hangs", Run: func(ctx context.Context) []Finding { <-ctx.Done(); return nil }},
+			{Name: "deaf", Run: func(context.Context) []Finding { time.Sleep(time.Hour); return nil }},
 		})
 		var levels []Level
-		for _, f := range got {
-			levels = append(levels, f.Level)
+		for _, list := range got {
+			for _, f := range list {
+				levels = append(levels, f.Level)
+			}
 		}
-		if d := cmp.Diff([]Level{Failed, Skipped, Skipped, Warning, OK, Failed, Failed, Failed}, levels); d != "" {
+		if d := cmp.Diff([]Level{Failed, Skipped, Skipped, Warning, OK, Failed, Failed, Warning, Warning}, levels); d != "" {
 			t.Error(d)
 		}
-		if took := time.Since(start); took != doctorLimit {
-			t.Errorf("took %s, want %s of the one that hangs", took, doctorLimit)
+		if took := time.Since(start); took != checkLimit+leaveAfter {
+			t.Errorf("took %s, want %s and %s of the one that does not heed its time", took, checkLimit, leaveAfter)
 		}
+		time.Sleep(time.Hour)
 	})
 }
 
 func TestOwnChecks(t *testing.T) {
 	s := newSite(t)
-	s.Checks = []Check{{Name: "lan", After: []string{"parts"}, Run: func(context.Context) Finding { return Finding{Level: OK, Text: "fine"} }}}
+	s.Checks = []Check{{Name: "lan", After: []string{"parts"}, Run: func(context.Context) []Finding { return Fine("fine") }}}
 	h, token := s.handler(t)
 	if d := decode[api.Diagnosis](t, ask(h, "GET", "/v1/doctor", token[api.Operator], "")); !d.OK {
 		t.Errorf("of a sound box: %+v", d)
@@ -68,8 +72,8 @@ func TestOwnChecks(t *testing.T) {
 	for _, f := range d.Findings {
 		text[f.Check] = f.Level + ": " + f.Text
 	}
-	for check, want := range map[string]string{"parts": "failed: parts of the daemon do not run: dhcp: no interface eth1",
-		"orders": "failed: srv01 cannot boot what is ordered", "lan": "skipped", "disk": "ok"} {
+	for check, want := range map[string]string{"parts": "failed: the part dhcp of the daemon does not run: no interface eth1",
+		"chains": "failed: srv01 cannot boot what is ordered", "lan": "skipped", "disk": "ok"} {
 		if !strings.HasPrefix(text[check], want) {
 			t.Errorf("%s: %q, want %q", check, text[check], want)
 		}

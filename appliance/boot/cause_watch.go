@@ -114,6 +114,9 @@ func (t *Table) factsLocked(o *entry, events []Event, now time.Time) Facts {
 	m, _ := t.findNameLocked(o.Machine)
 	f := Facts{Now: now, Order: o.Order, Machine: m, SecureBoot: t.secureBootLocked(m), Events: events, Moving: o.moving, LAN: t.lan}
 	f.Image, _ = t.cfg.Images.Get(o.Image) // without it what was fetched is a loader: still true
+	if v, err := t.variantLocked(m, f.Image, o.CPU); err == nil {
+		f.Image = v
+	}
 	for e := t.seen.order.Front(); e != nil; e = e.Next() {
 		switch s := e.Value.(*Sighting); {
 		case s.Machine == o.Machine:

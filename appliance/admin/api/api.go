@@ -169,6 +169,8 @@ type Event struct {
 	MAC       string    `json:"mac,omitempty"`
 	Order     string    `json:"order,omitempty"`
 	Text      string    `json:"text"`
+	Key       string    `json:"key,omitempty"`  // stable name: of the cause, of step cause; of the program that asks, of step discover
+	Hint      string    `json:"hint,omitempty"` // what to do, of step cause
 	File      string    `json:"file,omitempty"`
 	Bytes     int64     `json:"bytes,omitempty"`
 	Total     int64     `json:"total,omitempty"`
@@ -248,7 +250,8 @@ type Verified struct {
 // Finding is one result of the doctor.
 type Finding struct {
 	Check string `json:"check"`
-	Level string `json:"level"` // ok, warning, failed, skipped
+	Level string `json:"level"`         // ok, warning, failed, skipped
+	Key   string `json:"key,omitempty"` // stable name of the fault; the text may change
 	Text  string `json:"text"`
 	Hint  string `json:"hint,omitempty"`
 }

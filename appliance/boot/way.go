@@ -1,0 +1,147 @@
+package boot
+
+import (
+	"cmp"
+	"strings"
+
+	"rescuebox/images"
+)
+
+// Way is all that a machine loads on one way to its image.
+type Way struct {
+	Machine Machine
+	Arch    Arch // of its firmware
+	Chain   Chain
+	Image   images.Image
+	Links   []Link // in the order in which they are loaded
+}
+
+// Link is one file of a way, and the image that it is taken from.
+type Link struct {
+	Image images.Image
+	File  images.File
+	Stage string // "loader", "kernel", "initrd" or "root"
+}
+
+// Ways lists what a machine with an order or a standing image would load now,
+// for the firmware that it was seen with, else for BIOS and for 64-bit UEFI. A machine that
+// boots its own disk has none. To ask uses nothing up, makes no order, and is
+// no sighting. An error beside a Way without links is why that one does not work.
+func (t *Table) Ways(machine string) (ways []Way, errs []error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m, ok := t.findNameLocked(machine)
+	name := m.Image
+	o, ordered := t.open[machine]
+	if ordered {
+		name = o.Image
+	}
+	if !ok || name == "" {
+		return nil, nil
+	}
+	img, err := t.bootable(name)
+	if err != nil {
+		return nil, []error{err}
+	}
+	for _, a := range t.archsLocked(m) {
+		w, err := t.wayLocked(m, img, a)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		ways = append(ways, w)
+	}
+	return ways, errs
+}
+
+// archsLocked is what the machine's firmware is, or may be.
+func (t *Table) archsLocked(m Machine) []Arch {
+	for e := t.seen.order.Front(); e != nil; e = e.Next() {
+		if s := e.Value.(*Sighting); s.Machine == m.Name && s.Client.Arch.CPU() != "" {
+			return []Arch{s.Client.Arch}
+		}
+	}
+	return []Arch{BIOS, UEFIX64}
+}
+
+func (t *Table) wayLocked(m Machine, img images.Image, a Arch) (Way, error) {
+	w := Way{Machine: m, Arch: a}
+	var err error
+	if w.Image, err = t.variantLocked(m, img, a.CPU()); err != nil {
+		return w, err
+	}
+	var first string
+	if w.Chain, first, err = t.chainLocked(m, w.Image, Client{MAC: firstOf(m.MACs), Arch: a, Program: Firmware}, a.CPU()); err != nil {
+		return w, err
+	}
+	sets := t.bootSets(m, w.Image)
+	for name := first; name != ""; name = nextLoader(name) {
+		l, err := linkOf(sets, name, a.CPU())
+		if err != nil {
+			return w, err
+		}
+		w.Links = append(w.Links, l)
+	}
+	if isISO(first) {
+		w.addFiles("root", w.others(first)...)
+		return w, nil
+	}
+	kernel := w.Image.Loads(a.UEFI())
+	if len(kernel) > 0 {
+		w.addFiles("kernel", kernel[0])
+		w.addFiles("initrd", kernel[1:]...)
+	}
+	w.addFiles("root", w.others(kernel...)...)
+	return w, nil
+}
+
+// linkOf finds a boot program as the tree does.
+func linkOf(sets []images.Image, name, cpu string) (Link, error) {
+	for _, set := range sets {
+		if found, ok := fileOf(set, name, cpu); ok {
+			f, _ := set.File(found)
+			return Link{set, f, "loader"}, nil
+		}
+	}
+	return Link{}, &Refusal{Reason: "no boot set has " + name, Hint: "restart rescueboxd, which imports Debian's boot programs, or: rescuebox image add --bootset"}
+}
+
+// addFiles adds files of the image; one that it does not name is left out, for
+// its import has checked what it needs.
+func (w *Way) addFiles(stage string, names ...string) {
+	for _, n := range names {
+		if f, ok := w.Image.File(n); ok {
+			w.Links = append(w.Links, Link{w.Image, f, stage})
+		}
+	}
+}
+
+// others are the image's files that no loader fetches: the system does.
+func (w *Way) others(but ...string) (names []string) {
+	skip := map[string]bool{}
+	for _, n := range append(append(but, w.Image.Loads(false)...), w.Image.Loads(true)...) {
+		skip[n] = true
+	}
+	for _, f := range w.Image.Files {
+		if !skip[f.Name] && !isLoader(f.Name) {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
+// nextLoader is the second stage that a loader fetches by a name of its own:
+// shim grub, and a shim of iPXE the iPXE whose name it bears (shim's
+// second stage, ipxe/shim).
+func nextLoader(name string) string {
+	cpu, isShim := strings.CutPrefix(name, "shim")
+	if isShim {
+		return "grub" + cpu
+	}
+	if base, _, ok := strings.Cut(name, "-shim"); ok {
+		return base + ".efi"
+	}
+	return ""
+}
+
+func firstOf(macs []MAC) MAC { return cmp.Or(append(macs, MAC{})...) }
