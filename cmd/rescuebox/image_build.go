@@ -22,11 +22,16 @@ func (o *imageOptions) buildCommand() *cobra.Command {
 		Short: "Build the Linux rescue image from Debian's packages, and add it",
 		Long: `Build the Linux rescue image from Debian's packages, and add it to the library
 of this box. It takes some minutes, 1.5 GB of --work, and the Debian mirror that
-this box's apt uses.`,
-		Example: "  rescuebox image build rescue", Args: cobra.ExactArgs(1), ValidArgs: []string{"rescue"},
+this box's apt uses. For another architecture than this box's own, Debian's
+qemu-user-static runs the packages' installation scripts; the image is then
+called rescue-arm64, and an order of "rescue" takes it where it fits the machine.`,
+		Example: "  rescuebox image build rescue\n  rescuebox image build rescue --arch arm64", Args: cobra.ExactArgs(1), ValidArgs: []string{"rescue"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] != "rescue" {
 				return usagef("no recipe %q: there is one, for rescue", args[0])
+			}
+			if name == "" {
+				name = rescue.ImageName(build.Arch)
 			}
 			begin := time.Now()
 			build.Log = o.errOut
@@ -39,10 +44,10 @@ this box's apt uses.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&build.Arch, "arch", runtime.GOARCH, "architecture, as Debian names it")
-	fs.StringVar(&build.Agent, "agent", "", "the static rescue-agent (default: the installed one)")
+	fs.StringVar(&build.Agent, "agent", "", "the static rescue-agent for that architecture (default: the installed one)")
 	fs.StringVar(&build.Mirror, "mirror", "", "URL of a Debian mirror (default: the one that apt uses)")
 	fs.StringVar(&build.Cache, "cache", "", "keep downloaded packages in this directory")
-	fs.StringVar(&name, "name", "rescue", "name of the image")
+	fs.StringVar(&name, "name", "", "name of the image (default: rescue, for arm64 rescue-arm64)")
 	fs.StringVar(&work, "work", "/var/tmp", "directory to build in")
 	return cmd
 }

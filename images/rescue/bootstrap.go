@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,8 @@ var tools = [][2]string{
 	{"zstd", "zstd"},
 	{"depmod", "kmod"},
 	{"unshare", "util-linux"},
+	{"xorriso", "xorriso"},
+	{"mformat", "mtools"},
 }
 
 // checkTools names all that is missing at once.
@@ -47,11 +50,11 @@ func checkTools() error {
 func (b *build) readAgent() ([]byte, error) {
 	path := b.Agent
 	if path == "" {
-		path = findAgent()
+		path = findAgent(b.Arch)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("find the agent of the rescue image: %w (build it: CGO_ENABLED=0 go build ./cmd/rescue-agent)", err)
+		return nil, fmt.Errorf("find the agent of the rescue image: %w (build it: GOARCH=%s CGO_ENABLED=0 go build -o %s ./cmd/rescue-agent)", err, b.Arch, filepath.Base(path))
 	}
 	f, err := elf.NewFile(bytes.NewReader(data))
 	if err != nil {
@@ -70,14 +73,19 @@ func (b *build) readAgent() ([]byte, error) {
 	return data, nil
 }
 
-// findAgent looks beside this program, then where the package installs it.
-func findAgent() string {
-	const installed = "/usr/lib/rescuebox/rescue-agent"
+// findAgent looks beside this program, then where the package installs it. The
+// agent for another architecture than ours has its name: rescue-agent-arm64.
+func findAgent(arch string) string {
+	name := "rescue-agent"
+	if arch != runtime.GOARCH {
+		name += "-" + arch
+	}
+	installed := filepath.Join("/usr/lib/rescuebox", name)
 	self, err := os.Executable()
 	if err != nil {
 		return installed
 	}
-	beside := filepath.Join(filepath.Dir(self), "rescue-agent")
+	beside := filepath.Join(filepath.Dir(self), name)
 	if _, err := os.Stat(beside); err != nil {
 		return installed
 	}
@@ -109,6 +117,7 @@ func (b *build) bootstrap(ctx context.Context) (*os.File, error) {
 		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
 		"--include=" + strings.Join(names, ","), `--aptopt=Apt::Install-Recommends "false"`}
 	args = append(args, b.cacheHooks()...)
+	args = append(args, b.biosHook()...)
 	args = append(args, release, spool)
 	cmd := alone(ctx, "mmdebstrap", append(args, b.mirrors(ctx)...)...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+b.work)

@@ -60,7 +60,7 @@ func TestReadAgent(t *testing.T) {
 	}
 	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
 	for path, want := range map[string]string{
-		program: "is no Linux program", "/bin/ls": "is not static", filepath.Join(dir, "none"): "go build ./cmd/rescue-agent",
+		program: "is no Linux program", "/bin/ls": "is not static", filepath.Join(dir, "none"): "CGO_ENABLED=0 go build -o none",
 	} {
 		if _, err := tryAgent(path, runtime.GOARCH); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)

@@ -43,7 +43,7 @@ func TestBuildTwice(t *testing.T) {
 		}
 	}
 	left, _ := filepath.Glob(filepath.Join(dir, "0", ".build-*"))
-	if len(sums[0]) != 4 || left != nil {
+	if len(sums[0]) != 8 || left != nil {
 		t.Errorf("%d files, left behind %q", len(sums[0]), left)
 	}
 }

@@ -57,8 +57,8 @@ func TestPackages(t *testing.T) {
 		xfsprogs btrfs-progs efibootmgr grub2-common ipmitool nvme-cli lshw dmidecode ethtool tcpdump mtr-tiny curl rsync
 		tmux vim-tiny openssh-server mokutil`)
 	for arch, own := range map[string][]string{
-		"amd64": {"linux-image-amd64", "grub-pc-bin", "grub-efi-amd64-bin"},
-		"arm64": {"linux-image-arm64", "grub-efi-arm64-bin"},
+		"amd64": {"linux-image-amd64", "grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-signed", "shim-signed"},
+		"arm64": {"linux-image-arm64", "grub-efi-arm64-bin", "grub-efi-arm64-signed", "shim-signed"},
 	} {
 		got, err := packages(arch)
 		if err != nil {
@@ -102,14 +102,14 @@ func TestRecipeFiles(t *testing.T) {
 
 // The token and the hash reach the kernel; BOOTIF is written as PXELINUX writes it.
 func TestCommandLine(t *testing.T) {
-	i := images.Image{Cmdline: cmdline}
+	i := images.Image{Cmdline: cmdline + amd64.consoles}
 	got, err := i.CommandLine(images.Args{
 		Machine: "srv01", MAC: "52:54:00:12:34:56", Token: "secret", Server: "http://192.168.77.1",
 		URL: "http://192.168.77.1/boot/525400123456", SHA256: map[string]string{Root: "abcd"},
 	})
 	want := "rescuebox.url=http://192.168.77.1/boot/525400123456/root.squashfs rescuebox.sha256=abcd " +
 		"rescuebox.server=http://192.168.77.1 rescuebox.token=secret rescuebox.machine=srv01 " +
-		"BOOTIF=01-52-54-00-12-34-56 console=tty0 console=ttyS0,115200n8 loglevel=4 panic=60"
+		"BOOTIF=01-52-54-00-12-34-56 console=tty0 console=ttyS1,115200n8 console=ttyS0,115200n8 loglevel=4 panic=60"
 	if err != nil || got != want {
 		t.Errorf("%v\ngot  %s\nwant %s", err, got, want)
 	}

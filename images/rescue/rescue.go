@@ -28,13 +28,11 @@ const (
 	Packages = "packages.txt" // every package with its version and source, for who asks for sources
 )
 
-// cmdline is the kernel command line of the image, a template over images.Args.
-// The serial console comes last: what is last is /dev/console. BOOTIF is the
-// MAC as PXELINUX writes it, with dashes.
+// cmdline is the kernel command line of the image, a template over images.Args,
+// but for the consoles. BOOTIF is the MAC as PXELINUX writes it, with dashes.
 const cmdline = `rescuebox.url={{.URL}}/` + Root + ` rescuebox.sha256={{index .SHA256 "` + Root + `"}} ` +
 	`rescuebox.server={{.Server}} rescuebox.token={{.Token}} rescuebox.machine={{.Machine}} ` +
-	`BOOTIF=01-{{slice .MAC 0 2}}-{{slice .MAC 3 5}}-{{slice .MAC 6 8}}-{{slice .MAC 9 11}}-{{slice .MAC 12 14}}-{{slice .MAC 15 17}} ` +
-	`console=tty0 console=ttyS0,115200n8 loglevel=4 panic=60`
+	`BOOTIF=01-{{slice .MAC 0 2}}-{{slice .MAC 3 5}}-{{slice .MAC 6 8}}-{{slice .MAC 9 11}}-{{slice .MAC 12 14}}-{{slice .MAC 15 17}} `
 
 // Options say what to build and where.
 type Options struct {
@@ -93,7 +91,8 @@ func Build(ctx context.Context, o Options) (Result, error) {
 	r := Result{Dir: b.Out, Sizes: b.sizes, Took: time.Since(start).Round(time.Second)}
 	r.Image = images.Image{
 		Name: "rescue", Kind: images.Linux, Title: "Linux rescue system (" + b.system + ", " + b.Arch + ")",
-		Arch: b.Arch, Source: b.source, Kernel: Kernel, Initrd: []string{Initrd}, Cmdline: cmdline, Up: images.Agent,
+		Arch: b.Arch, Source: b.source, Kernel: Kernel, Initrd: []string{Initrd}, Cmdline: cmdline + b.machine.consoles, Up: images.Agent,
+		ISO: b.iso,
 	}
 	b.logf("built in %v: kernel and initramfs %s, root %s", r.Took,
 		megabytes(b.sizes[Kernel]+b.sizes[Initrd]), megabytes(b.sizes[Root]))
@@ -103,7 +102,9 @@ func Build(ctx context.Context, o Options) (Result, error) {
 // build is one run of the builder.
 type build struct {
 	Options
+	machine machine
 	agent   []byte
+	iso     *images.ISO
 	work    string // on the file system of Out; removed at the end
 	sizes   map[string]int64
 	version string // of the kernel
@@ -116,6 +117,9 @@ func (b *build) prepare() (err error) {
 	if b.Arch == "" {
 		b.Arch = runtime.GOARCH
 	}
+	if b.machine, err = machineOf(b.Arch); err != nil {
+		return err
+	}
 	if b.Out == "" {
 		return errors.New("build the rescue image: no folder for its files given")
 	}
@@ -123,6 +127,9 @@ func (b *build) prepare() (err error) {
 		b.Log = io.Discard
 	}
 	if err := checkTools(); err != nil {
+		return err
+	}
+	if err := canRun(b.Arch); err != nil {
 		return err
 	}
 	if b.agent, err = b.readAgent(); err != nil {
@@ -159,7 +166,7 @@ func (b *build) folders() (err error) {
 }
 
 func (b *build) run(ctx context.Context) error {
-	b.logf("1 of 4: fetching and installing Debian's packages for %s", b.Arch)
+	b.logf("1 of 5: fetching and installing Debian's packages for %s", b.Arch)
 	spool, err := b.bootstrap(ctx)
 	if err != nil {
 		return err
@@ -172,16 +179,23 @@ func (b *build) run(ctx context.Context) error {
 	if err := b.describe(all); err != nil {
 		return err
 	}
-	b.logf("2 of 4: kernel %s", b.version)
+	b.logf("2 of 5: kernel %s", b.version)
 	if err := b.kernel(all); err != nil {
 		return err
 	}
-	b.logf("3 of 4: initramfs")
+	if err := b.loaders(all); err != nil {
+		return err
+	}
+	b.logf("3 of 5: initramfs")
 	if err := b.initrd(ctx, all); err != nil {
 		return err
 	}
-	b.logf("4 of 4: root file system")
-	return b.root(ctx, all)
+	b.logf("4 of 5: root file system")
+	if err := b.root(ctx, all); err != nil {
+		return err
+	}
+	b.logf("5 of 5: ISO")
+	return b.makeISO(ctx, all)
 }
 
 // describe reads from the packages what they are.
@@ -217,6 +231,9 @@ func (b *build) kernel(all *tree) error {
 	data, err := all.read("boot/vmlinuz-" + b.version)
 	if err != nil {
 		return err
+	}
+	if !signed(data) {
+		return fmt.Errorf("%s of Debian's package is not signed: no firmware with Secure Boot would run it", Kernel)
 	}
 	return b.write(Kernel, data)
 }
