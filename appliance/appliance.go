@@ -110,7 +110,7 @@ func assemble(o Options) (*box, error) {
 
 // run starts the parts, tells systemd when they have settled, and waits for their end.
 func (b *box) run(ctx context.Context) error {
-	b.importIPXE() // before anybody is told that we are ready: an order needs it
+	b.importLoaders() // before anybody is told that we are ready: an order needs them
 	b.sup.start(ctx, b.parts())
 	if b.sup.settle(ctx) {
 		b.Log.Info("rescuebox is ready", zap.String("site", b.Config.Site), zap.String("version", b.Version),
@@ -154,14 +154,16 @@ func (b *box) bootTable() *boot.Table {
 	return boot.New(boot.Config{
 		Machines: machinesOf(c), Unknown: c.Boot.Unknown, TTL: c.Boot.TTL, Server: serverURL(c),
 		Chain: chainOf(c.Boot.Chain), BootSet: c.Boot.BootSet,
-		Images:   b.library,
-		Orders:   state.NewTable[boot.Order](b.db, "orders", state.Durable),
-		Events:   state.NewLog[boot.Event](b.db, "events", state.Relaxed, keptEvents),
-		Adopted:  state.NewTable[boot.Machine](b.db, "machines", state.Durable),
-		Firmware: state.NewTable[boot.FirmwareState](b.db, "firmware", state.Relaxed),
-		MACOf:    func(a netip.Addr) (boot.MAC, bool) { return b.dhcp.MACOf(a) },
-		LAN:      b.lan,
-		Log:      b.logOf("boot"), Metrics: replacing{b.metrics},
+		Images:    b.library,
+		Orders:    state.NewTable[boot.Order](b.db, "orders", state.Durable),
+		Events:    state.NewLog[boot.Event](b.db, "events", state.Relaxed, keptEvents),
+		Adopted:   state.NewTable[boot.Machine](b.db, "machines", state.Durable),
+		Firmware:  state.NewTable[boot.FirmwareState](b.db, "firmware", state.Relaxed),
+		MACOf:     func(a netip.Addr) (boot.MAC, bool) { return b.dhcp.MACOf(a) },
+		LAN:       b.lan,
+		BlockSize: func(mac boot.MAC) int { return b.dhcp.BlockSize(mac) },
+		Fetched:   func(mac boot.MAC, whole bool) { b.dhcp.Fetched(mac, whole) },
+		Log:       b.logOf("boot"), Metrics: replacing{b.metrics},
 	})
 }
 
@@ -173,8 +175,9 @@ func (b *box) dhcpServer() *dhcp.Server {
 		Machines: b.table.Machines, Boot: b.table,
 		// Committed before the ACK leaves, on the disk within a second (DESIGN
 		// section 4): a power cut costs at most a lease that its client renews.
-		Store: state.NewTable[dhcp.Lease](b.db, "leases", state.Relaxed),
-		Log:   b.logOf("dhcp"), Metrics: replacing{b.metrics}}
+		Store:   state.NewTable[dhcp.Lease](b.db, "leases", state.Relaxed),
+		Learned: state.NewTable[dhcp.Learned](b.db, "dialects", state.Relaxed),
+		Log:     b.logOf("dhcp"), Metrics: replacing{b.metrics}}
 	for _, r := range c.LAN.Relays {
 		s.Relays = append(s.Relays, dhcp.Relay{Network: r.Network, Range: dhcp.Range(r.Range), Router: r.Router})
 	}
@@ -225,15 +228,24 @@ func serverURL(c *config.Config) string {
 	return "http://" + netip.AddrPortFrom(c.LAN.Address.Addr(), uint16(c.HTTP.Port)).String()
 }
 
-// importIPXE gives a new library Debian's iPXE, so that the first order boots.
-func (b *box) importIPXE() {
-	added, err := images.EnsureIPXE(b.library, bootSet)
-	switch {
-	case err != nil:
-		b.Log.Warn("there is no iPXE to boot machines with: apt-get install ipxe && rescuebox image add --bootset ipxe",
-			zap.NamedError("err", err))
-	case added:
-		b.Log.Info("imported Debian's iPXE as boot set", zap.String("image", bootSet))
+// importLoaders gives the library Debian's boot programs, so that the first
+// order boots, and follows their packages. What is missing keeps only those
+// machines from booting that need it.
+func (b *box) importLoaders() {
+	for _, set := range []struct {
+		name, packages string
+		ensure         func(*images.Library, string) (bool, error)
+	}{
+		{"ipxe", "ipxe", images.EnsureIPXE},
+		{"shim", "shim-signed grub-efi-amd64-signed", images.EnsureShim},
+	} {
+		added, err := set.ensure(b.library, set.name)
+		switch {
+		case err != nil:
+			b.Log.Warn("boot programs are missing: apt-get install "+set.packages, zap.String("image", set.name), zap.NamedError("err", err))
+		case added:
+			b.Log.Info("imported Debian's boot programs", zap.String("image", set.name))
+		}
 	}
 }
 

@@ -626,7 +626,7 @@ secure_boot = "yes"
 dialect = "No 43!"
 `,
 		"site.toml:9: machine \"srv01\": secure_boot: \"yes\" is neither auto, on nor off (hint: leave it out for \"auto\": a machine that booted a rescue system has told it)\n" +
-			"site.toml:10: machine \"srv01\": dialect: \"No 43!\" is no name of a dialect (hint: leave it out for \"auto\")"},
+			"site.toml:10: machine \"srv01\": dialect: \"No 43!\" is no dialect (hint: leave it out for \"auto\"; there are " + strings.Join(Dialects, ", ") + ")"},
 	{"machine address outside", `LEAST
 [[machine]]
 name = "srv01"

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -126,15 +127,15 @@ func secureBoot(s string) (string, *fault) {
 	return "", faultf(`leave it out for "auto": a machine that booted a rescue system has told it`, "%s is neither auto, on nor off", quote(s))
 }
 
-// dialectForm is that of the names; which there are, package dhcp knows.
-var dialectForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+// Dialects are those of package dhcp.
+var Dialects = []string{"auto", "control", "binl", "plain", "late", "address", "wds", "menu", "header", "option", "small"}
 
 func dialectName(s string) (string, *fault) {
 	switch {
 	case s == "", s == "auto":
 		return "", nil
-	case !dialectForm.MatchString(s):
-		return "", faultf(`leave it out for "auto"`, "%s is no name of a dialect", quote(s))
+	case !slices.Contains(Dialects, s):
+		return "", faultf(`leave it out for "auto"; there are `+strings.Join(Dialects, ", "), "%s is no dialect", quote(s))
 	}
 	return s, nil
 }
