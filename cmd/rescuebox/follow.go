@@ -30,6 +30,7 @@ type follower struct {
 
 	print *printer
 	done  bool
+	cause api.Event // the last likely cause that was told
 }
 
 // showOrder says what was ordered, and what the person has to do.
@@ -124,6 +125,8 @@ func (f *follower) loop(ctx context.Context, events <-chan api.Event, connected 
 func (f *follower) take(ctx context.Context, e api.Event) (over bool, err error) {
 	f.print.event(e)
 	switch e.Step {
+	case "cause":
+		f.cause = e
 	case "done":
 		f.done = true
 		return f.noTicket, nil
@@ -142,6 +145,9 @@ func (f *follower) end(ctx context.Context) error {
 	m := f.order.Machine
 	switch f.order.State {
 	case "expired":
+		if f.cause.Hint != "" {
+			return hinted(fmt.Errorf("the order expired: %s", f.order.Reason), "%s", f.cause.Hint)
+		}
 		return hinted(fmt.Errorf("the order expired: %s", f.order.Reason),
 			"was %s powered on, and does it boot from the network first? rescuebox doctor; then order again, with a longer --ttl", m)
 	case "failed":

@@ -36,7 +36,10 @@ func (p *printer) event(e api.Event) {
 	case !e.Transient:
 		p.wipe()
 		delete(p.rates, e.Order+"/"+e.File)
-		fmt.Fprintf(p.out, "%s  %s%s  %s\n", e.Time.Local().Format("15:04:05"), p.machine(e), p.step(e.Step), clean(e.Text))
+		fmt.Fprintf(p.out, "%s  %s%s  %s\n", e.Time.Local().Format("15:04:05"), p.machine(e), p.step(e.Step), p.text(e))
+		if e.Hint != "" {
+			fmt.Fprintf(p.out, "          %s          hint: %s\n", p.machine(e), clean(e.Hint))
+		}
 	case p.terminal && e.Total > 0:
 		p.wipe()
 		fmt.Fprintf(p.out, "          %s%s", p.machine(e), p.bar(e))
@@ -64,10 +67,18 @@ func (p *printer) step(step string) string {
 		return p.green(text)
 	case "failed", "expired":
 		return p.red(text)
-	case "refused":
+	case "refused", "cause":
 		return p.yellow(text)
 	}
 	return text
+}
+
+// text is the event's sentence; that of a cause is what somebody waits for.
+func (p *printer) text(e api.Event) string {
+	if e.Step == "cause" {
+		return p.yellow(clean(e.Text))
+	}
+	return clean(e.Text)
 }
 
 // bar draws a file's progress.

@@ -50,6 +50,25 @@ func TestPrinter(t *testing.T) {
 	}
 }
 
+// A likely cause stands out, and what to do is below it; the order's end repeats that.
+func TestCause(t *testing.T) {
+	cause := api.Event{Time: time.Date(2026, 11, 22, 3, 4, 5, 0, time.Local), Step: "cause", Machine: "srv01", Key: "no-packet",
+		Text: "no packet from srv01", Hint: "look at its power"}
+	var out bytes.Buffer
+	c := &cli{out: &out, errOut: &out}
+	f := &follower{cli: c, order: api.Order{ID: "1", Machine: "srv01", Reason: "srv01 did not boot in time"}, print: c.printer()}
+	if over, err := f.take(t.Context(), cause); over || err != nil {
+		t.Errorf("a cause ended the command: %v", err)
+	}
+	if got, want := out.String(), "03:04:05  cause     no packet from srv01\n                    hint: look at its power\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	f.order.State = "expired"
+	if err := f.end(t.Context()); err == nil || hintOf(err) != "look at its power" {
+		t.Errorf("the end of the order: %v, hint %q", err, hintOf(err))
+	}
+}
+
 // The connection's end is told once, not at every try.
 func TestPrinterLost(t *testing.T) {
 	var errOut bytes.Buffer
