@@ -17,7 +17,8 @@ func Personalities() []Personality {
 		{"EDK2 old", "TianoCore UefiPxeBcDxe of 2019 (PxeBcDhcp4.c): never keeps a proxy offer that has option 43", func(m *Machine) error { return edk2(m, uefiX64, true) }},
 		{"EDK2 new", "the same since the fix: takes a proxy offer with discovery control 8 as it is", func(m *Machine) error { return edk2(m, uefiX64, false) }},
 		{"EDK2 ia32", "the same on a tablet's 32-bit firmware", func(m *Machine) error { return edk2(m, uefiIA32, false) }},
-		{"HP UEFI", "bootimus#77: DISCOVER at secs 0, 4, 12, 28 with one xid, never a packet to port 4011", hp},
+		{"UEFI without 4011", "as HP's, but takes a proxy offer that says all and has discovery control 8, as tinkerbell/smee counts on", func(m *Machine) error { return no4011(m, true) }},
+		{"HP UEFI", "bootimus#77, danderson/netboot#43: DISCOVER at secs 0, 4, 12, 28 with one xid, never a packet to port 4011, nothing but one complete offer from one server boots it", func(m *Machine) error { return no4011(m, false) }},
 		{"U-Boot", "net/bootp.c with CONFIG_SERVERIP_FROM_PROXYDHCP, and what distro boot sets: class and architecture of UEFI arm64; reads file and next server from the header only", uboot},
 		{"FlexBoot", "Mellanox' ROM, an iPXE that sends no user class (warewulf3#104)", flexboot},
 		{"HTTPClient", "TianoCore HttpBootDxe (HttpBootDhcp4.c): takes an offer with option 60 HTTPClient and a URL only", func(m *Machine) error { return httpClient(m, false) }},
@@ -207,14 +208,15 @@ func edk2Address(m *Machine, old bool) error {
 	return nil
 }
 
-// hp does not ask on port 4011, so that it has no use for an offer that EDK2
-// would call BINL. It takes a proxy offer that is complete in itself, and one offer that has all.
-func hp(m *Machine) error {
+// no4011 does not ask on port 4011, so that it has no use for an offer that
+// EDK2 would call BINL. It takes one offer that has all, and maybe a
+// proxy's that is complete in itself.
+func no4011(m *Machine, proxies bool) error {
 	m.self = uefiX64
 	m.self.class, m.self.undi = "PXEClient:Arch:00007:UNDI:003016", []byte{1, 3, 16}
 	var plain, proxy *Answer
 	secs, err := m.discoverUntil(func(offers []*Answer) bool {
-		plain, proxy = edk2Select(offers, false)
+		plain, proxy = edk2Select(offers, !proxies)
 		return plain != nil && (proxy == nil || edk2KindOf(proxy) == proxyPXE10)
 	}, never)
 	if err != nil {
@@ -313,13 +315,16 @@ func httpClient(m *Machine, breaks bool) error {
 		return err
 	}
 	f, disk, err := m.httpBoot(from, breaks)
-	if err != nil || !disk {
-		if err == nil {
-			err = m.start(f, from)
-		}
+	var no *HTTPError
+	switch {
+	case errors.As(err, &no):
+		return fmt.Errorf("%w: %w", err, ErrLocal) // the next boot option
+	case err != nil:
 		return err
+	case disk:
+		return m.runDisk(f)
 	}
-	return m.runDisk(f)
+	return m.start(f, from)
 }
 
 // httpSelect is HttpBootSelectDhcpOffer: an HTTP offer with address, or a

@@ -2,6 +2,7 @@ package boottest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -44,7 +45,7 @@ func (m *Machine) connect(server netip.AddrPort) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &connection{Conn: conn, r: bufio.NewReader(conn), host: strings.TrimSuffix(server.String(), ":80")}, nil
+	return &connection{Conn: conn, r: bufio.NewReaderSize(conn, 64<<10), host: strings.TrimSuffix(server.String(), ":80")}, nil
 }
 
 // httpTimeout is how long a firmware waits for more bytes.
@@ -135,38 +136,36 @@ func (m *Machine) httpGet(from origin) (Loaded, error) {
 		return Loaded{}, err
 	}
 	defer c.Close()
-	data, err := m.body(c, from.path, http.StatusOK)
-	if err != nil {
+	f := m.memory()
+	if err := m.body(c, f, from.path, http.StatusOK); err != nil {
 		return Loaded{}, fmt.Errorf("%s: %w", from, err)
 	}
-	return m.arrived(from, data), nil
+	return m.arrived(from, f), nil
 }
 
-// body asks for a file or a part of it and reads it.
-func (m *Machine) body(c *connection, path string, status int, extra ...string) ([]byte, error) {
+// body asks for a file or a part of it and loads it.
+func (m *Machine) body(c *connection, into *memory, path string, status int, extra ...string) error {
 	r, err := m.ask(c, http.MethodGet, path, extra...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	data, err := m.read(c, r.length)
-	if err == nil && r.status != status {
-		err = &HTTPError{r.status, string(data)}
+	if r.status != status {
+		text, err := io.ReadAll(io.LimitReader(c.r, min(r.length, 1000)))
+		return errors.Join(&HTTPError{r.status, string(text)}, err)
 	}
-	return data, err
+	return c.load(into, r.length)
 }
 
-// read reads n bytes; only silence ends it, however slow they come.
-func (m *Machine) read(c *connection, n int64) ([]byte, error) {
-	var data []byte
-	for piece := int64(1 << 20); n > 0; n -= piece {
-		piece = min(piece, n)
+// load reads n bytes; only silence ends it, however slow they come.
+func (c *connection) load(into *memory, n int64) error {
+	for n > 0 {
 		c.SetDeadline(time.Now().Add(httpTimeout))
-		data = append(data, make([]byte, piece)...)
-		if _, err := io.ReadFull(c.r, data[int64(len(data))-piece:]); err != nil {
-			return nil, fmt.Errorf("%d bytes are missing: %w", n, err)
+		got, err := io.CopyN(into, c.r, min(n, 1<<20))
+		if n -= got; err != nil {
+			return fmt.Errorf("%d bytes are missing: %w", n, err)
 		}
 	}
-	return data, nil
+	return nil
 }
 
 // httpBoot loads a boot file as EDK2's HTTP Boot does: HEAD for size and type,
@@ -186,33 +185,32 @@ func (m *Machine) httpBoot(from origin, breaks bool) (file Loaded, disk bool, er
 	if err != nil {
 		return file, false, fmt.Errorf("%s: %w", from, err)
 	}
-	var data []byte
+	into := m.memory()
 	if breaks {
-		c, data, err = m.broken(c, from, head.length/2)
+		c, err = m.broken(c, into, from, head.length/2)
 	} else {
-		data, err = m.body(c, from.path, http.StatusOK)
+		err = m.body(c, into, from.path, http.StatusOK)
 	}
 	if err != nil {
 		return file, false, fmt.Errorf("%s: %w", from, err)
 	}
-	return m.arrived(from, data), m.isDisk(from, head.header.Get("Content-Type")), nil
+	return m.arrived(from, into), m.isDisk(from, head.header.Get("Content-Type")), nil
 }
 
 // broken loads half of a file, loses the connection, and asks another for the rest.
-func (m *Machine) broken(c *connection, from origin, half int64) (*connection, []byte, error) {
+func (m *Machine) broken(c *connection, into *memory, from origin, half int64) (*connection, error) {
 	if _, err := m.ask(c, http.MethodGet, from.path); err != nil {
-		return c, nil, err
+		return c, err
 	}
-	first, err := m.read(c, half)
+	err := c.load(into, half)
 	c.Close()
 	if err != nil {
-		return c, nil, err
+		return c, err
 	}
 	if c, err = m.connect(from.server); err != nil {
-		return c, nil, err
+		return c, err
 	}
-	rest, err := m.body(c, from.path, http.StatusPartialContent, fmt.Sprintf("Range: bytes=%d-", half))
-	return c, append(first, rest...), err
+	return c, m.body(c, into, from.path, http.StatusPartialContent, fmt.Sprintf("Range: bytes=%d-", half))
 }
 
 // isDisk reports that a file is a RAM disk for the firmware (UEFI 2.10 section 24.7.3).

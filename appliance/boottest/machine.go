@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
+	"math"
 	"net/netip"
 	"path"
 	"slices"
@@ -29,7 +31,9 @@ type Machine struct {
 	Hurry int
 	// Discard forgets what the loaded files contain, once they are hashed and run.
 	Discard bool
-	Log     func(format string, args ...any) // the console; nil: none
+	// Real says that the programs are no Programs of ours but real ones, which go by their names.
+	Real bool
+	Log  func(format string, args ...any) // the console; nil: none
 
 	self     identity
 	address  netip.Prefix
@@ -132,16 +136,42 @@ func (o origin) at(p string) origin {
 	return o
 }
 
+// memory is where a file is loaded to.
+type memory struct {
+	sum  hash.Hash
+	size int64
+	data []byte
+	keep int // of its bytes
+}
+
+// programSize is as much of a file as a machine keeps that discards: a program or a script whole.
+const programSize = 4 << 20
+
+func (m *Machine) memory() *memory {
+	f := &memory{sum: sha256.New(), keep: math.MaxInt}
+	if m.Discard {
+		f.keep = programSize
+	}
+	return f
+}
+
+// Write loads a piece.
+func (f *memory) Write(p []byte) (int, error) {
+	f.sum.Write(p)
+	f.size += int64(len(p))
+	f.data = append(f.data, p[:min(len(p), f.keep-min(f.keep, len(f.data)))]...)
+	return len(p), nil
+}
+
 // arrived takes note of a file that came whole.
-func (m *Machine) arrived(from origin, data []byte) Loaded {
-	sum := sha256.Sum256(data)
-	f := Loaded{Name: path.Base(strings.ReplaceAll(from.path, `\`, "/")), From: from.scheme,
-		SHA256: hex.EncodeToString(sum[:]), Size: int64(len(data)), Data: data}
-	m.logf("loaded %s: %d bytes", from, len(data))
-	kept := f
+func (m *Machine) arrived(from origin, f *memory) Loaded {
+	l := Loaded{Name: path.Base(strings.ReplaceAll(from.path, `\`, "/")), From: from.scheme,
+		SHA256: hex.EncodeToString(f.sum.Sum(nil)), Size: f.size, Data: f.data}
+	m.logf("loaded %s: %d bytes", from, f.size)
+	kept := l
 	if m.Discard {
 		kept.Data = nil
 	}
 	m.out.Loaded = append(m.out.Loaded, kept)
-	return f
+	return l
 }

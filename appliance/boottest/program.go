@@ -81,6 +81,19 @@ func kindOf(data []byte) (Kind, bool) {
 	return Kind(kind), ok
 }
 
+// kindByName is what one of Debian's programs is.
+func kindByName(name string) (Kind, bool) {
+	switch name {
+	case "undionly.kpxe", "snponly.efi", "ipxe.efi":
+		return IPXE1, true
+	case "shimx64.efi", "shimaa64.efi":
+		return Shim, true
+	case "grubx64.efi", "grubaa64.efi", "grubia32.efi":
+		return GRUB, true
+	}
+	return "", false
+}
+
 // madeFor is the CPU that a PE file is made for, "" for any other file.
 func madeFor(data []byte) string {
 	if len(data) < 0x90 || data[0] != 'M' || data[1] != 'Z' {
@@ -117,6 +130,9 @@ const maxPrograms = 6
 // start runs a loaded program to the end of what it does.
 func (m *Machine) start(f Loaded, from origin) error {
 	kind, ok := kindOf(f.Data)
+	if m.Real {
+		kind, ok = kindByName(f.Name)
+	}
 	if !ok {
 		return fmt.Errorf("%s is no program", f.Name)
 	}

@@ -99,6 +99,14 @@ func (s *site) run(h *Host, args ...string) {
 	base := h.Command("dnsmasq", "-d", "-C", "/dev/null", "--port=0", "--no-ping", "--user=root",
 		"--dhcp-leasefile="+filepath.Join(s.dir, "dnsmasq.leases"))
 	spawn(s.t, append(base, args...)...)
+	eventually(s.t, 20*time.Second, "dnsmasq listens", func() (listens bool) {
+		err := h.ns.do(func() error {
+			table, err := os.ReadFile("/proc/thread-self/net/udp")
+			listens = bytes.Contains(table, []byte(":0043 ")) // port 67
+			return err
+		})
+		return err == nil && listens
+	})
 }
 
 // relay connects a second network.
@@ -249,8 +257,10 @@ func sumOf(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// machine plugs a machine in, behind the relay if there is one.
-func (s *site) machine(mac net.HardwareAddr) *Machine {
+// machine plugs a machine in, behind the relay if there is one. hurry 3 keeps
+// the firmware's first time-out, of 4 s, above the second within which DHCP takes two
+// DISCOVERs for one.
+func (s *site) machine(mac net.HardwareAddr, hurry int) *Machine {
 	lan := s.lan
 	if s.far != nil {
 		lan = s.far
@@ -259,7 +269,7 @@ func (s *site) machine(mac net.HardwareAddr) *Machine {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	m := &Machine{Card: card, UUID: [16]byte{0x44, 0x45, 0x4c, 0x4c, 15: mac[5]}, Hurry: 4}
+	m := &Machine{Card: card, UUID: [16]byte{0x44, 0x45, 0x4c, 0x4c, 15: mac[5]}, Hurry: hurry}
 	if os.Getenv("BOOTTEST_LOG") != "" {
 		m.Log = s.t.Logf
 	}

@@ -53,11 +53,11 @@ func (e *TFTPError) Error() string { return fmt.Sprintf("TFTP error %d: %s", e.C
 
 // tftpGet loads a file.
 func (m *Machine) tftpGet(from origin, want tftpOptions) (Loaded, error) {
-	data, err := m.tftpRead(from, want)
+	f, err := m.tftpRead(from, want)
 	if err != nil || want.probe {
 		return Loaded{}, err
 	}
-	return m.arrived(from, data), nil
+	return m.arrived(from, f), nil
 }
 
 // transfer is one read.
@@ -68,7 +68,7 @@ type transfer struct {
 	last   []byte         // sent last, and again when nothing comes
 	want   tftpOptions
 
-	data   []byte
+	file   *memory
 	size   int64 // from the OACK; negative: not known
 	block  int
 	window int
@@ -80,23 +80,23 @@ type transfer struct {
 }
 
 // tftpRead reads a file, or with want.probe asks for its size.
-func (m *Machine) tftpRead(from origin, want tftpOptions) ([]byte, error) {
+func (m *Machine) tftpRead(from origin, want tftpOptions) (*memory, error) {
 	conn, err := m.Card.udp(netip.AddrPortFrom(m.address.Addr(), 0))
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
 	conn.SetReadBuffer(1 << 20)
-	t := &transfer{m: m, conn: conn, want: want, size: -1, block: 512, window: 1, next: 1,
+	t := &transfer{m: m, conn: conn, want: want, file: m.memory(), size: -1, block: 512, window: 1, next: 1,
 		server: netip.AddrPortFrom(from.server.Addr(), 69)}
 	t.last = readRequest(from.path, want)
 	if err := t.run(); err != nil {
 		return nil, fmt.Errorf("%s: %w", from, err)
 	}
-	if t.size >= 0 && !want.probe && t.size != int64(len(t.data)) {
-		return nil, fmt.Errorf("%s: tsize said %d bytes, %d came", from, t.size, len(t.data))
+	if t.size >= 0 && !want.probe && t.size != t.file.size {
+		return nil, fmt.Errorf("%s: tsize said %d bytes, %d came", from, t.size, t.file.size)
 	}
-	return t.data, nil
+	return t.file, nil
 }
 
 func readRequest(path string, want tftpOptions) []byte {
@@ -237,7 +237,7 @@ func (t *transfer) dataBlock(number uint16, data []byte) error {
 	if len(data) > t.block {
 		return fmt.Errorf("TFTP block of %d bytes, agreed were %d", len(data), t.block)
 	}
-	t.data = append(t.data, data...)
+	t.file.Write(data)
 	t.next++
 	t.since++
 	t.asked = false
