@@ -16,12 +16,14 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestSite runs testdata/*.txt, once with SeaBIOS and once with OVMF. Each
+// TestSite runs testdata/*.txt, once with SeaBIOS and once with OVMF, and
+// testdata/firmware/*.txt, which name the firmware of each machine themselves. Each
 // script has a branch of its own, made by scripts/lab: the daemon under test on
 // a rescue LAN in network namespaces, and virtual servers that boot from it.
 // It takes minutes, needs root and QEMU, and so runs only where asked for:
 //
 //	RESCUEBOX_TEST_SITE=1 go test ./cmd/rescueboxd -run 'TestSite/bios/rescue$' -v
+//	RESCUEBOX_TEST_SITE=1 go test ./cmd/rescueboxd -run 'TestSite/firmware/secure$' -v
 //
 // Beside testscript's own commands, scripts have those of the map below; $LAB_DIR is
 // the lab's directory, $FIRMWARE is bios or uefi, which are conditions as well.
@@ -31,25 +33,26 @@ func TestSite(t *testing.T) {
 	}
 	needTools(t)
 	b := build(t)
-	for _, firmware := range []string{"bios", "uefi"} {
-		t.Run(firmware, func(t *testing.T) {
+	for name, dir := range map[string]string{"bios": "testdata", "uefi": "testdata", "firmware": "testdata/firmware"} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			testscript.Run(t, testscript.Params{
-				Dir:                 "testdata",
+				Dir:                 dir,
 				RequireExplicitExec: true,
 				RequireUniqueNames:  true,
-				Setup:               func(env *testscript.Env) error { return b.newSite(env, firmware) },
-				Condition:           func(cond string) (bool, error) { return condition(cond, firmware) },
+				Setup:               func(env *testscript.Env) error { return b.newSite(env, name) },
+				Condition:           func(cond string) (bool, error) { return condition(cond, name) },
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"site":    command(1, (*site).site),    // up | start | stop | kill | restart the box; lan: only its branch
-					"dnsmasq": command(1, (*site).dnsmasq), // HOST OPTION...: another DHCP server
-					"pxe":     command(1, (*site).pxe),     // MACHINE [OPTION...]: power it on (again) and see where it ends
-					"console": command(2, (*site).console), // MACHINE REGEXP [SECONDS]: until a line of its serial console matches
-					"off":     command(1, (*site).off),     // MACHINE: pull its power plug
-					"cut":     command(1, (*site).cut),     // MACHINE: pull its network cable
-					"mend":    command(1, (*site).mend),    // MACHINE: put the cable back
-					"ssh":     command(2, (*site).ssh),     // MACHINE COMMAND: run it there, as the machine's ticket says
-					"until":   command(3, (*site).until),   // SECONDS REGEXP PROGRAM...: until its output matches
+					"site":    command(1, (*site).site),     // up | start | stop | kill | restart the box; lan: only its branch
+					"library": command(1, (*site).addImage), // CPU...: the rescue image for it, beside that for amd64
+					"dnsmasq": command(1, (*site).dnsmasq),  // HOST OPTION...: another DHCP server
+					"pxe":     command(1, (*site).pxe),      // MACHINE [OPTION...]: power it on (again), with options of "lab vm start", and see where it ends
+					"console": command(2, (*site).console),  // MACHINE REGEXP [SECONDS]: until a line of its serial console matches
+					"off":     command(1, (*site).off),      // MACHINE: pull its power plug
+					"cut":     command(1, (*site).cut),      // MACHINE: pull its network cable
+					"mend":    command(1, (*site).mend),     // MACHINE: put the cable back
+					"ssh":     command(2, (*site).ssh),      // MACHINE COMMAND: run it there, as the machine's ticket says
+					"until":   command(3, (*site).until),    // SECONDS REGEXP PROGRAM...: until its output matches
 				},
 			})
 		})
@@ -84,7 +87,7 @@ func needTools(t *testing.T) {
 }
 
 func condition(cond, firmware string) (bool, error) {
-	if cond != "bios" && cond != "uefi" {
+	if cond != "bios" && cond != "uefi" || firmware == "firmware" {
 		return false, fmt.Errorf("no condition %q", cond)
 	}
 	return cond == firmware, nil
@@ -124,7 +127,7 @@ type site struct {
 	binaries
 	name     string // of the lab
 	dir      string // of the lab
-	firmware string
+	firmware string // or "firmware"
 	env      []string
 }
 
@@ -218,17 +221,25 @@ func (s *site) daemon(args ...string) error {
 }
 
 // up makes the branch. A script that has a site.toml brings its own file of
-// the site, with $LAB_DIR in it.
+// the site, with $LAB_DIR in it; one that has a more.toml adds to the lab's.
 func (s *site) up(ts *testscript.TestScript) error {
 	if _, err := s.runLab("up"); err != nil {
 		return err
 	}
+	file := filepath.Join(s.dir, "rescuebox.toml")
 	text, err := os.ReadFile(ts.MkAbs("site.toml"))
-	if err == nil {
-		text = []byte(os.Expand(string(text), ts.Getenv))
-		err = os.WriteFile(filepath.Join(s.dir, "rescuebox.toml"), text, 0o644)
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = os.ReadFile(file)
 	}
+	if err != nil {
+		return err
+	}
+	more, err := os.ReadFile(ts.MkAbs("more.toml"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	text = append([]byte(os.Expand(string(text), ts.Getenv)), more...)
+	if err := os.WriteFile(file, text, 0o644); err != nil {
 		return err
 	}
 	images := filepath.Join(s.dir, "state", "images")
@@ -238,6 +249,21 @@ func (s *site) up(ts *testscript.TestScript) error {
 	return exec.Command("cp", "-a", "--reflink=auto", filepath.Join(s.library, "rescue"), images).Run()
 }
 
+// addImage puts the rescue image for another CPU into the box's library. It is built
+// when a script first wants it, while machines of other scripts boot.
+func (s *site) addImage(ts *testscript.TestScript, cpus []string) error {
+	if _, err := s.runLab(append([]string{"library", s.binaries.dir}, cpus...)...); err != nil {
+		return err
+	}
+	for _, cpu := range cpus {
+		err := exec.Command("cp", "-a", "--reflink=auto", filepath.Join(s.library, "rescue-"+cpu), filepath.Join(s.dir, "state", "images")).Run()
+		if err != nil {
+			return fmt.Errorf("copy the rescue image for %s: %w", cpu, err)
+		}
+	}
+	return nil
+}
+
 func (s *site) dnsmasq(ts *testscript.TestScript, args []string) error {
 	return s.lab(ts, append([]string{"dnsmasq"}, args...))
 }
@@ -245,8 +271,8 @@ func (s *site) dnsmasq(ts *testscript.TestScript, args []string) error {
 // ends are the places where a boot ends, as the machine's console shows them.
 const ends = `own disk: hello|rescue system of \S+ is up, ticket sent`
 
-// bootTime bounds a boot under emulation on a busy test machine.
-const bootTime = 5 * time.Minute
+// bootTime bounds a boot under emulation on a busy test machine with two cores.
+const bootTime = 10 * time.Minute
 
 // pxe powers a machine on, off before if it was on, waits until it has arrived somewhere, and
 // prints what its console showed.
@@ -254,7 +280,11 @@ func (s *site) pxe(ts *testscript.TestScript, args []string) error {
 	if err := s.off(ts, args); err != nil {
 		return err
 	}
-	start := append([]string{"vm", "start", args[0], "--firmware", s.firmware}, args[1:]...)
+	start := []string{"vm", "start", args[0]}
+	if s.firmware == "bios" || s.firmware == "uefi" {
+		start = append(start, "--firmware", s.firmware)
+	}
+	start = append(start, args[1:]...)
 	if _, err := s.runLab(start...); err != nil {
 		return err
 	}
