@@ -1,13 +1,16 @@
 package dhcp
 
 import (
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 
 	"rescuebox/appliance/boot"
 )
@@ -137,4 +140,66 @@ func TestOthersLeases(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLendOnTheWire has a firmware like that of bootimus#77 beside a real
+// dnsmasq: only one offer with address and boot file will do for it.
+func TestLendOnTheWire(t *testing.T) {
+	need(t, "dnsmasq", "dnsmasq-base")
+	b := &orders{ordered: map[boot.MAC]bool{mac(1): true}}
+	l := newLAN(t)
+	site := dnsmasq(t, l.peer("site", mac(0xfe), "192.168.77.254/24"))
+	s := l.serve(func(s *Server) {
+		quick(s)
+		s.Boot, s.Machines = b, func() []boot.Machine { return []boot.Machine{{Name: "srv01", MACs: []boot.MAC{mac(1)}}} }
+	})
+	eventually(t, 5*time.Second, "proxy beside dnsmasq", func() bool { return s.Status().Mode == Proxy })
+	eventually(t, 5*time.Second, "dnsmasq's addresses are known", s.book.othersElsewhere)
+	l.peer("srv01", mac(1), "")
+	var conn net.PacketConn
+	insideOf(t, "srv01", func() {
+		var err error
+		if conn, err = nclient4.NewRawUDPConn("eth0", portClient); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer conn.Close()
+	hear := func(d *dhcpv4.DHCPv4, wait time.Duration, ok func(*dhcpv4.DHCPv4) bool) *dhcpv4.DHCPv4 {
+		t.Helper()
+		if _, err := conn.WriteTo(d.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: portServer}); err != nil {
+			t.Fatal(err)
+		}
+		conn.SetReadDeadline(time.Now().Add(wait))
+		for buf := make([]byte, 2048); ; {
+			n, _, err := conn.ReadFrom(buf)
+			if err != nil {
+				return nil
+			}
+			if r, err := dhcpv4.FromBytes(buf[:n]); err == nil && r.TransactionID == d.TransactionID && ok(r) {
+				return r
+			}
+		}
+	}
+	d := request(mac(1), dhcpv4.MessageTypeDiscover, uefi, dhcpv4.WithBroadcast(true))
+	var offer *dhcpv4.DHCPv4
+	tries := 0
+	for ; offer == nil && tries < 8; tries++ {
+		d.NumSeconds = uint16(2 * tries)
+		offer = hear(d, 2500*time.Millisecond, func(r *dhcpv4.DHCPv4) bool { return !r.YourIPAddr.IsUnspecified() && r.BootFileName != "" })
+	}
+	if offer == nil || offer.YourIPAddr.String() != "192.168.77.100" || !offer.ServerIPAddr.Equal(ip("192.168.77.1")) {
+		t.Fatalf("after %d DISCOVERs: %v; timeline %q", tries, offer, b.texts(boot.StepDialect))
+	}
+	r := request(mac(1), dhcpv4.MessageTypeRequest, uefi, dhcpv4.WithBroadcast(true), want("192.168.77.100"), server("192.168.77.1"))
+	ack := hear(r, 5*time.Second, func(a *dhcpv4.DHCPv4) bool { return a.MessageType() == dhcpv4.MessageTypeAck })
+	if ack == nil || ack.BootFileName != "boot/525400000001/snponly.efi" {
+		t.Fatal("REQUEST got", ack)
+	}
+	s.Fetched(mac(1), true)
+	if got := b.texts(boot.StepDialect); len(got) != tries || !strings.Contains(got[len(got)-1], `works with DHCP dialect "address"`) {
+		t.Errorf("timeline %q after %d DISCOVERs", got, tries)
+	}
+	if strings.Contains(site.String(), "DHCPREQUEST") || s.Status().Mode != Proxy {
+		t.Errorf("mode %s, the site's server:\n%s", s.Status().Mode, site)
+	}
 }
