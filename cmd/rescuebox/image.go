@@ -118,9 +118,33 @@ func writeImage(w io.Writer, i api.Image) error {
 	fmt.Fprintln(w)
 	var rows [][]string
 	for _, f := range i.Files {
-		rows = append(rows, []string{f.Name, size(f.Size), f.SHA256})
+		rows = append(rows, []string{f.Name, size(f.Size), f.Arch, signedBy(f), f.SHA256})
 	}
-	return table(w, []string{"FILE", "SIZE", "SHA256"}, rows)
+	if err := table(w, []string{"FILE", "SIZE", "ARCH", "SIGNED BY", "SHA256"}, rows); err != nil {
+		return err
+	}
+	for _, warning := range warnings(i) {
+		if _, err := fmt.Fprintf(w, "\nwarning: %s\n", warning); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func signedBy(f api.File) string {
+	if f.Arch != "" && len(f.Signers) == 0 {
+		return "nobody"
+	}
+	return strings.Join(f.Signers, ", ")
+}
+
+// warnings are those of the image that the API describes.
+func warnings(i api.Image) []string {
+	described := images.Image{Kind: images.Kind(i.Kind)}
+	for _, f := range i.Files {
+		described.Files = append(described.Files, images.File{Name: f.Name, Signers: f.Signers})
+	}
+	return described.Warnings()
 }
 
 func upInWords(up string) string {
@@ -275,7 +299,7 @@ func describe(i images.Image) api.Image {
 	out := api.Image{Name: i.Name, Kind: string(i.Kind), Title: i.Title, Arch: i.Arch, Source: i.Source, Added: i.Added,
 		Size: i.Size(), Up: string(i.Up), Kernel: i.Kernel, KernelEFI: i.KernelEFI, Initrd: i.Initrd, Cmdline: i.Cmdline, Files: []api.File{}}
 	for _, f := range i.Files {
-		out.Files = append(out.Files, api.File{Name: f.Name, Size: f.Size, SHA256: f.SHA256})
+		out.Files = append(out.Files, api.File{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Arch: f.Arch, Signers: f.Signers})
 	}
 	return out
 }

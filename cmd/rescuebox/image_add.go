@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,19 +21,26 @@ type addFlags struct {
 	kernel, cmdline, up, title string
 	initrd                     []string
 	bootset                    string
+	sha256                     []string
 }
 
 func (o *imageOptions) addCommand() *cobra.Command {
 	var f addFlags
 	cmd := &cobra.Command{
-		Use:   "add NAME [DIR] | add NAME --kernel FILE | add --bootset NAME [FILE...]",
+		Use:   "add NAME [DIR] | add NAME --kernel FILE | add --bootset NAME [FILE...|DIR]",
 		Short: "Add an image from files of this box",
 		Long: `Add an image to the library of this box, from one of:
 
   a kernel and its initrds, with --kernel, --initrd and --cmdline
   DIR, a netboot directory of Debian's installer, for its rescue mode
   a Debian package on this box, by the name alone: debian-installer or memtest86+
-  network boot programs, with --bootset; without FILE, those of Debian's package ipxe
+  network boot programs, with --bootset; without FILE, those of Debian's packages:
+  shim and GRUB for the name "shim", otherwise iPXE
+
+Of a boot set, every .efi must be a program for UEFI whose signature, if it has
+one, fits it; what a shim of iPXE's loads must be beside it; and hashes that are
+given, with --sha256 or as SHA256SUMS in DIR, must be right. A DIR with one
+directory for each architecture makes as many boot sets: NAME and NAME-arm64.
 
 An image of the name that exists is replaced. Arguments are a Go template:
 {{.Machine}} {{.MAC}} {{.BootIF}} {{.Order}} {{.Token}} {{.Server}} {{.URL}}
@@ -39,18 +48,19 @@ An image of the name that exists is replaced. Arguments are a Go template:
 		Example: `  rescuebox image add memtest86+
   rescuebox image add setup /usr/lib/debian-installer/images/12/amd64/text
   rescuebox image add mine --kernel vmlinuz --initrd initrd.img --cmdline 'quiet url={{.URL}}'
-  rescuebox image add --bootset ipxe`,
+  rescuebox image add --bootset ipxe
+  rescuebox image add --bootset ipxe20 ipxeboot/x86_64-sb --sha256 snponly.efi=5f06…e8e3`,
 		RunE: func(_ *cobra.Command, args []string) error {
-			m, err := f.source(args)
+			list, err := f.source(args)
 			if err != nil {
 				return boxError(err)
 			}
-			begin := time.Now()
-			i, err := o.local().Import(m)
-			if err != nil {
-				return boxError(err)
+			for _, m := range list {
+				if err := o.add(m); err != nil {
+					return boxError(err)
+				}
 			}
-			return o.added(i, begin)
+			return nil
 		},
 	}
 	fs := cmd.Flags()
@@ -60,39 +70,40 @@ An image of the name that exists is replaced. Arguments are a Go template:
 	fs.StringVar(&f.up, "up", "", "what tells that the image is up: served (its last file was fetched; default) or agent (its agent reports)")
 	fs.StringVar(&f.title, "title", "", "title for people")
 	fs.StringVar(&f.bootset, "bootset", "", "add a boot set of this name")
+	fs.StringArrayVar(&f.sha256, "sha256", nil, "FILE=HASH: what a file of a boot set must hash to; once for each")
 	return cmd
 }
 
-// source finds out what kind of image the arguments mean.
-func (f addFlags) source(args []string) (images.Import, error) {
+// source finds out what kind of image the arguments mean. Only boot sets can be several.
+func (f addFlags) source(args []string) ([]images.Import, error) {
 	if up := images.Signal(f.up); up != "" && up != images.Served && up != images.Agent {
-		return images.Import{}, usagef("--up is served or agent, not %q", f.up)
+		return nil, usagef("--up is served or agent, not %q", f.up)
 	}
-	m, err := f.find(args)
+	list, err := f.find(args)
 	if err != nil {
-		return images.Import{}, err
+		return nil, err
 	}
-	if f.title != "" {
-		m.Image.Title = f.title
+	for n := range list {
+		i := &list[n].Image
+		i.Title, i.Up, i.Cmdline = cmp.Or(f.title, i.Title), cmp.Or(images.Signal(f.up), i.Up), cmp.Or(f.cmdline, i.Cmdline)
 	}
-	if f.up != "" {
-		m.Image.Up = images.Signal(f.up)
-	}
-	if f.cmdline != "" {
-		m.Image.Cmdline = f.cmdline
-	}
-	return m, nil
+	return list, nil
 }
 
-func (f addFlags) find(args []string) (images.Import, error) {
+func (f addFlags) find(args []string) ([]images.Import, error) {
+	if f.bootset != "" {
+		return f.findBootSet(args)
+	}
+	if len(f.sha256) > 0 {
+		return nil, usagef("--sha256 goes with --bootset")
+	}
+	m, err := f.findImage(args)
+	return []images.Import{m}, err
+}
+
+func (f addFlags) findImage(args []string) (images.Import, error) {
 	pair := f.kernel != "" || len(f.initrd) > 0
 	switch {
-	case f.bootset != "" && (pair || f.cmdline != "" || f.up != ""):
-		return images.Import{}, usagef("a boot set has files only: no --kernel, --initrd, --cmdline or --up")
-	case f.bootset != "" && len(args) == 0:
-		return images.DebianIPXE(f.bootset, "/")
-	case f.bootset != "":
-		return images.NBPs(f.bootset, "files", args)
 	case len(args) == 0:
 		return images.Import{}, usagef("name the image: rescuebox image add NAME")
 	case pair && (len(args) > 1 || f.kernel == ""):
@@ -105,6 +116,56 @@ func (f addFlags) find(args []string) (images.Import, error) {
 		return images.Netboot(args[0], args[1])
 	}
 	return images.Import{}, usagef("too many arguments: one name and one directory")
+}
+
+func (f addFlags) findBootSet(args []string) ([]images.Import, error) {
+	if f.kernel != "" || len(f.initrd) > 0 || f.cmdline != "" || f.up != "" {
+		return nil, usagef("a boot set has files only: no --kernel, --initrd, --cmdline or --up")
+	}
+	if len(args) > 0 {
+		sums, err := f.sums()
+		if err != nil {
+			return nil, err
+		}
+		return images.BootFiles{Name: f.bootset, Source: "files", Paths: args, SHA256: sums}.Imports()
+	}
+	if len(f.sha256) > 0 {
+		return nil, usagef("--sha256 goes with files that are named")
+	}
+	packaged := images.DebianIPXE
+	if f.bootset == "shim" {
+		packaged = images.DebianShim
+	}
+	m, err := packaged(f.bootset, "/")
+	return []images.Import{m}, err
+}
+
+func (f addFlags) sums() (map[string]string, error) {
+	sums := map[string]string{}
+	for _, pair := range f.sha256 {
+		name, hash, ok := strings.Cut(pair, "=")
+		if !ok || name == "" {
+			return nil, usagef("--sha256 is FILE=HASH, not %q", pair)
+		}
+		sums[name] = hash
+	}
+	return sums, nil
+}
+
+// add puts one image into the library of this box, and says what is odd about it.
+func (o *imageOptions) add(m images.Import) error {
+	begin := time.Now()
+	i, err := o.local().Import(m)
+	if err != nil {
+		return err
+	}
+	if m.Without != nil {
+		fmt.Fprintf(o.errOut, "%s: %v\n", i.Name, m.Without)
+	}
+	for _, warning := range i.Warnings() {
+		fmt.Fprintf(o.errOut, "warning: %s\n", warning)
+	}
+	return o.added(i, begin)
 }
 
 // local is the library of this box.

@@ -8,11 +8,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"rescuebox/appliance/admin/api"
 )
 
 // TestImageCommand runs testdata/image*.txt. Their command run takes the exit
@@ -29,6 +32,43 @@ func TestImageCommand(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"run": runCommand},
 	})
+}
+
+// The boot set of Debian's shim: who signed it is shown, and what authorities it may miss.
+func TestImageShowSigners(t *testing.T) {
+	for path, pkg := range map[string]string{"/usr/lib/shim/shimx64.efi.signed": "shim-signed",
+		"/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed": "grub-efi-amd64-signed"} {
+		if _, err := os.Stat(path); err != nil && os.Getenv("CI") == "true" {
+			t.Fatalf("%v: apt-get install %s", err, pkg)
+		} else if err != nil {
+			t.Skipf("%v: apt-get install %s", err, pkg)
+		}
+	}
+	dir := t.TempDir()
+	var out, errOut strings.Builder
+	for _, args := range [][]string{{"add", "--bootset", "shim"}, {"show", "shim"}, {"show", "shim", "--json"}} {
+		args = append([]string{"image", "--library", dir}, args...)
+		if code := run(t.Context(), args, strings.NewReader(""), &out, &errOut); code != 0 {
+			t.Fatalf("%v: exit code %d, %s", args, code, errOut.String())
+		}
+	}
+	for _, want := range []string{`(?m)^shimx64.efi +\S+ \S+ +amd64 +Microsoft UEFI CA 2011, Microsoft UEFI CA 2023 +[0-9a-f]{64}$`,
+		`(?m)^grubx64.efi +\S+ \S+ +amd64 +Debian Secure Boot CA +[0-9a-f]{64}$`, `"signers": *\[\s*"Microsoft UEFI CA 2011",\s*"Microsoft UEFI CA 2023"`} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("no %s in\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "warning") {
+		t.Errorf("signed by both authorities, and yet:\n%s", out.String())
+	}
+}
+
+func TestWriteImageWarns(t *testing.T) {
+	var out strings.Builder
+	old := api.Image{Name: "ipxe20", Kind: "bootset", Files: []api.File{{Name: "ipxe-shimx64.efi", Signers: []string{"Microsoft UEFI CA 2011"}}}}
+	if err := writeImage(&out, old); err != nil || !strings.Contains(out.String(), "warning: ipxe-shimx64.efi is signed by Microsoft UEFI CA 2011 only") {
+		t.Errorf("%v:\n%s", err, out.String())
+	}
 }
 
 func imageScripts(t *testing.T) []string {
@@ -86,6 +126,7 @@ func testKernel() []byte {
 	b[0x3c] = 0x82
 	copy(b[0x82:], "PE\x00\x00")
 	binary.LittleEndian.PutUint16(b[0x82+4:], 0x8664)
+	b[0x82+20], b[0x82+24], b[0x82+25] = 112, 0x0b, 0x02 // a PE32+ header
 	binary.LittleEndian.PutUint16(b[0x82+24+68:], 10)
 	b[0x1fe], b[0x1ff] = 0x55, 0xaa
 	copy(b[0x202:], "HdrS")
