@@ -36,6 +36,9 @@ func TestPeersFetchWhole(t *testing.T) {
 		blocks    []string // "" for no option
 		command   func(host, port, block, out string) []string
 	}{
+		{"atftp", "atftp", []string{"1", "4", "8", "64", "1000"}, func(host, port, window, out string) []string { // 1000: more than we grant
+			return []string{"atftp", "--get", "--option", "tsize 0", "--option", "blksize 1456", "--option", "windowsize " + window, "-r", "f", "-l", out, host, port}
+		}},
 		{"atftp", "atftp", []string{"", "512", "1456", "1468", "8192"}, func(host, port, block, out string) []string {
 			args := []string{"atftp", "--get", "--option", "tsize 0", "-r", "f", "-l", out}
 			if block != "" {
@@ -112,8 +115,14 @@ func TestManyAtOnceLoseNothing(t *testing.T) {
 	clients.Wait()
 }
 
+// some drops packets at random.
+func some(loss float64) func([]byte) bool {
+	dice := rand.New(rand.NewSource(1))
+	return func([]byte) bool { return dice.Float64() < loss }
+}
+
 // lossy relays one transfer and drops some of its packets.
-func lossy(t *testing.T, server netip.AddrPort, loss float64) netip.AddrPort {
+func lossy(t *testing.T, server netip.AddrPort, drop func(packet []byte) bool) netip.AddrPort {
 	t.Helper()
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -124,10 +133,12 @@ func lossy(t *testing.T, server netip.AddrPort, loss float64) netip.AddrPort {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { front.Close(); back.Close() })
+	for _, conn := range []*net.UDPConn{front, back} {
+		conn.SetReadBuffer(4 << 20) // what is lost is the test's decision
+		conn.SetWriteBuffer(4 << 20)
+	}
 	var mu sync.Mutex
-	dice := rand.New(rand.NewSource(1))
 	var client, transfer netip.AddrPort
-	pass := func() bool { return dice.Float64() >= loss }
 	go func() {
 		buf := make([]byte, 2000)
 		for {
@@ -141,7 +152,7 @@ func lossy(t *testing.T, server netip.AddrPort, loss float64) netip.AddrPort {
 			if buf[1] == opRRQ {
 				to = server
 			}
-			if pass() {
+			if !drop(buf[:n]) {
 				back.WriteToUDPAddrPort(buf[:n], to)
 			}
 			mu.Unlock()
@@ -156,7 +167,7 @@ func lossy(t *testing.T, server netip.AddrPort, loss float64) netip.AddrPort {
 			}
 			mu.Lock()
 			transfer = from
-			if pass() {
+			if !drop(buf[:n]) {
 				front.WriteToUDPAddrPort(buf[:n], client)
 			}
 			mu.Unlock()
@@ -168,7 +179,7 @@ func lossy(t *testing.T, server netip.AddrPort, loss float64) netip.AddrPort {
 func TestArrivesWholeWithLoss(t *testing.T) {
 	tree, data := treeWith(t, 128<<10)
 	addr, _ := start(t, tree, func(s *Server) { s.patience = 4 * time.Second })
-	c, err := pin.NewClient(lossy(t, addr, 0.1).String())
+	c, err := pin.NewClient(lossy(t, addr, some(0.1)).String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ func TestParseRequest(t *testing.T) {
 		"options":           {rq(opRRQ, "f", "octet", "tsize", "0", "blksize", "1456"), &request{path: "f", tsize: true, blksize: 1456}, -1},
 		"names any case":    {rq(opRRQ, "f", "octet", "BlkSize", "1456", "TSIZE", "0"), &request{path: "f", tsize: true, blksize: 1456}, -1},
 		"windows":           {rq(opRRQ, "f", "octet", "tsize", "0", "blksize", "1456", "windowsize", "4", "msftwindow", "31416"), &request{path: "f", tsize: true, blksize: 1456, window: 4, msft: true}, -1},
+		"EDK2 2022.11":      {rq(opRRQ, "snponly.efi", "octet", "tsize", "0", "blksize", "1468", "windowsize", "4"), &request{path: "snponly.efi", tsize: true, blksize: 1468, window: 4}, -1},
 		"window":            {rq(opRRQ, "f", "octet", "WindowSize", "16"), &request{path: "f", window: 16}, -1},
 		"window of one":     {rq(opRRQ, "f", "octet", "windowsize", "1"), &request{path: "f", window: 1}, -1},
 		"largest window":    {rq(opRRQ, "f", "octet", "windowsize", "65535"), &request{path: "f", window: maxWindow}, -1},
@@ -69,6 +70,7 @@ func TestParseRequest(t *testing.T) {
 func FuzzParseRequest(f *testing.F) {
 	f.Add(rq(opRRQ, "boot/525400123456/undionly.kpxe", "octet", "tsize", "0", "blksize", "1456"))
 	f.Add(rq(opWRQ, "f", "netascii"))
+	f.Add(rq(opRRQ, `\Boot\boot.sdi`, "octet", "tsize", "0", "blksize", "1456", "windowsize", "4", "msftwindow", "31416"))
 	f.Add([]byte("\x00\x01\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		r, no := parseRequest(p)
@@ -86,6 +88,9 @@ func FuzzParseRequest(f *testing.F) {
 		}
 		if r.blksize != 0 && (r.blksize < minBlock || r.blksize > maxBlock) {
 			t.Fatalf("block size %d", r.blksize)
+		}
+		if r.window < 0 || r.window > maxWindow || r.msft && r.window == 0 {
+			t.Fatalf("window %d, set by the client: %v", r.window, r.msft)
 		}
 		if oack := r.accept(1 << 40); len(oack) > plainBlock {
 			t.Fatalf("an OACK of %d bytes", len(oack))

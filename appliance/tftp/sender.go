@@ -2,6 +2,8 @@ package tftp
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,11 +11,24 @@ import (
 	"time"
 
 	"github.com/pin/tftp/v3/netascii"
+	"golang.org/x/sync/semaphore"
 )
 
 // Patience: a client that is silent for so long is given up. A cable that was
 // pulled and put back is survived.
 const defaultPatience = 20 * time.Second
+
+// Bounds of what all windows together have on the way. Fifty clients that ask
+// for 64 blocks would have 5 MB in the queue of a switch, which drops it. Instead
+// they take turns. A window leaves room for the next one when it is
+// acknowledged, or after the time in which it has surely left the box.
+const (
+	maxInAir  = 1 << 20
+	maxFlight = 20 * time.Millisecond
+)
+
+// minProbe is how soon the last block of a window is sent again at the least.
+const minProbe = 5 * time.Millisecond
 
 var errSilent = errors.New("the machine no longer answers")
 
@@ -27,6 +42,13 @@ func (e *peerError) Error() string {
 	return fmt.Sprintf("the machine broke off with error %d: %s", e.code, e.text)
 }
 
+// wire is the way to one client; *socket is one.
+type wire interface {
+	sendAll(packets []byte, size int) error                     // all but the last have the size
+	receive(p []byte, timeout time.Duration) (n int, err error) // errTimeout, or why it is over
+	wait(d time.Duration) bool                                  // for a packet
+}
+
 // sender sends one file: a window of blocks, then the next after the
 // acknowledgement of its last block (RFC 7440). A window of one block is the
 // lock-step of RFC 1350, and what is sent to a client that asks for no window.
@@ -35,7 +57,9 @@ func (e *peerError) Error() string {
 // after as many blocks as were agreed, and would wait in silence for those that a
 // smaller window has not. Only Windows can say a new size.
 type sender struct {
-	sock     *socket
+	ctx      context.Context // of the transfer
+	wire     wire
+	air      *semaphore.Weighted // bytes that may be on their way at once, of all transfers
 	patience time.Duration
 	heard    func() // the client has acknowledged something
 
@@ -43,10 +67,14 @@ type sender struct {
 	oack     []byte // nil: no option
 	data     *stream
 	rtt      rtt
-	sentAt   time.Time // when the window went out
-	try      int       // how often it went out before
-	lacks    bool      // the client's last word was that it waits for a block
-	answered bool      // something was acknowledged
+	sentAt   time.Time     // when the window went out
+	inAir    int64         // what it has of air
+	last     int64         // its last block
+	probe    time.Duration // when to send the window's last block again; 0: done, or not at all
+	again    bool          // something of the window went out a second time
+	try      int           // how often it went out before
+	lacks    bool          // the client's last word was that it waits for a block
+	answered bool          // something was acknowledged
 	resent   int64
 	in       [plainBlock + 5]byte
 }
@@ -84,7 +112,7 @@ func (s *sender) run() error {
 			return err
 		case s.acked > before:
 			heard = time.Now()
-			if fresh && s.acked == target { // else it is not known which packet was answered (Karn)
+			if fresh && !s.again && s.acked == target { // else it is not known which packet was answered (Karn)
 				s.rtt.sample(heard.Sub(s.sentAt))
 			}
 			s.try = 0
@@ -100,30 +128,67 @@ func (s *sender) run() error {
 // transmit sends the blocks that may be out, from the first that the client
 // lacks, and says which is the last of them.
 func (s *sender) transmit() (target int64, err error) {
-	s.sentAt = time.Now()
 	target, from := s.target(), s.acked+1
+	if err := s.takeOff(target - s.acked); err != nil {
+		return 0, err
+	}
+	s.sentAt, s.again = time.Now(), s.try > 0
 	if from == 0 {
 		s.resent += s.sent + 1
 		s.sent = 0
-		return 0, s.sock.send(s.oack)
+		return 0, s.wire.sendAll(s.oack, len(s.oack))
 	}
-	for from <= target {
-		packets, err := s.data.packets(from, target)
+	if err := s.emit(from, target); err != nil {
+		return 0, err
+	}
+	if s.data.end > 0 {
+		target = min(target, s.data.end)
+	}
+	s.last, s.probe = target, 0
+	if target > from {
+		s.probe = max(minProbe, 2*s.rtt.reply(s.try))
+	}
+	return target, nil
+}
+
+// emit sends blocks, none after the last of the file.
+func (s *sender) emit(from, to int64) error {
+	size := headerSize + s.data.block
+	for from <= to && (s.data.end == 0 || from <= s.data.end) {
+		packets, err := s.data.packets(from, to)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		size := headerSize + s.data.block
-		if err := s.sock.sendAll(packets, size); err != nil {
-			return 0, err
+		if err := s.wire.sendAll(packets, size); err != nil {
+			return err
 		}
 		last := from + int64((len(packets)-1)/size)
 		s.resent += max(0, min(s.sent, last)-from+1)
 		s.sent, from = max(s.sent, last), last+1
-		if s.data.end > 0 {
-			target = min(target, s.data.end)
-		}
 	}
-	return target, nil
+	return nil
+}
+
+// takeOff waits for the turn of so many blocks. One block alone needs none: in
+// lock-step even a thousand clients fill no queue.
+func (s *sender) takeOff(blocks int64) error {
+	if blocks <= 1 {
+		return nil
+	}
+	n := min(blocks*int64(headerSize+s.data.block), maxInAir)
+	if s.air.Acquire(s.ctx, n) != nil {
+		return errCut
+	}
+	s.inAir = n
+	return nil
+}
+
+// land ends a turn.
+func (s *sender) land() {
+	if s.inAir > 0 {
+		s.air.Release(s.inAir)
+		s.inAir = 0
+	}
 }
 
 // await reads acknowledgements until the target is acknowledged, or the time
@@ -132,15 +197,15 @@ func (s *sender) transmit() (target int64, err error) {
 // after it (EDK2). So the answers are awaited for as long as a whole window
 // takes to be acknowledged, and the new one begins at the furthest.
 func (s *sender) await(target int64, timeout time.Duration) error {
+	defer s.land()
 	limit := timeout
-	for first := true; s.acked < target; first = false {
-		if !first {
-			left := limit - time.Since(s.sentAt)
-			if left <= 0 || !s.sock.wait(left) {
-				return errTimeout
+	for quick := s.inAir == 0; s.acked < target; quick = false {
+		if !quick {
+			if ok, err := s.stillBefore(limit); !ok {
+				return cmp.Or(err, errTimeout)
 			}
 		}
-		n, err := s.sock.receive(s.in[:], timeout)
+		n, err := s.wire.receive(s.in[:], timeout)
 		if err != nil {
 			return err
 		}
@@ -155,6 +220,37 @@ func (s *sender) await(target int64, timeout time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// stillBefore waits for a packet until so long after the window went out.
+//
+// The client cannot know that it lacks the last block of a window, and says
+// nothing. So this one is sent again long before the time-out: the client has then all, or
+// says what it lacks, or says again what it said when its acknowledgement was lost.
+func (s *sender) stillBefore(limit time.Duration) (bool, error) {
+	for {
+		next := limit
+		if s.inAir > 0 {
+			next = min(next, maxFlight)
+		}
+		if s.probe > 0 {
+			next = min(next, s.probe)
+		}
+		if left := next - time.Since(s.sentAt); left > 0 && s.wire.wait(left) {
+			return true, nil
+		}
+		switch next {
+		case limit:
+			return false, nil
+		case s.probe:
+			s.probe, s.again = 0, true
+			if err := s.emit(s.last, s.last); err != nil {
+				return false, err
+			}
+		default:
+			s.land()
+		}
+	}
 }
 
 // hear takes a packet of the client.
@@ -193,5 +289,5 @@ func (s *sender) ackedBytes(size int64) int64 {
 // got it (packets of full size may not reach it at all), and one whose port was closed
 // when the last window came first has left before.
 func (s *sender) allOut() bool {
-	return s.answered && !s.lacks && s.try > 0 && s.data.end > 0 && s.sent >= s.data.end
+	return s.answered && !s.lacks && s.again && s.data.end > 0 && s.sent >= s.data.end
 }

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/sync/semaphore"
 
 	"rescuebox/appliance/boot"
 )
@@ -62,12 +63,13 @@ type dispatcher struct {
 	conn      *net.UDPConn
 	control   *ipv4.PacketConn // conn with the address that a request was sent to
 	transfers transfers
+	air       *semaphore.Weighted // bytes that may be on their way at once
 	wg        sync.WaitGroup
 }
 
 // Run listens, calls ready, and serves until ctx is done. It then cuts the transfers.
 func (s *Server) Run(ctx context.Context, ready func()) error {
-	d := &dispatcher{Server: *s, metrics: newMetrics(s.Metrics)}
+	d := &dispatcher{Server: *s, metrics: newMetrics(s.Metrics), air: semaphore.NewWeighted(maxInAir)}
 	d.defaults()
 	if err := d.listen(); err != nil {
 		return err

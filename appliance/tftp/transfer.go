@@ -73,12 +73,12 @@ func (d *dispatcher) answer(ctx context.Context, t *transfer, r *request, local 
 	if r.blksize > 0 {
 		r.blksize = max(minBlock, min(r.blksize, d.largest(file), sock.mtu()-headers))
 	}
-	s := &sender{sock: sock, patience: d.patience, heard: t.hear}
+	s := &sender{ctx: ctx, wire: sock, air: d.air, patience: d.patience, heard: t.hear}
 	err = s.send(r, &content{tree: d.Tree, file: file}, file.Size)
 	if errors.Is(err, errCut) {
 		err = context.Cause(ctx)
 	}
-	return d.account(log, s, file, err)
+	return d.account(log, s, sock, file, err)
 }
 
 // largest is the largest block for a file's client.
@@ -106,7 +106,7 @@ func (d *dispatcher) crowded(to netip.AddrPort, local netip.Addr) string {
 }
 
 // account tells the tree, the log and the client how a transfer ended.
-func (d *dispatcher) account(log *zap.Logger, s *sender, file *boot.File, err error) string {
+func (d *dispatcher) account(log *zap.Logger, s *sender, sock *socket, file *boot.File, err error) string {
 	acked := s.ackedBytes(file.Size)
 	d.metrics.sent.Add(float64(acked))
 	d.metrics.resent.Add(float64(s.resent))
@@ -127,11 +127,11 @@ func (d *dispatcher) account(log *zap.Logger, s *sender, file *boot.File, err er
 	case errors.As(err, &peer), errors.Is(err, errGone), errors.Is(err, errSilent), errors.Is(err, errReplaced):
 	case errors.Is(err, context.Canceled):
 		err = errors.New("the box is stopping")
-		s.sock.last((&refusal{codeOther, err.Error()}).packet())
+		sock.last((&refusal{codeOther, err.Error()}).packet())
 	default:
 		log.Error("TFTP transfer failed", zap.String("file", file.Name), zap.NamedError("err", err))
 		err = errors.New("the box failed: see its log")
-		s.sock.last((&refusal{codeOther, err.Error()}).packet())
+		sock.last((&refusal{codeOther, err.Error()}).packet())
 	}
 	d.Tree.Record(boot.Event{Step: boot.StepFile, Machine: file.Decision.Machine.Name, Order: file.Decision.Order.ID,
 		File: file.Name, Bytes: acked, Total: file.Size,

@@ -21,7 +21,8 @@ import (
 
 // dirTree is a Tree over a directory that notes what it is told.
 type dirTree struct {
-	dir string
+	dir   string
+	block int // largest block of its clients
 
 	mu       sync.Mutex
 	served   []string
@@ -50,7 +51,7 @@ func (t *dirTree) Open(path string, _ netip.Addr) (*boot.File, error) {
 	if path == "short" {
 		size += 5000 // as if the disk had lost the end
 	}
-	return &boot.File{ReadSeeker: f, Name: path, Size: size, SHA256: "00"}, nil
+	return &boot.File{ReadSeeker: f, Name: path, Size: size, SHA256: "00", BlockSize: t.block}, nil
 }
 
 func (t *dirTree) Served(f *boot.File) {
