@@ -71,6 +71,14 @@ func TestBootSetRelease(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
+	for cpu, want := range map[string]string{"amd64": "ipxe20", "arm64": "ipxe20-arm64", "i386": "ipxe20", "": "ipxe20"} {
+		if i, err := l.GetFor("ipxe20", cpu); err != nil || i.Name != want {
+			t.Errorf("for %q: %s, %v", cpu, i.Name, err)
+		}
+	}
+	if _, err := l.GetFor("none", "amd64"); !errors.As(err, new(*NotFound)) {
+		t.Errorf("none: %v", err)
+	}
 	signed, _ := l.Get("ipxe20")
 	if f, _ := signed.File("ipxe.efi"); f.SHA256 != sumHex(string(peImage(0x8664, 10))+"x86_64-sb") {
 		t.Error("the unsigned program was taken")

@@ -96,6 +96,19 @@ func (l *Library) program(dir, name string) (PE, error) {
 
 func isEFI(name string) bool { return strings.EqualFold(filepath.Ext(name), ".efi") }
 
+// GetFor reads an image as Get does, or what the library has of it for the CPU: "ipxe20" is
+// "ipxe20-arm64" for an arm64 machine, if that is there. "" is any CPU.
+func (l *Library) GetFor(name, cpu string) (Image, error) {
+	i, err := l.Get(name)
+	if err != nil || cpu == "" || i.Arch == "" || i.Arch == cpu {
+		return i, err
+	}
+	if own, err := l.Get(name + "-" + cpu); err == nil && own.Kind == i.Kind && own.Arch == cpu {
+		return own, nil
+	}
+	return i, nil
+}
+
 // Loader finds the first of several files that runs on a machine: a program for
 // UEFI is taken only if it is one for the machine's CPU (as Debian names it; "" for
 // not known), since firmware gives no reason when it refuses another.
