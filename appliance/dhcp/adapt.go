@@ -18,11 +18,14 @@ import (
 // When a try has failed. Nobody tells us: a client that understood goes on, one
 // that did not asks again.
 const (
-	sameTry  = time.Second      // two DISCOVERs closer than that are one, sent twice or come by two ways
-	newTry   = 2 * time.Second  // and a new transaction that soon is another program's
+	// A dialect has at least so long: iPXE and U-Boot repeat their DISCOVER after
+	// a second, and a site's server that pings an address first offers it after
+	// three (dnsmasq). PXE ROMs wait for four (PXE 2.1 section 2.2.3).
+	tryLasts = 3 * time.Second
 	tryEnds  = 10 * time.Minute // one that comes later is another boot: the try before may have been switched off
 	nextStep = 5 * time.Minute  // from firmware's DISCOVER to that of what it loaded
 	maxTalks = 1024             // remembered, with and without success
+	maxTold  = 20               // switches in the timeline before one works: who asks for ever shall not fill it
 )
 
 // blockSizes are the TFTP block sizes to cap a transfer at that begins and does
@@ -50,7 +53,8 @@ type talk struct {
 	switched bool // since it worked last
 	xid      dhcpv4.TransactionID
 	secs     uint16
-	last     time.Time // last DISCOVER
+	began    time.Time // the DISCOVER that this try began with
+	told     int       // switches in the timeline since it worked last
 }
 
 type talkPhase int
@@ -73,13 +77,13 @@ func (t *talk) now() Dialect {
 
 // again reports whether a DISCOVER means that the try before it failed, and how.
 func (t *talk) again(xid dhcpv4.TransactionID, secs uint16, now time.Time) (why string, failed bool) {
-	gap := now.Sub(t.last)
-	if t.phase == silent || t.phase == worked || gap > tryEnds {
+	took := now.Sub(t.began)
+	if t.phase == silent || t.phase == worked || took < tryLasts || took > tryEnds {
 		return "", false
 	}
-	after := gap.Round(time.Second)
+	after := took.Round(time.Second)
 	switch {
-	case xid == t.xid && (gap < sameTry || secs <= t.secs && gap < newTry), xid != t.xid && gap < newTry:
+	case xid == t.xid && secs < t.secs: // came late by another way
 		return "", false
 	case t.phase == loading:
 		return fmt.Sprintf("began to load %v ago, did not end, and asks anew", after), true
@@ -195,17 +199,17 @@ func (i *interpreter) heardLocked(t *talk, st stage, p *packet, now time.Time, m
 	case failed:
 		if was := t.now(); t.next(may) {
 			t.switched, t.spared = true, true
-			text = switchText(why, was, t.now(), t.about)
+			if t.told++; t.told <= maxTold {
+				text = switchText(why, was, t.now(), t.about)
+			}
 		}
-	case t.phase == worked:
-		t.spared, t.switched = false, false
-	case t.phase == told && p.TransactionID == t.xid && now.Sub(t.last) < sameTry:
-		return "" // the same DISCOVER once more
+	case t.phase == worked && p.TransactionID != t.xid:
+		t.spared, t.switched, t.told = false, false, 0
 	}
 	if failed || p.TransactionID != t.xid {
-		t.phase, t.request = silent, false
+		t.phase, t.request, t.began = silent, false, now
 	}
-	t.xid, t.secs, t.last = p.TransactionID, p.NumSeconds, now
+	t.xid, t.secs = p.TransactionID, p.NumSeconds
 	return text
 }
 
@@ -285,7 +289,7 @@ func (i *interpreter) fetched(mac boot.MAC, whole bool) {
 func (i *interpreter) went(st stage, now time.Time, transferred bool) {
 	i.mu.Lock()
 	t, ok := i.talks.get(st)
-	if !ok || t.phase == silent || t.phase == worked || (!transferred && now.Sub(t.last) > nextStep) {
+	if !ok || t.phase == silent || t.phase == worked || (!transferred && now.Sub(t.began) > nextStep) {
 		i.mu.Unlock()
 		return
 	}

@@ -259,6 +259,24 @@ func TestFailedTries(t *testing.T) {
 		{"sent twice", func(s *Server) { time.Sleep(10 * time.Millisecond); discover(s, 1, 0, uefi) }, binl, ""},
 		{"repeated with growing secs", func(s *Server) { time.Sleep(4 * time.Second); discover(s, 1, 4, uefi) }, control, "repeats its DISCOVER after 4s"},
 		{"repeated, secs always 0", func(s *Server) { time.Sleep(4 * time.Second); discover(s, 1, 0, uefi) }, control, "repeats its DISCOVER after 4s"},
+		{"repeated within the time of a site's ping", func(s *Server) {
+			for _, at := range []uint16{1, 2} {
+				time.Sleep(time.Second)
+				discover(s, 1, at, uefi)
+			}
+		}, binl, ""},
+		{"repeated every second", func(s *Server) {
+			for at := range uint16(5) {
+				time.Sleep(time.Second)
+				discover(s, 1, at+1, uefi)
+			}
+		}, control, "repeats its DISCOVER after 3s"},
+		{"the one before comes late", func(s *Server) {
+			time.Sleep(time.Second)
+			discover(s, 1, 4, uefi)
+			time.Sleep(3 * time.Second)
+			discover(s, 1, 0, uefi)
+		}, binl, ""},
 		{"new transaction, nothing loaded", func(s *Server) { time.Sleep(30 * time.Second); discover(s, 2, 0, uefi) }, control, "asks anew after 30s without a REQUEST"},
 		{"took an address, then a new transaction", func(s *Server) {
 			s.receive(request(mac(1), dhcpv4.MessageTypeRequest, uefi, server("192.168.77.254"), want("192.168.77.50")), portServer, "0.0.0.0:68")
@@ -317,6 +335,18 @@ func TestFailedTries(t *testing.T) {
 func httpClient(d *dhcpv4.DHCPv4) {
 	text(60, "HTTPClient:Arch:00016:UNDI:003001")(d)
 	opt(93, 0, 16)(d)
+}
+
+// TestAsksForEver: a machine that nothing helps does not fill its timeline.
+func TestAsksForEver(t *testing.T) {
+	adaptive(t, nil, func(t *testing.T, s *Server, w *fakeWire, b *orders) {
+		for range 50 {
+			pxe{t, s, w, mac(1), uefi}.attempt(func(*sent) bool { return false })
+		}
+		if got := len(b.texts(boot.StepDialect)); got != maxTold {
+			t.Errorf("%d switches in the timeline, want %d", got, maxTold)
+		}
+	})
 }
 
 // TestNobodyElseAdapts: machines without an order have no dialects.

@@ -22,6 +22,10 @@ import (
 //   - as always nobody answers an ARP probe for the address;
 //   - no other rescuebox is on the LAN, which would do the same.
 //
+// A server that is configured as authoritative refuses the REQUEST, as one that
+// names another server (dnsmasq: "wrong server-ID"). The client goes by the answer
+// that comes first, mostly ours; otherwise it begins anew and hears our offer again.
+//
 // The system that the machine then boots asks for an address as any other, and the site's server gives it.
 
 // mayLend reports whether the machine that sent a packet may have an address of ours now.
