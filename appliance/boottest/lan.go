@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -150,13 +151,33 @@ func (l *LAN) cable(home *os.File, name string, mac net.HardwareAddr, address st
 	if err != nil {
 		return err
 	}
-	return (&namespace{home}).do(func() error {
+	err = (&namespace{home}).do(func() error {
 		noIPv6(name)
 		if err := linkUp(name); err != nil || address == "" {
 			return err
 		}
 		return addAddress(name, address)
 	})
+	if err != nil {
+		return err
+	}
+	return l.ns.do(func() error { return forwards(port) })
+}
+
+// forwards waits for a port of the switch: the kernel opens it behind our back,
+// up to a second after the cable is in, and drops the first DISCOVER until then.
+func forwards(port string) error {
+	for range 500 {
+		link, err := netlink.LinkByName(port)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("%s of the switch does not come up", port)
 }
 
 func addAddress(dev, address string) error {
