@@ -28,6 +28,7 @@ type fetch struct {
 	said    []byte        // sent last
 	options map[string]string
 	got     int // data packets
+	stalls  int // times that nothing came for so long that it spoke again
 	next    int64
 	size    int // of the window now
 	since   int // blocks since the last acknowledgement
@@ -75,7 +76,7 @@ func (f *fetch) get(w io.Writer) (err error) {
 			if silent++; err != unix.EAGAIN || silent > 15 {
 				return fmt.Errorf("after %d blocks: %w", f.next-1, err)
 			}
-			if connected {
+			if f.stalls++; connected {
 				unix.Write(f.fd, f.said)
 			} else {
 				unix.Sendto(f.fd, f.said, 0, server)
@@ -152,8 +153,8 @@ func (f *fetch) say(block uint16) {
 
 // measure runs as many fetches at once as the words say ("server:port block
 // window first-local-address clients path", %d in the path is the client's
-// number) and prints how many MB per second came in all, and how long the
-// slowest took against the quickest.
+// number) and prints how many MB per second came in all, by how many percent
+// the slowest took longer than the quickest, and how many MB came.
 func measure(words string) error {
 	var server, local, path string
 	var block, window, clients int
@@ -189,7 +190,8 @@ func measure(words string) error {
 		total += r.bytes
 		all = append(all, r.took)
 	}
-	fmt.Printf("%.0f %.2f\n", float64(total)/1e6/all[len(all)-1].Seconds(), float64(all[len(all)-1])/float64(all[0]))
+	slowest, quickest := all[len(all)-1], all[0]
+	fmt.Printf("%.0f %.0f %d\n", float64(total)/1e6/slowest.Seconds(), 100*(slowest.Seconds()/quickest.Seconds()-1), total/1e6)
 	return nil
 }
 

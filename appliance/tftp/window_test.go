@@ -61,8 +61,8 @@ func TestWindowThatWindowsSets(t *testing.T) {
 	if f.options["msftwindow"] != "27182" || f.options["windowsize"] != "4" {
 		t.Errorf("options %v", f.options)
 	}
-	if blocks := len(data)/1456 + 1; f.got != blocks {
-		t.Errorf("%d packets came for %d blocks, in %v", f.got, blocks, time.Since(begin))
+	if f.stalls > 0 {
+		t.Errorf("waited %d times, %v in all", f.stalls, time.Since(begin))
 	}
 }
 
