@@ -54,6 +54,7 @@ type talk struct {
 	xid      dhcpv4.TransactionID
 	secs     uint16
 	began    time.Time // the DISCOVER that this try began with
+	first    uint16    // and its secs
 	told     int       // switches in the timeline since it worked last
 }
 
@@ -78,6 +79,9 @@ func (t *talk) now() Dialect {
 // again reports whether a DISCOVER means that the try before it failed, and how.
 func (t *talk) again(xid dhcpv4.TransactionID, secs uint16, now time.Time) (why string, failed bool) {
 	took := now.Sub(t.began)
+	if xid == t.xid && secs > t.first { // the client's own clock: its packet may have waited on the way
+		took = max(took, time.Duration(secs-t.first)*time.Second)
+	}
 	if t.phase == silent || t.phase == worked || took < tryLasts || took > tryEnds {
 		return "", false
 	}
@@ -207,7 +211,7 @@ func (i *interpreter) heardLocked(t *talk, st stage, p *packet, now time.Time, m
 		t.spared, t.switched, t.told = false, false, 0
 	}
 	if failed || p.TransactionID != t.xid {
-		t.phase, t.request, t.began = silent, false, now
+		t.phase, t.request, t.began, t.first = silent, false, now, p.NumSeconds
 	}
 	t.xid, t.secs = p.TransactionID, p.NumSeconds
 	return text

@@ -265,6 +265,7 @@ func TestFailedTries(t *testing.T) {
 				discover(s, 1, at, uefi)
 			}
 		}, binl, ""},
+		{"two came together, by their own clock 4 s apart", func(s *Server) { discover(s, 1, 4, uefi) }, control, "repeats its DISCOVER after 4s"},
 		{"repeated every second", func(s *Server) {
 			for at := range uint16(5) {
 				time.Sleep(time.Second)
@@ -273,7 +274,7 @@ func TestFailedTries(t *testing.T) {
 		}, control, "repeats its DISCOVER after 3s"},
 		{"the one before comes late", func(s *Server) {
 			time.Sleep(time.Second)
-			discover(s, 1, 4, uefi)
+			discover(s, 1, 2, uefi)
 			time.Sleep(3 * time.Second)
 			discover(s, 1, 0, uefi)
 		}, binl, ""},
