@@ -16,7 +16,7 @@ import (
 )
 
 // DebianIPXE is the boot set of Debian's package ipxe, whose files lie below
-// root ("/" on the box).
+// root ("/" on the box): BIOS and UEFI x64, and from Debian 13 on arm64.
 func DebianIPXE(name, root string) (Import, error) {
 	const pkg = "ipxe"
 	var paths []string
@@ -33,6 +33,9 @@ func DebianIPXE(name, root string) (Import, error) {
 			return Import{}, err
 		}
 		paths = append(paths, path)
+	}
+	if arm := filepath.Join(root, "usr/lib/ipxe/ipxe-arm64.efi"); present(arm) {
+		paths = append(paths, arm)
 	}
 	m, err := NBPs(name, "Debian's package "+pkg, paths)
 	m.Image.Title = "iPXE"

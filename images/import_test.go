@@ -258,6 +258,15 @@ func TestDebianIPXE(t *testing.T) {
 			t.Errorf("no %s in %v", name, i.Files)
 		}
 	}
+	// Debian 13 has more of it: ipxe.efi is a link there, and there is one for arm64.
+	write(t, peImage(0xaa64, 10), root, "usr/lib/ipxe/ipxe-arm64.efi")
+	write(t, peImage(0x8664, 10), root, "usr/lib/ipxe/ipxe-amd64.efi")
+	if err := os.Symlink("ipxe-amd64.efi", filepath.Join(root, "usr/lib/ipxe/ipxe.efi")); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = DebianIPXE("ipxe", root); err != nil || m.From["ipxe-arm64.efi"] == "" || filepath.Dir(m.From["ipxe.efi"]) != filepath.Join(root, "usr/lib/ipxe") {
+		t.Errorf("Debian 13: %v, %v", m.From, err)
+	}
 	write(t, []byte("text"), root, "usr/lib/ipxe/snponly.efi")
 	if _, err := DebianIPXE("ipxe", root); err == nil || !strings.Contains(err.Error(), "snponly.efi is no UEFI program") {
 		t.Errorf("broken NBP: %v", err)
