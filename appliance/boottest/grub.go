@@ -89,7 +89,7 @@ func (g *grub) run(list []statement) (ok bool, err error) {
 				ok, err = g.run(map[bool][]statement{true: s.body, false: s.other}[yes])
 			}
 		case "for":
-			for _, v := range s.words[3:] {
+			for _, v := range s.words[min(3, len(s.words)):] {
 				g.vars[s.words[1]] = v
 				if ok, err = g.run(s.body); err != nil || g.booted {
 					break
@@ -107,6 +107,9 @@ func (g *grub) command(words []string) (ok bool, err error) {
 	args := make([]string, len(words)-1)
 	for i, w := range words[1:] {
 		args[i] = g.expand(w)
+	}
+	if needs := []string{"set", "sleep", "linux", "initrd", "configfile", "source"}; len(args) == 0 && slices.Contains(needs, words[0]) {
+		return false, fmt.Errorf("GRUB: %s without arguments", words[0])
 	}
 	switch words[0] {
 	case "set":
@@ -246,6 +249,9 @@ func (p *grubParser) statement() statement {
 	}
 	n := slices.IndexFunc(p.words, func(w string) bool { return slices.Contains(separators, w) })
 	s.words, p.words = p.words[:n], p.words[n:]
+	if s.words[0] == "for" && len(s.words) < 3 {
+		s.words = []string{"for with nothing"}
+	}
 	if s.words[0] == "for" {
 		p.statements() // the empty list before do
 		s.body, _ = p.statements()

@@ -225,11 +225,17 @@ func (s *script) expand(line string) string {
 	}
 }
 
+// wants is how many arguments a command needs.
+var wants = map[string]int{"set": 1, "inc": 1, "goto": 1, "sleep": 1, "chain": 1, "imgexec": 1}
+
 func (s *script) command(words []string) error {
 	if len(words) == 0 {
 		return nil
 	}
 	args := words[1:]
+	if wants[words[0]] > len(args) {
+		return fmt.Errorf("%s: too few arguments", words[0])
+	}
 	switch words[0] {
 	case "echo":
 		s.m.logf("iPXE: %s", strings.Join(args, " "))
