@@ -32,7 +32,7 @@ func newAgent(o order) *agent {
 		keysFile: "/root/.ssh/authorized_keys",
 		system:   &linux{root: "/", server: o.Server.Host, sshd: "127.0.0.1:22"},
 		out:      os.Stdout,
-		console:  consoles{dir: "/dev", active: "/sys/class/tty/console/active"},
+		console:  consoles{dir: "/dev", sys: "/sys/class/tty"},
 		poll:     5 * time.Second,
 		minDelay: time.Second,
 		maxDelay: 30 * time.Second,
@@ -188,15 +188,22 @@ func hostKey(text string) (line, fingerprint string, err error) {
 }
 
 // consoles writes to every console the kernel has: the screen of the person on
-// site and the serial line of the BMC, whichever of them is there.
-type consoles struct{ dir, active string }
+// site and the serial line of the BMC, whichever of them is there. The kernel takes
+// one ttyS only; a second port that is really there is one more, as many BMCs use it.
+type consoles struct{ dir, sys string }
 
 func (c consoles) Write(p []byte) (int, error) {
-	b, err := os.ReadFile(c.active)
+	b, err := os.ReadFile(filepath.Join(c.sys, "console/active"))
 	if err != nil {
 		return 0, err
 	}
-	for _, name := range strings.Fields(string(b)) {
+	names := strings.Fields(string(b))
+	const second = "ttyS1"
+	kind, err := os.ReadFile(filepath.Join(c.sys, second, "type")) // 0: there is no such port
+	if err == nil && strings.TrimSpace(string(kind)) != "0" && !strings.Contains(string(b), second) {
+		names = append(names, second)
+	}
+	for _, name := range names {
 		if name == "tty0" {
 			name = "tty1" // tty0 is whichever is in front
 		}

@@ -385,18 +385,34 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// Every console gets the text; one that does not exist keeps it from none.
+// Every console gets the text, and a second serial port that is one; a console that
+// does not exist keeps it from none.
 func TestConsoles(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"tty1", "ttyS0"} {
-		os.WriteFile(filepath.Join(dir, name), nil, 0o600)
-	}
-	active := filepath.Join(dir, "active")
-	os.WriteFile(active, []byte("tty0 ttyS1 ttyS0\n"), 0o600)
-	io.WriteString(consoles{dir: dir, active: active}, "hello")
-	for _, name := range []string{"tty1", "ttyS0"} {
-		if b, _ := os.ReadFile(filepath.Join(dir, name)); string(b) != "hello" {
-			t.Errorf("%s shows %q", name, b)
+	for _, tt := range []struct{ active, kind, want string }{
+		{"tty0 ttyUSB7 ttyS0\n", "0\n", "tty1 ttyS0"},
+		{"tty0 ttyS0\n", "4\n", "tty1 ttyS0 ttyS1"},
+		{"tty0 ttyS1\n", "4\n", "tty1 ttyS1"},
+		{"tty0\n", "", "tty1"},
+	} {
+		dir, sys := t.TempDir(), t.TempDir()
+		for file, text := range map[string]string{"console/active": tt.active, "ttyS1/type": tt.kind} {
+			os.MkdirAll(filepath.Dir(filepath.Join(sys, file)), 0o755)
+			if text != "" {
+				os.WriteFile(filepath.Join(sys, file), []byte(text), 0o600)
+			}
+		}
+		var got []string
+		for _, name := range []string{"tty1", "ttyS0", "ttyS1"} {
+			os.WriteFile(filepath.Join(dir, name), nil, 0o600)
+		}
+		io.WriteString(consoles{dir: dir, sys: sys}, "hello")
+		for _, name := range []string{"tty1", "ttyS0", "ttyS1"} {
+			if b, _ := os.ReadFile(filepath.Join(dir, name)); string(b) == "hello" {
+				got = append(got, name)
+			}
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%q, port of type %q: %v, want %s", tt.active, tt.kind, got, tt.want)
 		}
 	}
 }

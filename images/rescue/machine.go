@@ -19,11 +19,12 @@ type machine struct {
 	binfmt   string // how qemu-user-static calls it
 }
 
-// The serial consoles come last, and what is last is /dev/console. The BMC's
-// serial line is the first or the second port, of a server by ARM's rules (SBSA) ttyAMA0.
+// The serial consoles come last, and what is last is /dev/console. The kernel
+// takes one ttyS only, the one that is named first; what people read goes to
+// ttyS1 too, where many BMCs have their serial line. A server by ARM's rules (SBSA) has ttyAMA0.
 var (
 	amd64 = machine{efi: "x64", grub: "x86_64-efi-signed", bios: true, binfmt: "x86_64",
-		consoles: "console=tty0 console=ttyS1,115200n8 console=ttyS0,115200n8 loglevel=4 panic=60"}
+		consoles: "console=tty0 console=ttyS0,115200n8 loglevel=4 panic=60"}
 	arm64 = machine{efi: "aa64", grub: "arm64-efi-signed", binfmt: "aarch64",
 		consoles: "console=tty0 console=ttyS0,115200n8 console=ttyAMA0,115200n8 loglevel=4 panic=60"}
 )

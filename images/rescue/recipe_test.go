@@ -109,7 +109,7 @@ func TestCommandLine(t *testing.T) {
 	})
 	want := "rescuebox.url=http://192.168.77.1/boot/525400123456/root.squashfs rescuebox.sha256=abcd " +
 		"rescuebox.server=http://192.168.77.1 rescuebox.token=secret rescuebox.machine=srv01 " +
-		"BOOTIF=01-52-54-00-12-34-56 console=tty0 console=ttyS1,115200n8 console=ttyS0,115200n8 loglevel=4 panic=60"
+		"BOOTIF=01-52-54-00-12-34-56 console=tty0 console=ttyS0,115200n8 loglevel=4 panic=60"
 	if err != nil || got != want {
 		t.Errorf("%v\ngot  %s\nwant %s", err, got, want)
 	}
