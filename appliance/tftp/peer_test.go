@@ -243,10 +243,12 @@ func TestNothingFragments(t *testing.T) {
 			if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 				t.Fatalf("%q, %v", line, err)
 			}
-			got, err := netns(t, machine, "TFTP_TEST_GET=10.9.0.1:69,8192", os.Args[0]).CombinedOutput()
-			want := fmt.Sprintf("%d %x <nil>", mtu-32, sha256.Sum256(data))
-			if err != nil || string(got) != want {
-				t.Errorf("got %s, %v; want %s", got, err, want)
+			for _, window := range []string{"0", "64"} {
+				got, err := netns(t, machine, "TFTP_TEST_GET=10.9.0.1:69 8192 "+window, os.Args[0]).CombinedOutput()
+				want := fmt.Sprintf("%d %x <nil>", mtu-32, sha256.Sum256(data))
+				if err != nil || string(got) != want {
+					t.Errorf("window %s: got %s, %v; want %s", window, got, err, want)
+				}
 			}
 			if n := fragments(t, box); n != 0 {
 				t.Errorf("%d fragments left the box", n)

@@ -30,6 +30,10 @@ const (
 // minProbe is how soon the last block of a window is sent again at the least.
 const minProbe = 5 * time.Millisecond
 
+// unknownWindow is added to what is not known of the answer to a window after
+// that to the OACK: nobody knows yet how fast the client takes many blocks.
+const unknownWindow = 3 * time.Millisecond
+
 var errSilent = errors.New("the machine no longer answers")
 
 // peerError is an error packet of the client.
@@ -55,7 +59,8 @@ type wire interface {
 //
 // A window that loses blocks is not made smaller: the client acknowledges
 // after as many blocks as were agreed, and would wait in silence for those that a
-// smaller window has not. Only Windows can say a new size.
+// smaller window has not (measured with 5 % loss, 1000 blocks, 16 agreed: 0.8 s;
+// sending 8 at a time 54 s). Only Windows can say a new size.
 type sender struct {
 	ctx      context.Context // of the transfer
 	wire     wire
@@ -73,6 +78,7 @@ type sender struct {
 	probe    time.Duration // when to send the window's last block again; 0: done, or not at all
 	again    bool          // something of the window went out a second time
 	try      int           // how often it went out before
+	stays    bool          // try is that of the window before
 	lacks    bool          // the client's last word was that it waits for a block
 	answered bool          // something was acknowledged
 	resent   int64
@@ -112,10 +118,7 @@ func (s *sender) run() error {
 			return err
 		case s.acked > before:
 			heard = time.Now()
-			if fresh && !s.again && s.acked == target { // else it is not known which packet was answered (Karn)
-				s.rtt.sample(heard.Sub(s.sentAt))
-			}
-			s.try = 0
+			s.learn(before < 0, fresh && s.acked == target)
 		default:
 			if s.try++; time.Since(heard) > s.patience {
 				return errSilent
@@ -123,6 +126,26 @@ func (s *sender) run() error {
 		}
 	}
 	return nil
+}
+
+// learn takes the time of a window's answer, if it is clear which of the packets
+// that were sent was answered. If not, the next window has
+// a longer time-out still (Karn): a slow client would get all of its windows twice. If that one goes
+// out twice as well, it is loss, not slowness. The last block alone may have gone out
+// twice: that makes the estimate too long at worst.
+func (s *sender) learn(oack, clear bool) {
+	if s.stays = !clear && s.try > 0 && !s.stays; s.stays {
+		s.try++
+		return
+	}
+	s.try = 0
+	if !clear {
+		return
+	}
+	s.rtt.sample(time.Since(s.sentAt))
+	if oack && s.size > 1 {
+		s.rtt.dev += unknownWindow
+	}
 }
 
 // transmit sends the blocks that may be out, from the first that the client

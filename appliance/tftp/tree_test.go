@@ -80,7 +80,7 @@ func (t *dirTree) seen() (served []string, events []boot.Event) {
 }
 
 // TestMain is a server or a client where the test program is started again in a
-// network namespace: "TFTP_TEST_SERVE=addr:port,dir", "TFTP_TEST_GET=addr:port,blksize",
+// network namespace: "TFTP_TEST_SERVE=addr:port,dir", "TFTP_TEST_GET=addr:port blksize windowsize",
 // which fetches "f" and prints the block size and the hash, and "TFTP_TEST_MEASURE=…", which
 // scripts/bench uses; see measure.
 func TestMain(m *testing.M) {
@@ -97,14 +97,14 @@ func TestMain(m *testing.M) {
 		fmt.Println(served, events)
 		return
 	}
-	if addr, block, ok := strings.Cut(os.Getenv("TFTP_TEST_GET"), ","); ok {
-		c, err := newClient(netip.MustParseAddrPort(addr))
-		hash := sha256.New()
-		var options map[string]string
-		if err == nil {
-			options, err = c.get(rq(opRRQ, "f", "octet", "blksize", block), hash)
+	if words := os.Getenv("TFTP_TEST_GET"); words != "" {
+		var addr string
+		f, hash := &fetch{path: "f"}, sha256.New()
+		_, err := fmt.Sscan(words, &addr, &f.block, &f.window)
+		if f.server = netip.MustParseAddrPort(addr); err == nil {
+			err = f.get(hash)
 		}
-		fmt.Printf("%s %x %v", options["blksize"], hash.Sum(nil), err)
+		fmt.Printf("%d %x %v", f.block, hash.Sum(nil), err)
 		return
 	}
 	if words := os.Getenv("TFTP_TEST_MEASURE"); words != "" {
