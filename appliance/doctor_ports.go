@@ -81,7 +81,7 @@ func (s socket) owner() string {
 // socketsOn lists the sockets that take what comes to a port of an address.
 func socketsOn(p port, self netip.Addr) (list []socket, err error) {
 	for _, table := range []string{p.proto, p.proto + "6"} {
-		f, err := os.Open("/proc/net/" + table)
+		f, err := os.Open("/proc/thread-self/net/" + table)
 		if os.IsNotExist(err) {
 			continue // no IPv6
 		}
@@ -105,7 +105,7 @@ func socketsOn(p port, self netip.Addr) (list []socket, err error) {
 // stateListen is TCP_LISTEN in /proc/net/tcp; a UDP socket has no such state.
 const stateListen = "0A"
 
-// parseSocket reads a line of /proc/net/udp or tcp (proc(5)).
+// parseSocket reads a line of /proc/PID/net/udp or tcp (proc_pid_net(5)).
 func parseSocket(proto, line string) (socket, netip.AddrPort, bool) {
 	f := strings.Fields(line)
 	if len(f) < 10 || proto == "tcp" && f[3] != stateListen {

@@ -1,0 +1,306 @@
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/zap"
+
+	"rescuebox/appliance/admin"
+	"rescuebox/appliance/boot"
+	"rescuebox/appliance/boottest"
+	"rescuebox/appliance/config"
+	"rescuebox/images"
+)
+
+// inside tells the test that it runs in its own network namespace.
+const inside = "RESCUEBOX_APPLIANCE_TEST_NETNS"
+
+// TestMain moves the whole test into a network namespace of its own, where a
+// box can run on a LAN full of faults that nobody outside hears.
+func TestMain(m *testing.M) {
+	if os.Getenv(inside) != "" || os.Geteuid() != 0 {
+		if os.Getenv(inside) != "" {
+			if err := furnish(); err != nil {
+				fmt.Fprintln(os.Stderr, "the namespace of the tests:", err)
+				os.Exit(1)
+			}
+		}
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); err != nil {
+		if cmd.ProcessState == nil {
+			fmt.Fprintln(os.Stderr, "no network namespace for the tests:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+// furnish gives the namespace a loopback, and a /sys that shows its interfaces.
+func furnish() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.LinkSetUp(lo), syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""), syscall.Mount("sysfs", "/sys", "sysfs", 0, ""))
+}
+
+// clinic is a branch with a fault, and the box that is to find it:
+//
+//	srv 192.168.77.1 (the box) ──┬── machines
+//	                             └── hosts with real programs
+type clinic struct {
+	t      *testing.T
+	lan    *boottest.LAN
+	box    *box
+	leases string // file of the site's own DHCP server
+}
+
+func newClinic(t *testing.T) *clinic {
+	t.Helper()
+	if os.Getenv(inside) == "" {
+		skip(t, "needs root for network namespaces")
+	}
+	lan, err := boottest.NewLAN()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(lan.Close)
+	return plug(t, lan)
+}
+
+// plug connects the box with a LAN.
+func plug(t *testing.T, lan *boottest.LAN) *clinic {
+	t.Helper()
+	remove, err := lan.Port("srv", "192.168.77.1/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(remove)
+	return &clinic{t: t, lan: lan}
+}
+
+// open runs the box until the test ends. It returns when the parts have settled, whether they run or not.
+func (c *clinic) open(mode, tail string) {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	text := fmt.Sprintf("site = \"clinic\"\n[lan]\ninterface = \"srv\"\naddress = \"192.168.77.1/24\"\ndhcp = %q\n"+
+		"range = [\"192.168.77.100\", \"192.168.77.199\"]\n[rescue]\nssh_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0Eq3w1V0G5m2Q8m0K4c7pI5l8R8dS5W3m6m2x9c1yT admin\"]\n"+
+		"[state]\ndir = %q\n[admin]\nsocket = %q\ngroup = \"root\"\n"+
+		"[[machine]]\nname = \"srv01\"\nmac = [\"52:54:00:12:34:56\"]\n%s", mode, dir, filepath.Join(dir, "api.sock"), tail)
+	cfg, err := config.Parse("clinic.toml", []byte(text))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if c.box, err = assemble(Options{Config: cfg, Log: zap.NewNop(), Notify: func(string) {}}); err != nil {
+		c.t.Fatal(err)
+	}
+	c.stock()
+	ctx, cancel := context.WithCancel(context.Background())
+	c.box.sup.start(ctx, c.box.parts())
+	c.t.Cleanup(func() {
+		cancel()
+		c.box.sup.wait()
+		if err := c.box.db.Close(); err != nil {
+			c.t.Error(err)
+		}
+	})
+	c.box.sup.settle(ctx)
+}
+
+// stock fills the library with programs for simulated machines.
+func (c *clinic) stock() {
+	kernel := boottest.Program(boottest.Kernel, "amd64", 20_000)
+	c.add(images.Image{Name: "rescue", Kind: images.Linux, Arch: "amd64", Kernel: "vmlinuz", Initrd: []string{"initrd.img"}, Up: images.Agent,
+		Cmdline: "token={{.Token}}"}, map[string][]byte{"vmlinuz": kernel, "initrd.img": bytes.Repeat([]byte("i"), 50_000), "root.squashfs": bytes.Repeat([]byte("r"), 1000)})
+	c.add(images.Image{Name: "ipxe", Kind: images.BootSet}, map[string][]byte{"undionly.kpxe": boottest.Program(boottest.IPXE1, "", 7_000),
+		"snponly.efi": boottest.Program(boottest.IPXE1, "amd64", 7_000)})
+	c.add(images.Image{Name: "shim", Kind: images.BootSet}, map[string][]byte{"shimx64.efi": boottest.Program(boottest.Shim, "amd64", 9_000),
+		"grubx64.efi": boottest.Program(boottest.GRUB, "amd64", 9_000)})
+}
+
+func (c *clinic) add(i images.Image, files map[string][]byte) {
+	c.t.Helper()
+	content := map[string]io.Reader{}
+	for name, b := range files {
+		content[name] = bytes.NewReader(b)
+	}
+	if _, err := c.box.library.Add(i, content); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// host is something else on the LAN.
+func (c *clinic) host(address string) *boottest.Host {
+	c.t.Helper()
+	h, err := c.lan.Host(address)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(h.Close)
+	return h
+}
+
+// dnsmasq is the site's own DHCP server.
+func (c *clinic) dnsmasq(address string, args ...string) *boottest.Host {
+	c.t.Helper()
+	need(c.t, "dnsmasq", "dnsmasq-base")
+	need(c.t, "nsenter", "util-linux")
+	h := c.host(address)
+	c.leases = filepath.Join(c.t.TempDir(), "leases")
+	said := spawn(c.t, append(h.Command("dnsmasq", "-d", "-C", "/dev/null", "--port=0", "--no-ping", "--user=root",
+		"--dhcp-leasefile="+c.leases), args...)...)
+	eventually(c.t, "dnsmasq runs", func() bool { return strings.Contains(said(), "DHCP, ") })
+	return h
+}
+
+// ask runs one of the doctor's checks on its own.
+func (c *clinic) ask(name string) []admin.Finding {
+	c.t.Helper()
+	for _, check := range c.box.checks() {
+		if check.Name == name {
+			ctx, cancel := context.WithTimeout(c.t.Context(), 15*time.Second)
+			defer cancel()
+			return check.Run(ctx)
+		}
+	}
+	c.t.Fatalf("no check %q", name)
+	return nil
+}
+
+// expect wants exactly these keys of a check, sooner or later.
+func (c *clinic) expect(check string, keys ...string) {
+	c.t.Helper()
+	var found []admin.Finding
+	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); {
+		if found = c.ask(check); slices.Equal(keysOf(found), slices.Sorted(slices.Values(keys))) {
+			return
+		}
+	}
+	c.t.Errorf("%s: keys %q, want %q: %+v", check, keysOf(found), keys, found)
+}
+
+func keysOf(list []admin.Finding) (keys []string) {
+	for _, f := range list {
+		if f.Key != "" && !slices.Contains(keys, f.Key) {
+			keys = append(keys, f.Key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// machine is srv01, whose firmware hurries.
+func (c *clinic) machine() *boottest.Machine {
+	c.t.Helper()
+	card, err := c.lan.Plug(net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(card.Unplug)
+	return &boottest.Machine{Card: card, UUID: [16]byte{1, 2, 3}, Hurry: 3}
+}
+
+// powerOn boots srv01 with an order and returns the order.
+func (c *clinic) powerOn(personality string) boot.Order {
+	c.t.Helper()
+	p, ok := boottest.PersonalityOf(personality)
+	if !ok {
+		c.t.Fatalf("no personality %q", personality)
+	}
+	o, err := c.box.table.Arm("srv01", "rescue", "anna", 0)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.machine().PowerOn(p)
+	return o
+}
+
+// diagnose wants a cause for an order, as it would be told in three minutes.
+func (c *clinic) diagnose(o boot.Order, key string) {
+	c.t.Helper()
+	cause, ok := c.box.table.Cause(c.t.Context(), o.ID, time.Now().Add(4*time.Minute))
+	if ok && cause.Key == key {
+		return
+	}
+	c.t.Errorf("cause %+v, want %s", cause, key)
+	events, _ := c.box.table.Timeline(o.ID)
+	for _, e := range events {
+		c.t.Logf("%s %s %s", e.Step, e.Key, e.Text)
+	}
+}
+
+// run runs a command to its end.
+func run(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// spawn runs a command until the test ends, and gives what it says.
+func spawn(t *testing.T, args ...string) (said func() string) {
+	t.Helper()
+	out, err := os.CreateTemp(t.TempDir(), "out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return func() string {
+		text, _ := os.ReadFile(out.Name())
+		return string(text)
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("not within 30 s: %s", what)
+}
+
+// need skips a test whose tool is missing; CI must have it.
+func need(t *testing.T, tool, debianPackage string) {
+	t.Helper()
+	if _, err := exec.LookPath(tool); err != nil {
+		skip(t, fmt.Sprintf("%s is missing: apt-get install %s", tool, debianPackage))
+	}
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
