@@ -247,10 +247,11 @@ func parseSums(text []byte) (map[string]string, error) {
 			continue
 		}
 		hash, name, ok := strings.Cut(line, " ")
-		if hash = strings.ToLower(hash); !ok || !hashForm.MatchString(hash) || len(name) < 2 {
+		hash = strings.ToLower(hash)
+		name = strings.TrimPrefix(strings.TrimLeft(name, " *"), "./")
+		if !ok || !hashForm.MatchString(hash) || name == "" {
 			return nil, fmt.Errorf("line %d is no line of sha256sum: a hash and a file name", n)
 		}
-		name = strings.TrimPrefix(name[1:], "./")
 		if old, twice := sums[name]; twice && old != hash {
 			return nil, fmt.Errorf("line %d has another hash for %s than a line before", n, name)
 		}

@@ -266,6 +266,7 @@ func TestLibraryFromBefore(t *testing.T) {
 
 func FuzzParseSums(f *testing.F) {
 	f.Add([]byte(sumHex("") + "  ./a b\n" + sumHex("") + " *c\r\n\n# x\n"))
+	f.Add([]byte(sumHex("") + "  ./"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		sums, err := parseSums(text)
 		for name, hash := range sums {

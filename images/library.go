@@ -31,7 +31,8 @@ type hashed struct {
 	stamp stamp
 	sum   string
 
-	looked  stamp // when program was read
+	look    sync.Mutex // of what follows: a boot packet must not wait for a hash
+	looked  stamp      // when program was read
 	program PE
 }
 

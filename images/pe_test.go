@@ -2,6 +2,7 @@ package images
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -118,10 +119,32 @@ func TestReadPEFlippedByte(t *testing.T) {
 			t.Errorf("%s changed: %v, signers %v", name, got, p.signers())
 		}
 	}
+	forgery := bytes.Clone(content)
+	forgery[f.headers+100] ^= 1
+	if p, err := ReadPE(withDigest(t, f, forgery)); err != nil || len(p.signers()) != 0 || !errors.Is(p.Signatures[0].Err, ErrUnfit) {
+		t.Errorf("changed, and the digest in the signature with it: %+v, %v", p, err)
+	}
 	short := content[:len(content)-1000]
 	if p, err := ReadPE(bytes.NewReader(short), int64(len(short))); !errors.Is(err, ErrUnfit) || p.Arch != "amd64" {
 		t.Errorf("cut off: %+v, %v", p, err)
 	}
+}
+
+// withDigest puts the digest of a changed file where its signature has the old one.
+func withDigest(t testing.TB, signed *peFile, changed []byte) (*bytes.Reader, int64) {
+	t.Helper()
+	was, err := signed.digest(crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := *signed
+	f.r = bytes.NewReader(changed)
+	is, err := f.digest(crypto.SHA256)
+	if err != nil || bytes.Equal(was, is) || bytes.Count(changed, was) != 1 {
+		t.Fatal("the digest is not to be found", err)
+	}
+	changed = bytes.Replace(changed, was, is, 1)
+	return bytes.NewReader(changed), int64(len(changed))
 }
 
 // testKey makes a key and certificate with OpenSSL, signed by another if that is named.
@@ -169,6 +192,7 @@ func TestReadPEOwnKeys(t *testing.T) {
 	ossl("leaf", unsigned, in("ossl.efi"))
 	ossl("own", in("ossl.efi"), in("nested.efi"), "-nest")
 	sbsign(t, dir, "forged", unsigned, in("forged.efi"))
+	command(t, "sbsign", "--key", in("forged.key"), "--cert", in("forged.crt"), "--addcert", in("fake.crt"), "--output", in("brought.efi"), unsigned)
 
 	for name, want := range map[string][]Signature{
 		"own.efi":    {{Signer: "Own Key", Issuer: "Own Key"}},
@@ -181,9 +205,11 @@ func TestReadPEOwnKeys(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, p.Signatures, err)
 		}
 	}
-	p, err := readPE(t, in("forged.efi"))
-	if err != nil || len(p.signers()) != 0 || len(p.Signatures) != 1 || !strings.Contains(p.Signatures[0].Err.Error(), "forgery") {
-		t.Errorf("a forged name: %+v, %v", p, err)
+	for _, name := range []string{"forged.efi", "brought.efi"} { // the second brings the false authority's certificate
+		p, err := readPE(t, in(name))
+		if err != nil || len(p.signers()) != 0 || len(p.Signatures) != 1 || !errors.Is(p.Signatures[0].Err, ErrForged) {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
 	}
 	if p, err := readPE(t, in("nested.efi")); err != nil || !cmp.Equal(p.signers(), []string{"Own CA"}) {
 		t.Errorf("firmware looks at no nested signature: %v, %v", p.signers(), err)

@@ -80,8 +80,8 @@ func (l *Library) program(dir, name string) (PE, error) {
 	}
 	defer f.Close()
 	h := l.remembered(f.Name())
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.look.Lock()
+	defer h.look.Unlock()
 	s, err := stampOf(f)
 	if err != nil || h.looked == s {
 		return h.program, err
