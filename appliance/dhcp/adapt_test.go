@@ -398,3 +398,44 @@ func TestLearnedIsBounded(t *testing.T) {
 		t.Errorf("%d learned after a restart: %v", len(i.learned), err)
 	}
 }
+
+// TestLeaveAlone: what sends each kind of firmware on to its own disk.
+func TestLeaveAlone(t *testing.T) {
+	const url = "http://192.168.77.1:8080/boot/525400000001/boots-own-disk"
+	for _, tt := range []struct {
+		client boot.Client
+		full   bool
+		want   string // class and URL
+	}{
+		{client(boot.BIOS, "PXEClient"), true, ""},
+		{client(boot.UEFIIA32, "PXEClient"), true, "PXEClient "},
+		{client(boot.UEFIX64, "PXEClient"), true, "PXEClient "},
+		{client(boot.UEFIARM64, "PXEClient"), true, "PXEClient "},
+		{client(boot.UEFIX64, "HW-Client"), true, "HW-Client "},
+		{client(boot.HTTPX64, "HTTPClient"), true, "HTTPClient " + url},
+		{client(boot.HTTPARM64, "HTTPClient"), true, "HTTPClient " + url},
+		{client(boot.HTTPBIOS, "HTTPClient"), true, "HTTPClient " + url},
+		{client(boot.UEFIX64, "PXEClient"), false, ""},
+		{client(boot.HTTPX64, "HTTPClient"), false, ""},
+		{boot.Client{MAC: mac(1), Arch: boot.UEFIX64, Program: boot.IPXE}, true, ""},
+	} {
+		got := ""
+		if part := leaveAlone(tt.client, tt.full, selfAddr, 8080); part != nil {
+			got = part.class + " " + part.file
+		}
+		if got != tt.want {
+			t.Errorf("%s as full server %v: %q, want %q", tt.client.Arch, tt.full, got, tt.want)
+		}
+	}
+}
+
+// TestProxyBehindRelay: the boot part for a machine behind a relay goes to the
+// relay by unicast: broadcasts it does not pass on (bootimus#129).
+func TestProxyBehindRelay(t *testing.T) {
+	adaptive(t, nil, func(t *testing.T, s *Server, w *fakeWire, b *orders) {
+		o := one(t, s, w, request(mac(1), dhcpv4.MessageTypeDiscover, uefi, giaddr("10.5.0.1"), opt(82, 1, 2, 'p', '1')))
+		if o == nil || o.way != "udp" || o.dst.String() != "10.5.0.1:67" || o.BootFileName == "" || string(o.Options.Get(dhcpv4.OptionRelayAgentInformation)) != "\x01\x02p1" {
+			t.Errorf("%v", o)
+		}
+	})
+}

@@ -112,7 +112,7 @@ func TestArbiterRestart(t *testing.T) {
 // quick is auto's pace for tests on the wire.
 func quick(s *Server) {
 	s.Mode = Auto
-	s.pace = pace{start: 150 * time.Millisecond, full: 300 * time.Millisecond, proxy: 300 * time.Millisecond, startMisses: 3, proxyMisses: 3}
+	s.pace = pace{start: 150 * time.Millisecond, full: 300 * time.Millisecond, proxy: 500 * time.Millisecond, startMisses: 3, proxyMisses: 3}
 	s.Log = zap.NewNop()
 }
 
