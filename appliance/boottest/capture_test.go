@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,6 +90,9 @@ func (m *Machine) resend(t *testing.T, frame []byte, d *dhcpv4.DHCPv4) string {
 	copy(frame, "\xff\xff\xff\xff\xff\xff")
 	copy(frame[lenEther+26:], "\x00\x00") // no checksum: the xid has changed
 	m.self.broadcast = d.IsBroadcast()
+	if own := addrOf(d.ClientIPAddr.To4()); own.IsValid() && !own.IsUnspecified() {
+		m.Card.setAddress(netip.PrefixFrom(own, 24), netip.Addr{}) // so that the kernel answers ARP for it
+	}
 	card, err := m.Card.raw()
 	if err != nil {
 		t.Fatal(err)

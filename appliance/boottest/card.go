@@ -121,17 +121,18 @@ func (c *Card) raw() (*os.File, error) {
 
 func htons(v uint16) uint16 { return v<<8 | v>>8 }
 
-// clientFilter passes UDP to port 68, and fragments of UDP behind the first,
-// whose port nobody knows.
+// clientFilter passes UDP to the ports 68 and 4011, which EDK2 also asks from,
+// and fragments of UDP behind the first, whose port nobody knows.
 func clientFilter() []bpf.Instruction {
 	return []bpf.Instruction{
 		bpf.LoadAbsolute{Off: lenEther + 9, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoUDP, SkipTrue: 5},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoUDP, SkipTrue: 6},
 		bpf.LoadAbsolute{Off: lenEther + 6, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x1fff, SkipTrue: 4},
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x1fff, SkipTrue: 5},
 		bpf.LoadMemShift{Off: lenEther},
 		bpf.LoadIndirect{Off: lenEther + 2, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: portClient, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: portClient, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: portBoot, SkipTrue: 1},
 		bpf.RetConstant{Val: 0},
 		bpf.RetConstant{Val: 1 << 16},
 	}

@@ -241,10 +241,10 @@ func (m *Machine) bind(ack *Answer) (*Answer, error) {
 	return ack, m.Card.setAddress(m.address, addrOf(ack.Options.Get(dhcpv4.OptionRouter)))
 }
 
-// askBootServer asks a boot server on port 4011 for an item of its menu, type
-// 0 where there is none, three times a second apart as EDK2 does.
-func (m *Machine) askBootServer(server netip.Addr, secs time.Duration) (*Answer, error) {
-	conn, err := m.Card.udp(netip.AddrPortFrom(m.address.Addr(), portClient))
+// askBootServer asks a boot server on port 4011, three times a second apart as
+// EDK2 does, from port 68 (PXE 2.1) or, as EDK2, from 4011 (captured: testdata).
+func (m *Machine) askBootServer(server netip.Addr, secs time.Duration, from uint16) (*Answer, error) {
+	conn, err := m.Card.udp(netip.AddrPortFrom(m.address.Addr(), from))
 	if err != nil {
 		return nil, err
 	}

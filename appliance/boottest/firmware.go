@@ -79,7 +79,7 @@ func undi(m *Machine) error {
 	if proxy != nil {
 		m.boot = proxy
 		if bits, there := proxy.control(); !there || bits&useBootFile == 0 {
-			if m.boot, err = m.askBootServer(proxy.next(), secs); err != nil {
+			if m.boot, err = m.askBootServer(proxy.next(), secs, portClient); err != nil {
 				return err
 			}
 		}
@@ -193,9 +193,9 @@ func edk2Address(m *Machine, old bool) error {
 	case proxy != nil && edk2KindOf(proxy) == proxyPXE10:
 		m.boot = proxy
 	case proxy != nil:
-		m.boot, err = m.askBootServer(proxy.next(), secs) // PxeBcRetryBinlOffer
+		m.boot, err = m.askBootServer(proxy.next(), secs, portBoot) // PxeBcRetryBinlOffer
 	case edk2KindOf(plain) == dhcpBINL:
-		m.boot, err = m.askBootServer(plain.next(), secs)
+		m.boot, err = m.askBootServer(plain.next(), secs, portBoot)
 	}
 	switch {
 	case err != nil:

@@ -128,7 +128,7 @@ func (m *Machine) ipxeBind(plain, proxy *Answer, secs time.Duration) error {
 		return nil
 	}
 	if m.boot = proxy; proxy.file() == "" && len(proxy.vendor()[pxeMenu]) == 0 {
-		m.boot, err = m.askBootServer(proxy.id(), secs)
+		m.boot, err = m.askBootServer(proxy.id(), secs, portClient)
 	}
 	return err
 }
