@@ -91,7 +91,7 @@ func (t *Table) waysLocked(m Machine, c Client, cpu string) []Chain {
 // ownShimmedIPXE reports whether a boot set that was chosen for the machine brings an iPXE with a shim.
 func (t *Table) ownShimmedIPXE(m Machine, cpu string) bool {
 	for _, set := range []string{m.BootSet, t.cfg.BootSet} {
-		if img, err := t.cfg.Images.Get(set); set != "" && err == nil {
+		if img, err := t.cfg.Images.GetFor(set, cpu); set != "" && err == nil {
 			f, ok := img.Loader(cpu, loaders[ChainIPXE][cpu]...)
 			return ok && strings.Contains(f.Name, "-shim")
 		}
@@ -117,7 +117,7 @@ func (t *Table) entryOf(chain Chain, m Machine, img images.Image, c Client, cpu 
 	if !c.Arch.UEFI() {
 		names = loadersBIOS
 	}
-	for _, set := range t.bootSets(m, img) {
+	for _, set := range t.bootSets(m, img, cpu) {
 		if f, ok := set.Loader(cpu, names...); ok {
 			return f.Name, nil
 		}
@@ -144,14 +144,14 @@ func loaderHint(chain Chain, cpu string, names []string) string {
 
 // bootSets are where boot programs are looked for: the image itself, whose
 // loader, GRUB and kernel have one signer; what was chosen for the
-// machine and the site; the built-in sets.
-func (t *Table) bootSets(m Machine, img images.Image) []images.Image {
+// machine and the site, made for its CPU where that is known; the built-in sets.
+func (t *Table) bootSets(m Machine, img images.Image, cpu string) []images.Image {
 	list := []images.Image{img}
 	for _, name := range []string{m.BootSet, t.cfg.BootSet, setShim, setIPXE} {
 		if name == "" {
 			continue
 		}
-		if set, err := t.cfg.Images.Get(name); err == nil {
+		if set, err := t.cfg.Images.GetFor(name, cpu); err == nil {
 			list = append(list, set)
 		}
 	}
@@ -165,7 +165,7 @@ func (t *Table) variantLocked(m Machine, img images.Image, cpu string) (images.I
 	if cpu == "" || img.Arch == "" || img.Arch == cpu || cpu == "i386" && img.Arch == "amd64" || cpu == "amd64" && img.Arch == "i386" {
 		return img, nil
 	}
-	if v, err := t.cfg.Images.Get(img.Name + "-" + cpu); err == nil && v.Arch == cpu {
+	if v, err := t.cfg.Images.GetFor(img.Name, cpu); err == nil && v.Arch == cpu {
 		return v, nil
 	}
 	return img, &Refusal{Reason: fmt.Sprintf("%s is made for %s and %s is %s", img.Name, img.Arch, m.Name, cpu),

@@ -314,3 +314,19 @@ func needed(t *testing.T, tool, pkg string) {
 	}
 	t.Skipf("%s is missing: apt-get install %s", tool, pkg)
 }
+
+// An iPXE that was started with Secure Boot has the kernel checked by its distribution's shim.
+func TestScriptNamesShim(t *testing.T) {
+	c := chainConfig(t)
+	c.BootSet = "signed"
+	table := New(c)
+	arm(t, table, "live", 0)
+	answer(table, Client{MAC: mac1, Arch: UEFIX64, Program: IPXE})
+	want := "initrd http://192.168.77.1/boot/525400123456/b.img || goto again\n" +
+		"iseq ${platform} efi && shim http://192.168.77.1/boot/525400123456/shimx64.efi ||\nimgfetch"
+	for _, name := range []string{"boot/525400123456/boot.ipxe", "boot/525400123456/autoexec.ipxe"} {
+		if got := fetch(t, table, name); !strings.Contains(got, want) {
+			t.Errorf("%s: %q is not in\n%s", name, want, got)
+		}
+	}
+}

@@ -102,7 +102,7 @@ func (t *Table) Arm(machine, image, by string, ttl time.Duration) (Order, error)
 
 // whole hashes the image and the boot sets that could bring it to the machine.
 func (t *Table) whole(m Machine, img images.Image) error {
-	sets := t.bootSets(m, img)
+	sets := t.bootSets(m, img, "")
 	if len(sets) == 1 && len(img.Loads(false)) > 0 {
 		return &Refusal{Reason: fmt.Sprintf("the library has no boot set, so no machine could load %s", img.Name),
 			Hint: "apt-get install ipxe shim-signed grub-efi-amd64-signed, then restart rescueboxd"}

@@ -13,18 +13,27 @@ import (
 // lets fail at first: a switch port that spanning tree blocks for up to 50 s
 // (ipxe#1337), a stalled download (ipxe#1023). It waits for no key, and when
 // all was in vain it exits, so that the machine boots its own disk.
-// Only commands of iPXE 1.0 (Debian's build of 2019) are in it.
+//
+// Only commands of iPXE 1.0 (Debian's build of 2019) are in it, but for "shim",
+// which that one does not know and passes over: with it an iPXE 2 that was
+// started with Secure Boot has the kernel checked by the shim of the kernel's
+// distribution, and skips the download where there is no need. A script that
+// was found as autoexec.ipxe begins with its card closed: hence "ifopen".
 var ipxeTemplate = template.Must(template.New("boot.ipxe").Parse(`#!ipxe
 echo
 echo rescuebox boots {{.Title}} on {{.Machine}}. You need not do anything.
 echo
 set tries:int32 0
 :load
+ifopen ||
 imgfree
 iseq ${platform} efi && set kernel {{.KernelEFI}} || set kernel {{.Kernel}}
 kernel {{.URL}}/${kernel} {{.Cmdline}} || goto again
 {{- range .Initrd}}
 initrd {{$.URL}}/{{.}} || goto again
+{{- end}}
+{{- if .Shim}}
+iseq ${platform} efi && shim {{.URL}}/{{.Shim}} ||
 {{- end}}
 imgfetch --name {{.Loaded}} {{.URL}}/{{.Loaded}} && imgfree {{.Loaded}} ||
 boot || goto again
@@ -59,11 +68,21 @@ func (t *Table) ipxeScript(d Decision, mac MAC) ([]byte, error) {
 	}
 	var script bytes.Buffer
 	err = ipxeTemplate.Execute(&script, map[string]any{"Title": titleOf(img), "Machine": d.Machine.Name, "URL": t.folderURL(mac),
-		"Kernel": img.Kernel, "KernelEFI": efi, "Initrd": img.Initrd, "Cmdline": cmdline, "Loaded": loadedMark})
+		"Kernel": img.Kernel, "KernelEFI": efi, "Initrd": img.Initrd, "Cmdline": cmdline, "Loaded": loadedMark, "Shim": t.shimFor(d)})
 	if err != nil {
 		return nil, fmt.Errorf("boot script of %s: %w", img.Name, err)
 	}
 	return script.Bytes(), nil
+}
+
+// shimFor names the shim with which the machine's firmware trusts the image's kernel, or "".
+func (t *Table) shimFor(d Decision) string {
+	for _, set := range t.bootSets(d.Machine, d.Image, d.CPU) {
+		if f, ok := set.Loader(d.CPU, "shimx64.efi", "shimaa64.efi"); ok {
+			return f.Name
+		}
+	}
+	return ""
 }
 
 // commandLine is the kernel's for one machine's order.

@@ -148,7 +148,7 @@ func cleanPath(raw string) (string, error) {
 // find opens what the decision has under a name: a script, a file of the image,
 // or a boot program; first by the whole name, then by its last element.
 func (t *Table) find(d Decision, mac MAC, name string) (*File, error) {
-	sets := t.bootSets(d.Machine, d.Image)
+	sets := t.bootSets(d.Machine, d.Image, d.CPU)
 	for _, n := range []string{name, path.Base(name)} {
 		switch n {
 		case nbpScript, autoexec:

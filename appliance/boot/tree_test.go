@@ -73,6 +73,7 @@ echo rescuebox boots Rescue on srv01. You need not do anything.
 echo
 set tries:int32 0
 :load
+ifopen ||
 imgfree
 iseq ${platform} efi && set kernel vmlinuz || set kernel vmlinuz
 kernel http://192.168.77.1/boot/525400123457/${kernel} initrd=initrd.img rescuebox.url=http://192.168.77.1/boot/525400123457/root.squashfs rescuebox.sha256=4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2 rescuebox.token=TOKEN || goto again

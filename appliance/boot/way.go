@@ -74,7 +74,7 @@ func (t *Table) wayLocked(m Machine, img images.Image, a Arch) (Way, error) {
 	if w.Chain, first, err = t.chainLocked(m, w.Image, Client{MAC: firstOf(m.MACs), Arch: a, Program: Firmware}, a.CPU()); err != nil {
 		return w, err
 	}
-	sets := t.bootSets(m, w.Image)
+	sets := t.bootSets(m, w.Image, a.CPU())
 	for name := first; name != ""; name = nextLoader(name) {
 		l, err := linkOf(sets, name, a.CPU())
 		if err != nil {
