@@ -43,9 +43,13 @@ func (l *lru[K, V]) put(k K, v V) {
 		return
 	}
 	if len(l.byKey) >= l.max {
-		last := l.order.Back()
-		delete(l.byKey, last.Value.(*entry[K, V]).key)
-		l.order.Remove(last)
+		last := l.order.Back() // its place is the new one's: a storm shall make no garbage
+		e := last.Value.(*entry[K, V])
+		delete(l.byKey, e.key)
+		e.key, e.v = k, v
+		l.byKey[k] = last
+		l.order.MoveToFront(last)
+		return
 	}
 	l.byKey[k] = l.order.PushFront(&entry[K, V]{k, v})
 }
