@@ -5,7 +5,9 @@
 // A packet is parsed once into a boot.Client, or there is a reason why it is
 // no boot client (packet.go). What it boots is boot.Table's to decide. The
 // reply is rendered from that (reply.go) and goes out the way of RFC 2131
-// section 4.1 (exchange.go). A client is known by its MAC in every stage of its
+// section 4.1 (exchange.go). How it is said is the client's dialect (dialect.go,
+// quirks.go): one that does not understand asks again, is talked to in another, and what
+// worked is remembered (adapt.go). A client is known by its MAC in every stage of its
 // boot, whatever client identifier the stage sends: firmware, iPXE and the
 // booted system send different ones, and would use up three addresses.
 package dhcp
