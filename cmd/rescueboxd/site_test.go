@@ -362,8 +362,12 @@ func (s *site) until(ts *testscript.TestScript, args []string) error {
 	if err != nil {
 		return err
 	}
+	program := filepath.Join(s.binaries.dir, args[2])
+	if _, err := os.Stat(program); err != nil {
+		program = args[2]
+	}
 	for start := time.Now(); ; time.Sleep(200 * time.Millisecond) {
-		cmd := exec.Command(filepath.Join(s.binaries.dir, args[2]), args[3:]...)
+		cmd := exec.Command(program, args[3:]...)
 		cmd.Env = s.env
 		out, err := cmd.CombinedOutput()
 		if re.Match(out) {
