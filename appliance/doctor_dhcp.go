@@ -21,6 +21,8 @@ import (
 // scouting is what other servers said last. To ask takes seconds, so that who
 // wants to know only roughly gets what somebody else asked.
 type scouting struct {
+	wait time.Duration // for answers; zero is askTime, shorter in tests
+
 	mu   sync.Mutex
 	at   time.Time
 	said []dhcp.Said
@@ -33,7 +35,7 @@ func (b *box) others(ctx context.Context, age time.Duration) ([]dhcp.Said, error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.at.IsZero() || time.Since(s.at) > age {
-		s.said, s.err = b.scout().Ask(ctx, askTime)
+		s.said, s.err = b.scout().Ask(ctx, cmp.Or(s.wait, askTime))
 		s.at = time.Now()
 	}
 	boxes := map[netip.Addr]bool{}

@@ -1,0 +1,200 @@
+package appliance
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"rescuebox/appliance/boot"
+	"rescuebox/appliance/boottest"
+	"rescuebox/images"
+)
+
+// A program that the firmware loads and that then does nothing is all that can
+// be seen of one that Secure Boot has refused.
+var mute = boottest.Program(boottest.Kernel, "amd64", 7_000)
+
+// replace puts other files in the place of an image's.
+func (c *clinic) replace(i images.Image, files map[string][]byte) {
+	c.t.Helper()
+	if err := os.RemoveAll(filepath.Join(c.box.library.Dir, i.Name)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.add(i, files)
+}
+
+// Simulated firmware boots over real sockets, through the box's real DHCP, TFTP
+// and HTTP, and stops where it would; the cause is found by what was seen.
+func TestCauseOfAStop(t *testing.T) {
+	ipxe, shim := images.Image{Name: "ipxe", Kind: images.BootSet}, images.Image{Name: "shim", Kind: images.BootSet}
+	for _, test := range []struct {
+		key, personality, machine string
+		fault                     func(c *clinic)
+	}{
+		{"secure-boot-refused-nbp", "EDK2 new", `chain = "ipxe"`, func(c *clinic) {
+			c.replace(ipxe, map[string][]byte{"undionly.kpxe": mute, "snponly.efi": mute})
+		}},
+		{"nbp-silent", "EDK2 new", "chain = \"ipxe\"\nsecure_boot = \"off\"", func(c *clinic) {
+			c.replace(ipxe, map[string][]byte{"undionly.kpxe": mute, "snponly.efi": mute})
+		}},
+		{"nbp-silent", "Intel UNDI", "", func(c *clinic) {
+			c.replace(ipxe, map[string][]byte{"undionly.kpxe": boottest.Program(boottest.Kernel, "", 7_000), "snponly.efi": mute})
+		}},
+		{"secure-boot-refused-shim", "EDK2 new", "", func(c *clinic) {
+			c.replace(shim, map[string][]byte{"shimx64.efi": mute, "grubx64.efi": mute})
+		}},
+		{"grub-silent", "EDK2 new", "", func(c *clinic) {
+			c.replace(shim, map[string][]byte{"shimx64.efi": boottest.Program(boottest.Shim, "amd64", 9_000), "grubx64.efi": mute})
+		}},
+		{"kernel-silent", "EDK2 new", "", nil},
+		{"kernel-silent", "Intel UNDI", "", nil},
+		{"file-refused", "Intel UNDI", "", func(c *clinic) {
+			if err := os.WriteFile(filepath.Join(c.box.library.Dir, "rescue", "vmlinuz"), []byte("other"), 0o600); err != nil {
+				c.t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(test.key+" "+test.personality, func(t *testing.T) {
+			c := newClinic(t)
+			c.open("full", test.machine)
+			o, err := c.box.table.Arm("srv01", "rescue", "anna", 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.fault != nil { // after the order was made: it looks at all files
+				test.fault(c)
+			}
+			c.boot(test.personality)
+			c.diagnose(o, test.key)
+		})
+	}
+}
+
+// Beside the site's DHCP server things go wrong that this box never sees; the other
+// server is asked, and its answer is the cause.
+func TestCauseIsAnotherServer(t *testing.T) {
+	for _, test := range []struct {
+		key, personality string
+		args             []string
+	}{
+		{"foreign-option60", "EDK2 old", []string{"--dhcp-option-force=60,PXEClient"}},
+		{"foreign-bootfile", "U-Boot", []string{"--dhcp-boot=elsewhere.efi"}},
+		{"proxy-offer-not-taken", "HP UEFI", nil},
+	} {
+		t.Run(test.key, func(t *testing.T) {
+			c := newClinic(t)
+			c.dnsmasq("192.168.77.254/24", append([]string{"--dhcp-range=192.168.77.50,192.168.77.99,1h"}, test.args...)...)
+			c.open("proxy", "")
+			o := c.order()
+			// The firmware's packets up to where that server leads it astray.
+			c.tell(o, boot.Client{MAC: srv01, Arch: boot.UEFIX64, Program: boot.Firmware})
+			c.diagnose(o, test.key)
+		})
+	}
+}
+
+// Nobody gives addresses where this box is only a proxy: the firmware's own DISCOVERs, and no more.
+func TestCauseNoAddressServer(t *testing.T) {
+	c := newClinic(t)
+	c.open("proxy", "")
+	o := c.order()
+	c.boot("EDK2 new")
+	c.diagnose(o, "no-address-server")
+}
+
+// The packet filter of the box drops TFTP: the machine has an address and comes no farther.
+func TestCauseTFTPDropped(t *testing.T) {
+	need(t, "nft", "nftables")
+	c := newClinic(t)
+	c.open("full", "")
+	o := c.order()
+	run(t, "nft", "add table inet clinic; add chain inet clinic in { type filter hook input priority 0; }; add rule inet clinic in udp dport 69 drop")
+	t.Cleanup(func() { run(t, "nft", "flush", "ruleset") })
+	c.boot("EDK2 new")
+	c.diagnose(o, "tftp-not-asked")
+}
+
+// What the box sends by TFTP is lost on the way: asked for, and not one block arrives.
+func TestCauseBlocksLost(t *testing.T) {
+	need(t, "nft", "nftables")
+	c := newClinic(t)
+	c.open("full", "")
+	o := c.order()
+	run(t, "nft", "add table inet clinic; add chain inet clinic out { type filter hook output priority 0; }; "+
+		"add rule inet clinic out meta l4proto udp udp sport != { 67, 68, 4011 } udp length > 300 drop")
+	t.Cleanup(func() { run(t, "nft", "flush", "ruleset") })
+	c.boot("EDK2 new")
+	c.diagnose(o, "blocks-lost")
+}
+
+// The machine starts its installed system: a real DHCP client without a boot request.
+func TestCauseOwnDisk(t *testing.T) {
+	need(t, "busybox", "busybox")
+	c := newClinic(t)
+	c.open("full", "")
+	o := c.order()
+	h := c.host("")
+	run(t, h.Command("ip", "link", "set", "eth0", "address", srv01.String())...)
+	run(t, h.Command("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-V", "MSFT 5.0", "-s", "/bin/true")...)
+	c.diagnose(o, "boots-own-disk")
+}
+
+// Another card asks.
+func TestCauseUnknownCard(t *testing.T) {
+	c := newClinic(t)
+	c.open("full", "")
+	o := c.order()
+	card, err := c.lan.Plug(net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x99})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(card.Unplug)
+	p, _ := boottest.PersonalityOf("Intel UNDI")
+	(&boottest.Machine{Card: card, UUID: [16]byte{1, 2, 3}, Hurry: 10}).PowerOn(p)
+	c.diagnose(o, "unknown-card")
+}
+
+// Nobody has seen the machine; and DHCP that is off says so first.
+func TestCauseNoPacket(t *testing.T) {
+	c := newClinic(t)
+	c.open("full", "")
+	c.diagnose(c.order(), "no-packet")
+}
+
+// DHCP of the box is off, and nobody else tells the machine of it.
+func TestCauseDHCPOff(t *testing.T) {
+	c := newClinic(t)
+	c.open("off", "")
+	c.diagnose(c.order(), "dhcp-off")
+}
+
+// A machine that is refused is told why, and so is the admin.
+func TestCauseRefused(t *testing.T) {
+	c := newClinic(t)
+	c.open("full", `chain = "windows"`)
+	o := c.order()
+	c.boot("EDK2 new")
+	c.diagnose(o, "refused")
+}
+
+var srv01 = boot.MAC{0x52, 0x54, 0, 0x12, 0x34, 0x56}
+
+// order orders rescue for srv01.
+func (c *clinic) order() boot.Order {
+	c.t.Helper()
+	o, err := c.box.table.Arm("srv01", "rescue", "anna", time.Hour)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return o
+}
+
+// tell puts what DHCP would tell of a client's DISCOVER and its offer into the timeline.
+func (c *clinic) tell(o boot.Order, client boot.Client) {
+	c.box.table.Decide(client)
+	for _, s := range []boot.Step{boot.StepDiscover, boot.StepOffer} {
+		c.box.table.Record(boot.Event{Step: s, MAC: client.MAC, Order: o.ID, Machine: o.Machine})
+	}
+}
