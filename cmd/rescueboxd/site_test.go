@@ -65,7 +65,8 @@ func needTools(t *testing.T) {
 	for tool, pkg := range map[string]string{
 		"qemu-system-x86_64": "qemu-system-x86", "ip": "iproute2", "dnsmasq": "dnsmasq-base", "socat": "socat", "jq": "jq",
 		"mcopy": "mtools", "ssh": "openssh-client", "perfdhcp": "kea-admin", "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
-		"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd": "ovmf-ia32", "qemu-system-aarch64": "qemu-system-arm",
+		"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd": "ovmf-ia32", "qemu-system-aarch64": "qemu-system-arm", "qemu-aarch64-static": "qemu-user-static",
+		"arch-test": "arch-test", "grub-mkimage": "grub-common", "/usr/lib/grub/i386-efi/efinet.mod": "grub-efi-ia32-bin",
 		"/usr/share/AAVMF/AAVMF_CODE.fd": "qemu-efi-aarch64", "/usr/lib/shim/shimx64.efi.signed": "shim-signed",
 		"/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "grub-efi-amd64-signed",
 		"/usr/lib/ipxe/undionly.kpxe":                        "ipxe", "/usr/lib/ipxe/qemu/pxe-virtio.rom": "ipxe-qemu",
