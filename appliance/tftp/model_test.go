@@ -19,6 +19,9 @@ type model struct {
 	drop        func(block uint16) bool
 	window      int
 	once        bool // says only once what it lacks
+	early       int  // acknowledges after so many blocks already
+	double      bool // acknowledges everything twice, the second time late
+	hiccup      bool // takes ten times as long for every tenth block
 
 	busy    time.Time // until when the client works on what came
 	next    uint16
@@ -48,6 +51,9 @@ func (m *model) sendAll(p []byte, size int) error {
 			m.busy = at
 		}
 		m.busy = m.busy.Add(m.cost)
+		if m.hiccup && code%10 == 0 {
+			m.busy = m.busy.Add(9 * m.cost)
+		}
 		switch {
 		case one[1] == opOACK:
 			m.say(0)
@@ -55,7 +61,7 @@ func (m *model) sendAll(p []byte, size int) error {
 			m.got = append(m.got, one[headerSize:]...)
 			m.next++
 			m.gap = false
-			if m.since++; m.since == m.window || len(one) < headerSize+m.block {
+			if m.since++; m.since == m.window || m.since == m.early || len(one) < headerSize+m.block {
 				m.say(code)
 			}
 		case !m.once || !m.gap:
@@ -69,6 +75,9 @@ func (m *model) sendAll(p []byte, size int) error {
 func (m *model) say(code uint16) {
 	m.since = 0
 	m.answers = append(m.answers, answer{m.busy.Add(m.delay), code})
+	if m.double {
+		m.answers = append(m.answers, answer{m.busy.Add(m.delay + time.Microsecond), code})
+	}
 }
 
 func (m *model) wait(d time.Duration) bool {
@@ -104,6 +113,9 @@ func TestClientsAndNetworksOfAllSpeeds(t *testing.T) {
 	}{
 		"LAN":                           {model{delay: ms / 10, cost: ms / 100, window: 16}, 0, 30 * ms},
 		"LAN, lock-step":                {model{delay: ms / 10, cost: ms / 100, window: 1}, 0, 220 * ms},
+		"acknowledges early":            {model{delay: ms / 10, cost: ms / 10, window: 16, early: 4}, 0, 250 * ms},
+		"doubled acknowledgements":      {model{delay: ms / 10, cost: 2 * ms, window: 1, double: true, hiccup: true}, 0, 6000 * ms},
+		"doubled, window":               {model{delay: ms / 10, cost: ms / 10, window: 4, double: true}, 0, 500 * ms},
 		"far away":                      {model{delay: 25 * ms, cost: ms / 100, window: 16}, 5, 3500 * ms},
 		"far away, lock-step":           {model{delay: 25 * ms, cost: ms / 100, window: 1}, 0, 51000 * ms},
 		"slow":                          {model{delay: ms / 10, cost: 2 * ms, window: 16}, 5, 2200 * ms},
@@ -122,7 +134,8 @@ func TestClientsAndNetworksOfAllSpeeds(t *testing.T) {
 				rand.New(rand.NewSource(4)).Read(data)
 				m := &tc.model
 				m.next, m.block = 1, plainBlock
-				s := &sender{ctx: t.Context(), wire: m, air: semaphore.NewWeighted(maxInAir), patience: defaultPatience, heard: func() {}}
+				air := semaphore.NewWeighted(maxInAir)
+				s := &sender{ctx: t.Context(), wire: m, air: air, patience: defaultPatience, heard: func() {}}
 				begin := time.Now()
 				err := s.send(&request{path: "f", tsize: true, window: m.window}, bytes.NewReader(data), int64(len(data)))
 				took := time.Since(begin)
@@ -130,6 +143,9 @@ func TestClientsAndNetworksOfAllSpeeds(t *testing.T) {
 					t.Fatalf("%d bytes came, %v", len(m.got), err)
 				}
 				t.Logf("%d packets in %v", m.packets, took)
+				if !air.TryAcquire(maxInAir) {
+					t.Error("something is still in the air")
+				}
 				if m.packets > 1001*(100+tc.twice)/100 || took > tc.most {
 					t.Errorf("%d packets in %v", m.packets, took)
 				}

@@ -66,6 +66,36 @@ func TestWindowThatWindowsSets(t *testing.T) {
 	}
 }
 
+func TestWindowMovesForwardOnly(t *testing.T) {
+	w := window{acked: 65530, sent: 65546, size: 16}
+	for _, step := range []struct {
+		number      uint16
+		rest        string
+		want        news
+		acked, size int64
+	}{
+		{65529, "", stale, 65530, 16},
+		{11, "", stale, 65530, 16},          // 65547 was never sent
+		{65530, "\x20", lacking, 65530, 16}, // Windows' byte, without having agreed to it
+		{65535, "", forward, 65535, 16},
+		{0, "", forward, 65536, 16},
+		{65535, "", stale, 65536, 16},
+		{10, "", forward, 65546, 16},
+		{10, "", lacking, 65546, 16},
+	} {
+		if got := w.ack(step.number, []byte(step.rest)); got != step.want || w.acked != step.acked || w.size != step.size {
+			t.Errorf("acknowledged %d: %v, %+v, want %+v", step.number, got, w, step)
+		}
+	}
+	w.msft = true
+	for _, b := range []byte{200, 0, 7} { // no window of nothing
+		w.ack(10, []byte{b})
+		if want := map[byte]int64{200: 200, 0: 200, 7: 7}[b]; w.target() != w.acked+want {
+			t.Errorf("after %d: %+v", b, w)
+		}
+	}
+}
+
 func TestArrivesWholeWithLossInWindows(t *testing.T) {
 	size := 200_000_000
 	if testing.Short() {
@@ -200,16 +230,16 @@ func TestLastWindowWithoutAcknowledgement(t *testing.T) {
 }
 
 // gone is a wire whose client acknowledges the OACK and leaves.
-type gone struct{}
+type gone struct{ heard int }
 
-func (w *gone) sendAll(p []byte, _ int) error {
-	if p[1] == opDATA {
-		return errGone
+func (w *gone) sendAll([]byte, int) error { return nil }
+func (w *gone) wait(time.Duration) bool   { return true }
+func (w *gone) receive(p []byte, _ time.Duration) (int, error) {
+	if w.heard++; w.heard == 1 {
+		return copy(p, ack(0)), nil
 	}
-	return nil
+	return 0, errGone
 }
-func (w *gone) receive(p []byte, _ time.Duration) (int, error) { return copy(p, ack(0)), nil }
-func (w *gone) wait(time.Duration) bool                        { return true }
 
 func TestWhoLeavesBeforeTheLastWindowHasNothing(t *testing.T) {
 	s := &sender{ctx: t.Context(), wire: &gone{}, air: semaphore.NewWeighted(maxInAir), patience: time.Second, heard: func() {}}
