@@ -40,7 +40,8 @@ func PersonalityOf(name string) (Personality, bool) {
 // pxeTimeouts are how long offers are waited for, one after the other (PXE 2.1 section 2.2.3).
 var pxeTimeouts = []time.Duration{4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second}
 
-// discoverUntil sends DISCOVERs on one xid at secs 0, 4, 12 and 28, until choose is content.
+// discoverUntil sends DISCOVERs on one xid at secs 0, 4, 12 and 28, until choose
+// is content; early, if there is one, ends a time-out before its time.
 func (m *Machine) discoverUntil(choose func([]*Answer) bool, early func([]*Answer) bool) (secs time.Duration, err error) {
 	xid := newXID()
 	for _, wait := range pxeTimeouts {
@@ -182,7 +183,7 @@ func edk2Address(m *Machine, old bool) error {
 	secs, err := m.discoverUntil(func(offers []*Answer) bool {
 		plain, proxy = edk2Select(offers, old)
 		return plain != nil
-	}, never)
+	}, nil)
 	if err != nil {
 		return err
 	}
@@ -218,7 +219,7 @@ func no4011(m *Machine, proxies bool) error {
 	secs, err := m.discoverUntil(func(offers []*Answer) bool {
 		plain, proxy = edk2Select(offers, !proxies)
 		return plain != nil && (proxy == nil || edk2KindOf(proxy) == proxyPXE10)
-	}, never)
+	}, nil)
 	if err != nil {
 		return err
 	}
@@ -279,7 +280,7 @@ func (m *Machine) ubootNotes(a *Answer) {
 
 // ubootWaits gives a proxy 100 ms (CONFIG_SERVERIP_FROM_PROXYDHCP_DELAY_MS).
 func (m *Machine) ubootWaits(xid dhcpv4.TransactionID) error {
-	offers, err := m.discover(xid, 0, 100*time.Millisecond*time.Duration(max(m.Hurry, 1)), func(got []*Answer) bool { _, p := ipxeSelect(got); return p != nil })
+	offers, err := m.discover(xid, 0, 100*time.Millisecond, func(got []*Answer) bool { _, p := ipxeSelect(got); return p != nil })
 	for _, o := range offers {
 		m.ubootNotes(o)
 	}
@@ -300,7 +301,7 @@ func httpClient(m *Machine, breaks bool) error {
 	secs, err := m.discoverUntil(func(offers []*Answer) bool {
 		plain, proxy = httpSelect(offers)
 		return plain != nil
-	}, never)
+	}, nil)
 	if err != nil {
 		return err
 	}
