@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -211,8 +212,8 @@ func tellOffer(table *Table, cl Client) {
 // the stalls of one order come one after the other.
 func TestCausesOverTime(t *testing.T) {
 	conf := testConfig(t, newMemory())
-	asked := 0
-	conf.LAN = func(context.Context) LAN { asked++; return LAN{Mode: "full"} }
+	var asked atomic.Int32
+	conf.LAN = func(context.Context) LAN { asked.Add(1); return LAN{Mode: "full"} }
 	conf.Machines[0].Chain = ChainIPXE
 	synctest.Test(t, func(t *testing.T) {
 		table := New(conf)
@@ -229,7 +230,7 @@ func TestCausesOverTime(t *testing.T) {
 		}
 		sleep(2 * time.Minute)
 		want()
-		if asked != 0 {
+		if asked.Load() != 0 {
 			t.Error("other servers were asked while nothing was wrong")
 		}
 		sleep(5 * time.Minute)
