@@ -59,12 +59,15 @@ func (b *build) makeISO(ctx context.Context, all *tree) error {
 	if err := b.efiImage(ctx, all, filepath.Join(dir, "efi.img"), id, config); err != nil {
 		return err
 	}
-	files := map[string][]byte{"boot/" + id: nil}
+	// Where the firmware shows the disk as a CD, GRUB takes the whole of it for the
+	// volume that it came from, and looks for its configuration here.
+	whole := []byte("loopback efi /efi.img\nsource (efi)/EFI/debian/rescuebox.cfg\n" + bootCommands(id))
+	files := map[string][]byte{"boot/" + id: nil, "EFI/debian/grub.cfg": whole}
 	if b.machine.bios {
 		if files["boot/bios.img"], err = all.read(biosGRUB); err != nil {
 			return err
 		}
-		files["boot/grub/grub.cfg"] = []byte("loopback efi /efi.img\nsource (efi)/EFI/debian/rescuebox.cfg\n" + bootCommands(id))
+		files["boot/grub/grub.cfg"] = whole
 	}
 	for _, name := range []string{Kernel, Initrd} {
 		if files["boot/"+name], err = os.ReadFile(filepath.Join(b.Out, name)); err != nil {
@@ -146,9 +149,11 @@ func (b *build) efiImage(ctx context.Context, all *tree, path, id string, config
 	return b.tool(ctx, "mcopy", "-i", path, "-s", "-m", "-Q", filepath.Join(dir, "EFI"), "::")
 }
 
-// xorriso makes the ISO from a folder.
+// xorriso makes the ISO from a folder. The padding is for GRUB on BIOS: it reads CDs
+// in blocks of 64 KB, and where one goes beyond the end of the disk it takes what was
+// in memory for the end of the last file (seen with SeaBIOS: a kernel with a wrong sum).
 func (b *build) xorriso(ctx context.Context, all *tree, dir string) error {
-	args := []string{"-as", "mkisofs", "-quiet", "-o", b.temp(ISO), "-R", "-iso-level", "3", "-V", "RESCUEBOX", "-no-pad",
+	args := []string{"-as", "mkisofs", "-quiet", "-o", b.temp(ISO), "-R", "-iso-level", "3", "-V", "RESCUEBOX", "-pad",
 		"-partition_offset", "0"}
 	if b.machine.bios {
 		record, err := all.read("usr/lib/grub/i386-pc/boot_hybrid.img")

@@ -71,6 +71,9 @@ func TestISO(t *testing.T) {
 			if _, again := testISO(t, m); !bytes.Equal(iso, again) {
 				t.Error("built again it has other bytes")
 			}
+			if end := iso[len(iso)-64<<10:]; !bytes.Equal(end, make([]byte, len(end))) {
+				t.Error("a file ends within the last 64 KB, where GRUB reads wrongly from a CD")
+			}
 			// The kernel, as a reader of ISO 9660 sees it.
 			kernel := filepath.Join(t.TempDir(), "kernel")
 			if out, err := exec.Command(xorriso, "-osirrox", "on", "-indev", path, "-extract", "/boot/vmlinuz", kernel).CombinedOutput(); err != nil {
