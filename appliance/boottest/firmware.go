@@ -368,15 +368,12 @@ const isoConfigBegins = "\nset rescuebox_args=\""
 // firmware does: option 43 {1: LIST, 2: version 1.1}. Only an answer with the same class counts.
 func bsdp(m *Machine) error {
 	m.self = identity{arch: -1, noUUID: true, maxSize: 1500}
-	offers, err := m.discover(newXID(), 0, 4*time.Second, one)
+	var plain *Answer
+	secs, err := m.discoverUntil(func(offers []*Answer) bool { plain, _ = ipxeSelect(offers); return plain != nil }, one)
 	if err != nil {
 		return err
 	}
-	plain, _ := ipxeSelect(offers)
-	if plain == nil {
-		return errors.New("BSDP: no address")
-	}
-	if _, err := m.request(plain, 0); err != nil {
+	if _, err := m.request(plain, secs); err != nil {
 		return err
 	}
 	m.self.class = "AAPLBSDPC/i386/Macmini7,1"
