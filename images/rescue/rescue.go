@@ -166,7 +166,11 @@ func (b *build) folders() (err error) {
 }
 
 func (b *build) run(ctx context.Context) error {
-	b.logf("1 of 5: fetching and installing Debian's packages for %s", b.Arch)
+	emulated := ""
+	if b.Arch != runtime.GOARCH {
+		emulated = "; their programs are emulated, which takes minutes"
+	}
+	b.logf("1 of 5: fetching and installing Debian's packages for %s%s", b.Arch, emulated)
 	spool, err := b.bootstrap(ctx)
 	if err != nil {
 		return err
