@@ -151,6 +151,23 @@ func TestVariant(t *testing.T) {
 	}
 }
 
+// 32-bit firmware gets the 64-bit kernel too, which is a program for another CPU by its head.
+func TestKernelFor32BitFirmware(t *testing.T) {
+	c := chainConfig(t)
+	if _, err := c.Images.Add(images.Image{Name: "pe", Kind: images.Linux, Arch: "amd64", Kernel: "vmlinuz", Up: images.Agent},
+		map[string]io.Reader{"vmlinuz": pe(peAMD64, "kernel")}); err != nil {
+		t.Fatal(err)
+	}
+	table := New(c)
+	arm(t, table, "pe", 0)
+	if got := answer(table, Client{MAC: mac1, Arch: UEFIIA32, Program: Firmware}); got != "pe shim grubia32.efi" {
+		t.Errorf("got %q", got)
+	}
+	if got := fetch(t, table, "boot/525400123456/vmlinuz"); !strings.HasSuffix(got, "kernel") {
+		t.Errorf("got %q", got)
+	}
+}
+
 // Boot programs of one name for several CPUs do not stand in for each other.
 func TestLoaderOfTheMachinesCPU(t *testing.T) {
 	c := chainConfig(t)

@@ -170,11 +170,12 @@ func (t *Table) find(d Decision, mac MAC, name string) (*File, error) {
 		Optional: optional(path.Base(name))}
 }
 
-// fileOf finds a file of an image without regard to case. Of boot programs for
-// several CPUs that have one name it is that for the machine's.
+// fileOf finds a file of an image without regard to case. In boot sets programs
+// for several CPUs may have one name: it is that for the machine's. An image
+// is made for one, and its 64-bit kernel also starts on 32-bit UEFI.
 func fileOf(img images.Image, name, cpu string) (string, bool) {
 	for _, f := range img.Files {
-		if strings.EqualFold(f.Name, name) && (f.Arch == "" || cpu == "" || f.Arch == cpu) {
+		if strings.EqualFold(f.Name, name) && (img.Kind != images.BootSet || f.Arch == "" || cpu == "" || f.Arch == cpu) {
 			return f.Name, true
 		}
 	}
