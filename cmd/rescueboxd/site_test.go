@@ -100,6 +100,7 @@ type binaries struct {
 	root    string // of the checkout
 	dir     string // of rescuebox and rescueboxd
 	library string
+	goCache string // scripts have a home of their own
 }
 
 func build(t *testing.T) binaries {
@@ -118,6 +119,7 @@ func build(t *testing.T) binaries {
 		}
 		return strings.TrimSpace(string(out))
 	}
+	b.goCache = run("go", "env", "GOCACHE")
 	b.dir = run("scripts/lab", "programs")
 	b.library = run("scripts/lab", "library", b.dir)
 	return b
@@ -145,6 +147,10 @@ func (b binaries) newSite(env *testscript.Env, firmware string) error {
 	env.Setenv("FIRMWARE", firmware)
 	env.Setenv("RESCUEBOX_SOCKET", filepath.Join(s.dir, "api.sock"))
 	env.Setenv("HOME", env.WorkDir)
+	if cache, ok := os.LookupEnv("RESCUEBOX_TEST_CACHE"); ok {
+		env.Setenv("RESCUEBOX_TEST_CACHE", cache)
+	}
+	env.Setenv("GOCACHE", b.goCache)
 	s.env = env.Vars
 	env.Values[siteKey{}] = s
 	env.Defer(func() {
