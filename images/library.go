@@ -9,12 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// Library is a directory of images. It remembers which files it has hashed.
+// Library is a directory of images. It remembers which files it has read.
 // Its methods may be called by many goroutines, and other processes may change
 // the directory meanwhile.
 type Library struct {
@@ -22,6 +23,13 @@ type Library struct {
 
 	mu     sync.Mutex
 	hashed map[string]*hashed // by path
+	parsed map[string]parsed  // by name
+}
+
+// parsed is what an image.toml says: every packet and file of a boot asks for it.
+type parsed struct {
+	stamp stamp
+	image Image
 }
 
 // hashed remembers what was read of one file. Its mutex is held while reading, so
@@ -48,6 +56,8 @@ type stamp struct {
 // settled is the age a file must have before its stamp can be trusted: a write
 // within the same tick of the file system's clock leaves the stamp as it was.
 const settled = 100 * time.Millisecond
+
+func (s stamp) old() bool { return time.Since(time.Unix(0, s.ctime)) > settled }
 
 // List reads every image; those that cannot be read are in errs, each with its name.
 func (l *Library) List() (list []Image, errs []error) {
@@ -90,11 +100,11 @@ func (l *Library) Get(name string) (Image, error) {
 		return Image{}, err
 	}
 	dir := filepath.Join(l.Dir, name)
-	text, err := readToml(dir)
+	i, err := l.read(name, dir)
 	// The directory that was opened may have been replaced since, and taken
 	// apart: then the name leads to the new one.
 	for try := 0; try < 5 && errors.Is(err, fs.ErrNotExist); try++ {
-		text, err = readToml(dir)
+		i, err = l.read(name, dir)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if fi, statErr := os.Stat(dir); statErr != nil || !fi.IsDir() {
@@ -104,22 +114,46 @@ func (l *Library) Get(name string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", name, err)
 	}
-	i, err := parse(name, text)
-	if err != nil {
-		return Image{}, fmt.Errorf("image %s: %w", name, err)
-	}
 	i.Dir = dir
+	i.Files = slices.Clone(i.Files) // what is remembered stays as it was read
 	l.addPrograms(&i)
 	return i, nil
 }
 
-func readToml(dir string) ([]byte, error) {
+// read reads an image.toml, or remembers what it said if it is as it was then.
+func (l *Library) read(name, dir string) (Image, error) {
 	f, err := openIn(dir, tomlName)
 	if err != nil {
-		return nil, err
+		return Image{}, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxToml+1))
+	s, err := stampOf(f)
+	if err != nil {
+		return Image{}, err
+	}
+	l.mu.Lock()
+	have, ok := l.parsed[name]
+	l.mu.Unlock()
+	if ok && have.stamp == s {
+		return have.image, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxToml+1))
+	if err != nil {
+		return Image{}, err
+	}
+	i, err := parse(name, text)
+	if err != nil {
+		return Image{}, err
+	}
+	if after, err := stampOf(f); err == nil && after == s && s.old() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.parsed == nil {
+			l.parsed = map[string]parsed{}
+		}
+		l.parsed[name] = parsed{s, i}
+	}
+	return i, nil
 }
 
 // NotFound is the error for an image that the library does not have.
@@ -222,7 +256,7 @@ func (l *Library) sum(f *os.File, want File, fresh bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if after, err := stampOf(f); err == nil && after == s && time.Since(time.Unix(0, s.ctime)) > settled {
+	if after, err := stampOf(f); err == nil && after == s && s.old() {
 		h.sum = sum
 	}
 	return sum, nil
@@ -251,6 +285,7 @@ func (l *Library) forget(dir string) {
 			delete(l.hashed, path)
 		}
 	}
+	delete(l.parsed, filepath.Base(dir))
 }
 
 // hash reads a file from its beginning and leaves it there.

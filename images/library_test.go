@@ -312,6 +312,62 @@ func TestOpenRemembersAndVerifyDoesNot(t *testing.T) {
 	}
 }
 
+// Whatever an image.toml becomes shows with the next Get, though it is remembered:
+// whoever has replaced an image, here or in another process, must not boot the old one.
+func TestGetSeesEveryChange(t *testing.T) {
+	other := func(l *Library) *Library { return &Library{Dir: l.Dir} }
+	for name, test := range map[string]struct {
+		change func(t *testing.T, l *Library, toml string)
+		want   string // its title; "" for an error
+	}{
+		"nothing":             {func(*testing.T, *Library, string) {}, "Test"},
+		"replaced":            {func(t *testing.T, l *Library, _ string) { retitle(t, l, "New!") }, "New!"},
+		"by another process":  {func(t *testing.T, l *Library, _ string) { retitle(t, other(l), "New!") }, "New!"},
+		"removed":             {func(t *testing.T, l *Library, _ string) { l.Remove("rescue") }, ""},
+		"by another's remove": {func(t *testing.T, l *Library, _ string) { other(l).Remove("rescue") }, ""},
+		"edited, and its time set back": {func(t *testing.T, l *Library, toml string) {
+			was, err := os.Stat(toml)
+			text, err2 := os.ReadFile(toml)
+			edited := strings.Replace(string(text), "Test", "Best", 1)
+			if err := errors.Join(err, err2, os.WriteFile(toml, []byte(edited), 0o644), os.Chtimes(toml, time.Time{}, was.ModTime())); err != nil {
+				t.Fatal(err)
+			}
+		}, "Best"},
+		"broken": {func(t *testing.T, l *Library, toml string) { os.WriteFile(toml, []byte("kind = 7"), 0o644) }, ""},
+		"gone":   {func(t *testing.T, l *Library, toml string) { os.Remove(toml) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &Library{Dir: t.TempDir()}
+			i := addTest(t, l, "rescue", "kernel")
+			time.Sleep(settled + 20*time.Millisecond)
+			for range 2 {
+				got, err := l.Get("rescue")
+				if err != nil || got.Title != "Test" {
+					t.Fatalf("%+v, %v", got, err)
+				}
+				got.Files[0].SHA256 = "spoilt" // the caller's own
+			}
+			if _, ok := l.parsed["rescue"]; !ok {
+				t.Fatal("nothing is remembered")
+			}
+			test.change(t, l, filepath.Join(i.Dir, tomlName))
+			got, err := l.Get("rescue")
+			if got.Title != test.want || (err == nil) != (test.want != "") || err == nil && got.Files[0].SHA256 == "spoilt" {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+}
+
+// retitle replaces the test image by one that differs in its title alone.
+func retitle(t *testing.T, l *Library, title string) {
+	t.Helper()
+	if _, err := l.Add(Image{Name: "rescue", Kind: Linux, Title: title, Kernel: "vmlinuz"},
+		map[string]io.Reader{"vmlinuz": strings.NewReader("kernel"), "initrd.img": strings.NewReader("initrd")}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestConcurrentOpen(t *testing.T) {
 	l := &Library{Dir: t.TempDir()}
 	i := addTest(t, l, "rescue", strings.Repeat("k", 1<<20))
