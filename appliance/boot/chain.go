@@ -92,8 +92,9 @@ func (t *Table) waysLocked(m Machine, c Client, cpu string) []Chain {
 func (t *Table) ownShimmedIPXE(m Machine, cpu string) bool {
 	for _, set := range []string{m.BootSet, t.cfg.BootSet} {
 		if img, err := t.cfg.Images.GetFor(set, cpu); set != "" && err == nil {
-			f, ok := img.Loader(cpu, loaders[ChainIPXE][cpu]...)
-			return ok && strings.Contains(f.Name, "-shim")
+			if f, ok := img.Loader(cpu, loaders[ChainIPXE][cpu]...); ok {
+				return strings.Contains(f.Name, "-shim")
+			}
 		}
 	}
 	return false

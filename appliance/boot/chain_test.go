@@ -98,6 +98,7 @@ func TestChains(t *testing.T) {
 		{"without shim iPXE is better than nothing", func(c *Config) { remove(c, "shim") }, "live", UEFIX64, "live ipxe snponly.efi"},
 		{"a signed iPXE that was put in is meant to be used", func(c *Config) { c.BootSet = "signed" }, "live", UEFIX64, "live ipxe snponly-shimx64.efi"},
 		{"for one machine", machine(func(m *Machine) { m.BootSet = "signed" }), "live", UEFIX64, "live ipxe snponly-shimx64.efi"},
+		{"the machine's boot set has no iPXE, the site's a signed one", func(c *Config) { c.BootSet, c.Machines[0].BootSet = "signed", "shim" }, "live", UEFIX64, "live ipxe snponly-shimx64.efi"},
 		{"a boot set changes nothing for BIOS", func(c *Config) { c.BootSet = "signed" }, "live", BIOS, "live ipxe undionly.kpxe"},
 		{"Windows' loaders bring Windows", site(ChainWindows), "live", UEFIX64, "refused: live is no Windows image"},
 
@@ -261,6 +262,11 @@ func TestGRUBIsToldToAskByMAC(t *testing.T) {
 	if got := fetch(t, table, "/grub/grub.cfg"); got != "configfile (tftp,192.168.77.1)/boot/$net_default_mac/grub.cfg\n" {
 		t.Errorf("got %q", got)
 	}
+	for _, path := range []string{"/boot//grub.cfg", "/boot/net0/grub.cfg"} { // a GRUB that knows no MAC must not go round in circles
+		if f, err := table.Open(path, from102); err == nil {
+			t.Errorf("%s leads to %s", path, f.Name)
+		}
+	}
 }
 
 // What a loader can do without is answered "no" and not told.
@@ -295,6 +301,9 @@ func TestISO(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	if _, ok := f.ReadSeeker.(*images.Overlay); !ok {
+		t.Errorf("%T cannot go out by sendfile", f.ReadSeeker)
+	}
 	got, err := io.ReadAll(f)
 	if err != nil || len(got) != 4096 || f.Size != 4096 {
 		t.Fatalf("%d bytes of %d, %v", len(got), f.Size, err)

@@ -31,7 +31,7 @@ func Path(mac MAC, file string) string { return "boot/" + mac.Plain() + "/" + fi
 // File is an open file of the tree. The caller closes it, and tells Served
 // when the last byte has gone out. One transfer uses it, from one goroutine.
 type File struct {
-	io.ReadSeeker // *os.File for image files (so that sendfile works), memory for scripts
+	io.ReadSeeker // *os.File or *images.Overlay for image files (so that sendfile works), memory for scripts
 	Name          string
 	Size          int64
 	ModTime       time.Time
@@ -61,7 +61,7 @@ func (f *File) Close() error {
 func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 	mac, name, err := t.locate(rawPath, from)
 	if err != nil {
-		if path.Base(name) == grubConfig {
+		if path.Base(name) == grubConfig && !strings.HasPrefix(name, "boot/") { // where the redirect leads: GRUB must not go round in circles
 			return t.grubRedirect(), nil
 		}
 		return nil, err
@@ -218,16 +218,9 @@ func (t *Table) ordered(f *File, d Decision, mac MAC) (*File, error) {
 		f.Close()
 		return nil, &Refusal{Reason: err.Error(), Hint: "rescuebox image show " + d.Image.Name}
 	}
-	content := f.ReadSeeker.(*os.File)
-	f.ReadSeeker = overlaid{images.NewOverlay(content, f.Size, images.Patch{At: d.Image.ISO.ConfigAt, Data: text}), content}
+	f.ReadSeeker = images.NewOverlay(f.ReadSeeker.(*os.File), f.Size, images.Patch{At: d.Image.ISO.ConfigAt, Data: text}) // closes the file with itself
 	f.Tag, f.SHA256, f.Personal = tagOf(f.SHA256, text), "", true
 	return f, nil
-}
-
-// overlaid closes the file below.
-type overlaid struct {
-	io.ReadSeeker
-	io.Closer
 }
 
 // personal renders a script for one machine's order.
