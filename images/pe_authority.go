@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -55,23 +56,37 @@ func knownAuthorities() (list []*x509.Certificate) {
 
 // issuerOf names the authority behind a certificate. Anybody can write a
 // well-known name into a certificate; whether the authority's key really signed it is
-// looked at where its certificate is at hand, in the signature or here.
+// looked at where its certificate is at hand, in the signature or here. Where it is
+// not, the name says so.
 func issuerOf(leaf *x509.Certificate, candidates []*x509.Certificate) (name string, forged error) {
-	known, ok := authoritiesByCN[leaf.Issuer.CommonName]
+	known, ok := authorityBy(leaf.Issuer.CommonName)
 	if !ok {
 		return nameOf(leaf.Issuer), nil
 	}
 	for _, c := range candidates {
-		if c.Subject.CommonName != leaf.Issuer.CommonName {
+		sum := sha1.Sum(c.Raw)
+		genuine := hex.EncodeToString(sum[:]) == known.thumbprint
+		if !genuine && c.Subject.CommonName != leaf.Issuer.CommonName {
 			continue
 		}
-		sum := sha1.Sum(c.Raw)
-		if hex.EncodeToString(sum[:]) == known.thumbprint && c.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil {
+		if genuine && c.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil {
 			return known.name, nil
 		}
 		forged = fmt.Errorf("%w: %q names %s as its issuer, whose key did not sign it", ErrForged, nameOf(leaf.Subject), known.name)
 	}
-	return known.name, forged
+	return known.name + " (unproven)", forged
+}
+
+// authorityBy finds an authority by the name in a certificate, or by a name that
+// people would take for it: our short one, or with other blanks and capitals.
+func authorityBy(cn string) (authority, bool) {
+	plain := func(name string) string { return strings.ToLower(strings.Join(strings.Fields(name), " ")) }
+	for full, a := range authoritiesByCN {
+		if plain(cn) == plain(full) || plain(cn) == plain(a.name) {
+			return a, true
+		}
+	}
+	return authority{}, false
 }
 
 // nameOf is a name for people: the common name, or all there is.

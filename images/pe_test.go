@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -171,6 +172,9 @@ func sbsign(t testing.TB, dir, key, from, to string) {
 	command(t, "sbsign", "--key", filepath.Join(dir, key+".key"), "--cert", filepath.Join(dir, key+".crt"), "--output", to, from)
 }
 
+// pretenders are names under which an own key would pass for an authority.
+var pretenders = []string{"Microsoft UEFI CA 2011", "Debian Secure Boot CA", "debian secure  boot ca", "Microsoft Corporation UEFI CA 2011"}
+
 // Own keys: as sbsign and osslsigncode use them, beside another's signature, and inside one.
 func TestReadPEOwnKeys(t *testing.T) {
 	needTool(t, "sbsign", "sbsigntool")
@@ -184,6 +188,13 @@ func TestReadPEOwnKeys(t *testing.T) {
 	testKey(t, dir, "leaf", "Own Signer", "ca")
 	testKey(t, dir, "fake", "Microsoft UEFI CA 2023", "")
 	testKey(t, dir, "forged", "Microsoft UEFI CA 2023 signer", "fake")
+	for n, cn := range pretenders {
+		testKey(t, dir, fmt.Sprint("as", n), cn, "")
+		sbsign(t, dir, fmt.Sprint("as", n), unsigned, in(fmt.Sprintf("as%d.efi", n)))
+	}
+	testKey(t, dir, "windows", "Windows UEFI CA 2023", "")
+	testKey(t, dir, "unproven", "Windows 12", "windows")
+	sbsign(t, dir, "unproven", unsigned, in("unproven.efi"))
 	ossl := func(key, from, to string, more ...string) {
 		command(t, "osslsigncode", append([]string{"sign", "-h", "sha256", "-certs", in(key + ".crt"), "-key", in(key + ".key"), "-in", from, "-out", to}, more...)...)
 	}
@@ -195,17 +206,19 @@ func TestReadPEOwnKeys(t *testing.T) {
 	command(t, "sbsign", "--key", in("forged.key"), "--cert", in("forged.crt"), "--addcert", in("fake.crt"), "--output", in("brought.efi"), unsigned)
 
 	for name, want := range map[string][]Signature{
-		"own.efi":    {{Signer: "Own Key", Issuer: "Own Key"}},
-		"two.efi":    {{Signer: "Own Key", Issuer: "Own Key"}, {Signer: "Own Signer", Issuer: "Own CA"}},
-		"ossl.efi":   {{Signer: "Own Signer", Issuer: "Own CA"}},
-		"nested.efi": {{Signer: "Own Signer", Issuer: "Own CA"}, {Signer: "Own Key", Issuer: "Own Key", Nested: true}},
+		"own.efi":  {{Signer: "Own Key", Issuer: "Own Key"}},
+		"two.efi":  {{Signer: "Own Key", Issuer: "Own Key"}, {Signer: "Own Signer", Issuer: "Own CA"}},
+		"ossl.efi": {{Signer: "Own Signer", Issuer: "Own CA"}},
+		// The certificate with which this would prove itself is neither in the signature nor here.
+		"unproven.efi": {{Signer: "Windows 12", Issuer: "Windows UEFI CA 2023 (unproven)"}},
+		"nested.efi":   {{Signer: "Own Signer", Issuer: "Own CA"}, {Signer: "Own Key", Issuer: "Own Key", Nested: true}},
 	} {
 		p, err := readPE(t, in(name))
 		if err != nil || !cmp.Equal(p.Signatures, want) {
 			t.Errorf("%s: %+v, %v", name, p.Signatures, err)
 		}
 	}
-	for _, name := range []string{"forged.efi", "brought.efi"} { // the second brings the false authority's certificate
+	for _, name := range []string{"forged.efi", "brought.efi", "as0.efi", "as1.efi", "as2.efi", "as3.efi"} { // the second brings the false authority's certificate
 		p, err := readPE(t, in(name))
 		if err != nil || len(p.signers()) != 0 || len(p.Signatures) != 1 || !errors.Is(p.Signatures[0].Err, ErrForged) {
 			t.Errorf("%s: %+v, %v", name, p, err)
