@@ -62,12 +62,11 @@ func (b *build) makeISO(ctx context.Context, all *tree) error {
 	// Where the firmware shows the disk as a CD, GRUB takes the whole of it for the
 	// volume that it came from, and looks for its configuration here.
 	whole := []byte("loopback efi /efi.img\nsource (efi)/EFI/debian/rescuebox.cfg\n" + bootCommands(id))
-	files := map[string][]byte{"boot/" + id: nil, "EFI/debian/grub.cfg": whole}
+	files := map[string][]byte{"boot/" + id: nil, "EFI/debian/grub.cfg": whole, "boot/grub/grub.cfg": whole}
 	if b.machine.bios {
 		if files["boot/bios.img"], err = all.read(biosGRUB); err != nil {
 			return err
 		}
-		files["boot/grub/grub.cfg"] = whole
 	}
 	for _, name := range []string{Kernel, Initrd} {
 		if files["boot/"+name], err = os.ReadFile(filepath.Join(b.Out, name)); err != nil {
