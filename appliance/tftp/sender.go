@@ -105,6 +105,7 @@ func (s *sender) send(r *request, content io.ReadSeeker, size int64) error {
 
 // run sends windows until the last block is acknowledged.
 func (s *sender) run() error {
+	defer s.land() // also of a window that did not go out whole
 	for heard := time.Now(); s.data.end == 0 || s.acked < s.data.end; {
 		fresh := s.sent <= s.acked
 		target, err := s.transmit()

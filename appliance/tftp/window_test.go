@@ -249,6 +249,30 @@ func TestWhoLeavesBeforeTheLastWindowHasNothing(t *testing.T) {
 	}
 }
 
+// refused is a wire to a client that closes its port in the middle of a window.
+type refused struct {
+	gone
+	sent int
+}
+
+func (w *refused) sendAll([]byte, int) error {
+	if w.sent++; w.sent > 2 { // the OACK, and what of the window lies in memory
+		return errGone
+	}
+	return nil
+}
+
+// What a transfer had of the air is the others', however it ends.
+func TestWhoIsGoneInTheMiddleOfAWindowLeavesTheAir(t *testing.T) {
+	air := semaphore.NewWeighted(maxInAir)
+	s := &sender{ctx: t.Context(), wire: &refused{}, air: air, patience: time.Second, heard: func() {}}
+	data := make([]byte, 64*1456)
+	err := s.send(&request{path: "f", blksize: 1456, window: 64}, bytes.NewReader(data), int64(len(data)))
+	if err != errGone || !air.TryAcquire(maxInAir) {
+		t.Errorf("%v, and what it had is kept for ever", err)
+	}
+}
+
 func drain(c *client, packets int) {
 	for range packets {
 		c.receive(3 * time.Second)
