@@ -241,6 +241,8 @@ func (b *box) importLoaders() {
 	} {
 		added, err := set.ensure(b.library, set.name)
 		switch {
+		case err != nil && !errors.As(err, new(*images.Missing)):
+			b.Log.Error("boot programs are not as their package has them", zap.String("image", set.name), zap.NamedError("err", err))
 		case err != nil:
 			b.Log.Warn("boot programs are missing: apt-get install "+set.packages, zap.String("image", set.name), zap.NamedError("err", err))
 		case added:

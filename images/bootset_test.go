@@ -360,6 +360,18 @@ func TestFollow(t *testing.T) {
 	}
 	follow(true)
 	follow(false)
+	for name, damage := range map[string]func(path string) error{
+		"grubx64.efi": os.Remove,
+		"shimx64.efi": func(path string) error { return os.WriteFile(path, []byte("?"), 0o644) },
+	} {
+		if err := damage(filepath.Join(l.Dir, "shim", name)); err != nil {
+			t.Fatal(err)
+		}
+		follow(true)
+		if i, err := l.Get("shim"); err != nil || l.Verify(i) != nil {
+			t.Errorf("%s was damaged and is not mended: %+v, %v", name, i, err)
+		}
+	}
 	upgraded := append(peImage(0x8664, 10), "upgraded"...)
 	write(t, upgraded, root, debianShims[0].grub)
 	follow(true)
@@ -376,4 +388,8 @@ func TestFollow(t *testing.T) {
 	}
 	write(t, upgraded, root, debianShims[0].shim)
 	follow(false)
+	write(t, []byte("kind = 7"), l.Dir, "shim", tomlName)
+	if _, err := l.follow("shim", packaged); err == nil || !strings.Contains(err.Error(), "rescuebox image remove shim") {
+		t.Errorf("a boot set that cannot be read: %v", err)
+	}
 }

@@ -160,12 +160,12 @@ func EnsureShim(l *Library, name string) (added bool, err error) {
 	return l.follow(name, DebianShim)
 }
 
-// follow keeps a boot set as the packages of this box have it.
+// follow keeps a boot set as the packages of this box have it, and mends it from them.
 func (l *Library) follow(name string, packaged func(name, root string) (Import, error)) (added bool, err error) {
 	have, err := l.Get(name)
 	there := !errors.As(err, new(*NotFound))
-	if there && err != nil {
-		return false, err
+	if there && err != nil { // whose it is cannot be read either
+		return false, fmt.Errorf("%w: rescuebox image remove %s, then restart rescueboxd", err, name)
 	}
 	m, err := packaged(name, "/")
 	if there && errors.As(err, new(*Missing)) {
@@ -175,7 +175,7 @@ func (l *Library) follow(name string, packaged func(name, root string) (Import, 
 		return false, err
 	}
 	if there {
-		if same, err := m.same(have); same || err != nil {
+		if same, err := m.same(have); same && l.Verify(have) == nil || err != nil {
 			return false, err
 		}
 		m.Image.Title = have.Title

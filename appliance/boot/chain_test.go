@@ -133,6 +133,47 @@ func TestChains(t *testing.T) {
 
 func remove(c *Config, set string) { os.RemoveAll(c.Images.Dir + "/" + set) }
 
+// An order is refused for what the machine would be given damaged, and for nothing else.
+func TestArmLooksAtWhatTheMachineNeeds(t *testing.T) {
+	for name, test := range map[string]struct {
+		seen    Arch
+		image   string
+		damaged string // file of the library
+		refused bool
+	}{
+		"BIOS needs no shim":                 {BIOS, "live", "shim/grubx64.efi", false},
+		"UEFI does":                          {UEFIX64, "live", "shim/grubx64.efi", true},
+		"UEFI needs no undionly":             {UEFIX64, "live", "ipxe/undionly.kpxe", false},
+		"BIOS does":                          {BIOS, "live", "ipxe/undionly.kpxe", true},
+		"nobody knows: UEFI":                 {UnknownArch, "live", "shim/shimx64.efi", true},
+		"nobody knows: BIOS":                 {UnknownArch, "live", "ipxe/undionly.kpxe", true},
+		"a boot set that nobody chose":       {UnknownArch, "live", "signed/snponly.efi", false},
+		"the image's own root, for any":      {UEFIX64, "live", "live/live.iso", true},
+		"arm64 takes its own image":          {UEFIARM64, "rescue", "rescue/vmlinuz", false},
+		"which must be whole":                {UEFIARM64, "rescue", "rescue-arm64/vmlinuz", true},
+		"no way at all: the image, at least": {UEFIARM64, "live", "live/vmlinuz", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := chainConfig(t)
+			if _, err := c.Images.Add(images.Image{Name: "rescue", Kind: images.Linux, Arch: "amd64", Kernel: "vmlinuz", Up: images.Agent},
+				map[string]io.Reader{"vmlinuz": strings.NewReader("x64 kernel")}); err != nil {
+				t.Fatal(err)
+			}
+			table := New(c)
+			if test.seen != UnknownArch {
+				answer(table, Client{MAC: mac1, Arch: test.seen, Program: Firmware})
+			}
+			if err := os.WriteFile(c.Images.Dir+"/"+test.damaged, []byte("?"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			_, err := table.Arm("srv01", test.image, "anna", 0)
+			if _, file, _ := strings.Cut(test.damaged, "/"); test.refused != (err != nil) || err != nil && !strings.Contains(err.Error(), file) {
+				t.Errorf("Arm: %v", err)
+			}
+		})
+	}
+}
+
 // An order for rescue takes what is made for the machine's CPU, also for files,
 // whose requests do not say it, and after a restart of the box.
 func TestVariant(t *testing.T) {
