@@ -312,6 +312,9 @@ func (i *Image) checkLoaders(found programs) error {
 	for _, f := range i.Files {
 		p, ok := found[f.Name]
 		if !isEFI(f.Name) {
+			if plain, _, more := strings.Cut(f.Name, ".efi."); ok && p.EFI && more { // as Debian's packages call what is signed
+				return fmt.Errorf("no firmware or loader looks for the UEFI program %s by that name: call it %s.efi", f.Name, plain)
+			}
 			continue
 		}
 		if !ok || !p.EFI {

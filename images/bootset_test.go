@@ -99,6 +99,7 @@ func TestBootSetRefused(t *testing.T) {
 		"a page of a web server":  {files: map[string][]byte{"ipxe.efi": []byte("<html>404")}, want: "ipxe.efi is no UEFI program"},
 		"a program of Windows":    {files: map[string][]byte{"ipxe.efi": peImage(0x8664, 3)}, want: "no UEFI program"},
 		"an unknown machine":      {files: map[string][]byte{"ipxe.efi": peImage(0x5064, 10)}, want: "nothing here boots"},
+		"Debian's name":           {files: map[string][]byte{"ipxe.efi": x64, "shimx64.efi.signed": x64}, want: "call it shimx64.efi"},
 		"no second stage":         {files: map[string][]byte{"snponly-shimx64.efi": x64, "ipxe.efi": x64}, want: "loads snponly.efi (for amd64), which is not among the files"},
 		"another's second stage":  {files: map[string][]byte{"ipxe-shimx64.efi": x64, "ipxe.efi": arm}, want: "loads ipxe.efi (for amd64)"},
 		"another hash":            {files: map[string][]byte{"ipxe.efi": x64}, sums: map[string]string{"ipxe.efi": sumHex("")}, want: "was expected"},
@@ -389,7 +390,7 @@ func TestFollow(t *testing.T) {
 	write(t, upgraded, root, debianShims[0].shim)
 	follow(false)
 	write(t, []byte("kind = 7"), l.Dir, "shim", tomlName)
-	if _, err := l.follow("shim", packaged); err == nil || !strings.Contains(err.Error(), "rescuebox image remove shim") {
+	if _, err := l.follow("shim", packaged); err == nil || !strings.Contains(err.Error(), "rescuebox image rm shim") {
 		t.Errorf("a boot set that cannot be read: %v", err)
 	}
 }

@@ -165,7 +165,7 @@ func (l *Library) follow(name string, packaged func(name, root string) (Import, 
 	have, err := l.Get(name)
 	there := !errors.As(err, new(*NotFound))
 	if there && err != nil { // whose it is cannot be read either
-		return false, fmt.Errorf("%w: rescuebox image remove %s, then restart rescueboxd", err, name)
+		return false, fmt.Errorf("%w: rescuebox image rm %s, then restart rescueboxd", err, name)
 	}
 	m, err := packaged(name, "/")
 	if there && errors.As(err, new(*Missing)) {
