@@ -185,4 +185,8 @@ type Client struct {
 	UserClass   string     // option 77, first class
 	Addr        netip.Addr // the client's address where it is known
 	Relay       netip.Addr // giaddr, if it came through a relay
+	// NextServerElsewhere: its lease comes from a DHCP server that names another
+	// next server than us, or none. Firmware and iPXE know better by proxyDHCP;
+	// GRUB 2.06 goes by the lease alone (savannah #55636).
+	NextServerElsewhere bool
 }

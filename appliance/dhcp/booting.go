@@ -78,8 +78,16 @@ func (s *Server) decide(p *packet, mem *memory) verdict {
 	if mem.xid == p.TransactionID && !mem.decided.IsZero() && now.Sub(mem.decided) < sameVerdict {
 		return mem.verdict
 	}
-	d, err := s.Boot.Decide(p.client)
+	c, lends := p.client, false
+	if s.nextServerElsewhere(c) {
+		lends = s.mayLend(p)
+		c.NextServerElsewhere = !lends
+	}
+	d, err := s.Boot.Decide(c)
 	v := verdict{machine: d.Machine.Name, dialect: d.Machine.Dialect}
+	if lends && d.Chain == boot.ChainShim && v.dialect == "" {
+		v.dialect = address
+	}
 	if err == nil {
 		v.file, err = bootFileFor(p.client, d, s.Address.Addr(), s.HTTPPort)
 	}

@@ -42,6 +42,7 @@ type orders struct {
 	events  []boot.Event
 	refuse  string
 	dialect string
+	shim    bool // UEFI gets shim and GRUB
 }
 
 func (o *orders) Decide(c boot.Client) (boot.Decision, error) {
@@ -60,6 +61,8 @@ func (o *orders) Decide(c boot.Client) (boot.Decision, error) {
 		d.File = "boot.ipxe"
 	case c.Arch == boot.BIOS, c.Arch == boot.UnknownArch:
 		d.File = "undionly.kpxe"
+	case o.shim && c.Arch.UEFI() && !c.NextServerElsewhere:
+		d.Chain, d.File = boot.ChainShim, "shimx64.efi"
 	case c.Arch.UEFI():
 		d.File = "snponly.efi"
 	default:

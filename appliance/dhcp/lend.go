@@ -28,6 +28,27 @@ import (
 //
 // The system that the machine then boots asks for an address as any other, and the site's server gives it.
 
+// nextServerElsewhere reports whether a GRUB that the client loads would look for
+// its files at another host: we are proxy, and the server that gives the
+// addresses does not name us as next server. Where we may, we then give the address, too.
+func (s *Server) nextServerElsewhere(c boot.Client) bool {
+	if s.arbiter.now() != Proxy || c.Program != boot.Firmware || !c.Arch.UEFI() || c.Arch.HTTP() {
+		return false
+	}
+	_, _, _, others := s.arbiter.snapshot(time.Now())
+	named := false
+	for _, o := range others {
+		switch {
+		case o.Proxy || o.Box:
+		case o.NextServer != s.Address.Addr():
+			return true
+		default:
+			named = true
+		}
+	}
+	return !named
+}
+
 // mayLend reports whether the machine that sent a packet may have an address of ours now.
 func (s *Server) mayLend(p *packet) bool {
 	m, known := s.roster.Load().machine(p)

@@ -22,6 +22,54 @@ func siteOffers(s *Server, kind dhcpv4.MessageType, m boot.MAC, addr string, cha
 	s.hearServer(mac(0), udpFrame(mac(0xfe), mac(1), netip.MustParseAddrPort("192.168.77.254:67"), netip.MustParseAddrPort("255.255.255.255:68"), d.ToBytes()))
 }
 
+// TestGRUBGoesByTheLease: GRUB asks the next server of its lease. Where that is
+// another host, the lease comes from us at once if we may give one, and if
+// not, the decision is told.
+func TestGRUBGoesByTheLease(t *testing.T) {
+	siteNames := func(next string) func(*Server) {
+		return func(s *Server) {
+			siteOffers(s, dhcpv4.MessageTypeOffer, mac(0), "192.168.77.50", dhcpv4.WithServerIP(net.ParseIP(next)))
+		}
+	}
+	inRange := func(s *Server) { siteOffers(s, dhcpv4.MessageTypeOffer, mac(0), "192.168.77.150") }
+	for _, tt := range []struct {
+		name   string
+		hears  func(*Server)
+		file   string
+		lent   bool
+		change dhcpv4.Modifier
+	}{
+		{"the site names another host", siteNames("192.168.77.254"), "shimx64.efi", true, uefi},
+		{"and gives addresses of our range", inRange, "snponly.efi", false, uefi},
+		{"the site names us", siteNames("192.168.77.1"), "shimx64.efi", false, uefi},
+		{"nothing is known of the site", nil, "snponly.efi", false, uefi},
+		{"BIOS", siteNames("192.168.77.254"), "undionly.kpxe", false, bios},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := &orders{ordered: map[boot.MAC]bool{mac(1): true}, shim: true}
+			bubble(t, func(s *Server) {
+				s.Boot, s.Mode = b, Proxy
+				s.Machines = func() []boot.Machine { return []boot.Machine{{Name: "srv01", MACs: []boot.MAC{mac(1)}}} }
+			}, func(t *testing.T, s *Server, w *fakeWire) {
+				if tt.hears != nil {
+					tt.hears(s)
+					synctest.Wait()
+				}
+				s.receive(request(mac(1), dhcpv4.MessageTypeDiscover, tt.change), portServer, "0.0.0.0:68")
+				time.Sleep(3 * time.Second)
+				sent := w.take()
+				if len(sent) == 0 {
+					t.Fatal("no offer")
+				}
+				o := sent[len(sent)-1]
+				if lent := o.YourIPAddr != nil && !o.YourIPAddr.IsUnspecified(); lent != tt.lent || !strings.HasSuffix(o.BootFileName, tt.file) {
+					t.Error("want", tt.file, tt.lent, "got", o.Summary())
+				}
+			})
+		})
+	}
+}
+
 // TestLend: firmware that takes nothing but one complete offer gets it within
 // its first attempt, but only where the address is safe to give.
 func TestLend(t *testing.T) {
