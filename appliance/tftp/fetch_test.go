@@ -28,7 +28,6 @@ type fetch struct {
 	said    []byte        // sent last
 	options map[string]string
 	got     int // data packets
-	stalls  int // times that nothing came for so long that it spoke again
 	next    int64
 	size    int // of the window now
 	since   int // blocks since the last acknowledgement
@@ -76,7 +75,7 @@ func (f *fetch) get(w io.Writer) (err error) {
 			if silent++; err != unix.EAGAIN || silent > 15 {
 				return fmt.Errorf("after %d blocks: %w", f.next-1, err)
 			}
-			if f.stalls++; connected {
+			if connected {
 				unix.Write(f.fd, f.said)
 			} else {
 				unix.Sendto(f.fd, f.said, 0, server)

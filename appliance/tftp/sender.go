@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Patience: a client that is silent for so long is given up. A cable that was
-// pulled and put back is survived.
+// Patience: a client that is silent for so long is given up, and for three of
+// its time-outs if it asked for longer ones. A cable that was pulled and put back is survived.
 const defaultPatience = 20 * time.Second
 
 // Bounds of what all windows together have on the way. Fifty clients that ask
@@ -106,6 +106,7 @@ func (s *sender) send(r *request, content io.ReadSeeker, size int64) error {
 // run sends windows until the last block is acknowledged.
 func (s *sender) run() error {
 	defer s.land() // also of a window that did not go out whole
+	patience := max(s.patience, 3*s.rtt.fixed)
 	for heard := time.Now(); s.data.end == 0 || s.acked < s.data.end; {
 		fresh := s.sent <= s.acked
 		target, err := s.transmit()
@@ -121,7 +122,7 @@ func (s *sender) run() error {
 			heard = time.Now()
 			s.learn(before < 0, fresh && s.acked == target)
 		default:
-			if s.try++; time.Since(heard) > s.patience {
+			if s.try++; time.Since(heard) > patience {
 				return errSilent
 			}
 		}

@@ -153,7 +153,7 @@ func TestSizeProbeIsNoFailureAndNothingServed(t *testing.T) {
 	} {
 		c = dialTest(t, addr) // a new port, as firmware does: the old one's transfer may not have ended yet
 		c.request(rq(opRRQ, "f", "octet", "tsize", "0", "blksize", "1468"))
-		if op, _, _, err := c.receive(time.Second); op != opOACK {
+		if op, _, _, err := c.receive(soon); op != opOACK {
 			t.Fatalf("opcode %d, %v", op, err)
 		}
 		c.answer(end)
@@ -174,7 +174,7 @@ func begin(t *testing.T, addr netip.AddrPort, blocks uint16) *client {
 	c := dialTest(t, addr)
 	c.request(rq(opRRQ, "f", "octet"))
 	for b := uint16(1); b <= blocks; b++ {
-		if op, n, _, err := c.receive(time.Second); op != opDATA || n != b {
+		if op, n, _, err := c.receive(soon); op != opDATA || n != b {
 			t.Fatalf("opcode %d, block %d, %v", op, n, err)
 		}
 		c.answer(ack(b))
@@ -208,8 +208,9 @@ func TestBrokenTransferIsRecorded(t *testing.T) {
 		"asks again": {func(c *client) { c.request(rq(opRRQ, "g", "octet")) }, brokeOff(1024, "something else")},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			tree, _ := treeWith(t, 5000)
-			addr, _ := start(t, tree, func(s *Server) { s.patience = 700 * time.Millisecond })
+			addr, _ := start(t, tree, func(s *Server) { s.patience = shortPatience })
 			tc.end(begin(t, addr, 2))
 			tc.check(t, tree)
 		})
@@ -219,9 +220,9 @@ func TestBrokenTransferIsRecorded(t *testing.T) {
 func TestLastAcknowledgementMayBeMissing(t *testing.T) {
 	for _, closes := range []bool{true, false} {
 		tree, _ := treeWith(t, 600)
-		addr, _ := start(t, tree, func(s *Server) { s.patience = 500 * time.Millisecond })
+		addr, _ := start(t, tree, func(s *Server) { s.patience = shortPatience })
 		c := begin(t, addr, 1)
-		if op, n, rest, err := c.receive(time.Second); op != opDATA || n != 2 || len(rest) != 88 {
+		if op, n, rest, err := c.receive(soon); op != opDATA || n != 2 || len(rest) != 88 {
 			t.Fatal(op, n, len(rest), err)
 		}
 		if closes {
@@ -233,7 +234,7 @@ func TestLastAcknowledgementMayBeMissing(t *testing.T) {
 
 func TestUnheardAnswerIsNothingServed(t *testing.T) {
 	tree, _ := treeWith(t, 100)
-	addr, _ := start(t, tree, func(s *Server) { s.patience = 500 * time.Millisecond })
+	addr, _ := start(t, tree, func(s *Server) { s.patience = shortPatience })
 	begin(t, addr, 0)
 	eventually(t, "an event", func() bool { _, e := tree.seen(); return len(e) == 1 })
 	if served, _ := tree.seen(); len(served) != 0 {
@@ -245,12 +246,12 @@ func TestStopCutsTransfers(t *testing.T) {
 	tree, _ := treeWith(t, 5000)
 	addr, stop := start(t, tree, nil)
 	c := begin(t, addr, 2)
-	if d := stop(); d > time.Second {
+	if d := stop(); d > defaultPatience/2 {
 		t.Errorf("stopped after %v", d)
 	}
 	brokeOff(1024, "the box is stopping")(t, tree)
 	for {
-		op, _, rest, err := c.receive(time.Second)
+		op, _, rest, err := c.receive(soon)
 		if err != nil {
 			t.Fatal("the client was not told:", err)
 		}
@@ -268,7 +269,7 @@ func TestNinthTransferOfOneAddressIsRefused(t *testing.T) {
 	addr, _ := start(t, tree, nil)
 	for range maxPerAddress {
 		c := begin(t, addr, 1)
-		if _, n, _, err := c.receive(time.Second); err != nil || n != 2 { // so it was heard
+		if _, n, _, err := c.receive(soon); err != nil || n != 2 { // so it was heard
 			t.Fatal(n, err)
 		}
 	}
@@ -284,13 +285,13 @@ func TestRepeatedRequestIsOneTransfer(t *testing.T) {
 	c := dialTest(t, addr)
 	c.request(rq(opRRQ, "f", "octet"))
 	c.request(rq(opRRQ, "f", "octet"))
-	_, _, _, err := c.receive(time.Second)
+	_, _, _, err := c.receive(soon)
 	first := c.peer
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // what comes is the same block, sent again
-		if _, n, _, err := c.receive(3 * time.Second); err != nil || n != 1 || c.peer != first {
+		if _, n, _, err := c.receive(soon); err != nil || n != 1 || c.peer != first {
 			t.Fatalf("block %d from %v (first %v), %v", n, c.peer, first, err)
 		}
 	}
@@ -314,7 +315,7 @@ func TestAnswersComeFromTheAddressThatWasAsked(t *testing.T) {
 	for _, path := range []string{"f", "no order", ""} {
 		c := dialTest(t, netip.AddrPortFrom(asked, addr.Port()))
 		c.request(rq(opRRQ, path, "octet"))
-		if _, _, _, err := c.receive(time.Second); err != nil || c.peer.Addr() != asked {
+		if _, _, _, err := c.receive(soon); err != nil || c.peer.Addr() != asked {
 			t.Errorf("%q: answer from %v, asked %v, %v", path, c.peer, asked, err)
 		}
 	}
@@ -331,7 +332,7 @@ func TestOversizedAndStrayAnswersDuringATransfer(t *testing.T) {
 	c.answer([]byte{})
 	got := append([]byte(nil), data[:512]...)
 	for b := uint16(2); ; b++ {
-		op, n, rest, err := c.receive(time.Second)
+		op, n, rest, err := c.receive(soon)
 		if op != opDATA || n != b {
 			t.Fatalf("opcode %d, block %d, %v; want block %d once", op, n, err, b)
 		}

@@ -70,9 +70,7 @@ func (d *dispatcher) answer(ctx context.Context, t *transfer, r *request, local 
 	}
 	defer sock.close()
 	defer context.AfterFunc(ctx, sock.cut)()
-	if r.blksize > 0 {
-		r.blksize = max(minBlock, min(r.blksize, d.largest(file), sock.mtu()-headers))
-	}
+	r.blksize = d.blockSize(r.blksize, file, sock.mtu())
 	s := &sender{ctx: ctx, wire: sock, air: d.air, patience: d.patience, heard: t.hear}
 	err = s.send(r, &content{tree: d.Tree, file: file}, file.Size)
 	if errors.Is(err, errCut) {
@@ -81,12 +79,21 @@ func (d *dispatcher) answer(ctx context.Context, t *transfer, r *request, local 
 	return d.account(log, s, sock, file, err)
 }
 
-// largest is the largest block for a file's client.
-func (d *dispatcher) largest(file *boot.File) int {
-	if file.BlockSize > 0 {
-		return min(file.BlockSize, d.BlockSize)
+// blockSize is what a client is granted that asks for a block size, 0 for no
+// such option in the answer: some ROMs ask for a size and cannot stand to be
+// granted one (dnsmasq's --tftp-no-blocksize). They are those capped at RFC 1350's 512.
+func (d *dispatcher) blockSize(asked int, file *boot.File, mtu int) int {
+	if asked == 0 {
+		return 0
 	}
-	return d.BlockSize
+	most := d.BlockSize
+	if file.BlockSize > 0 {
+		most = min(most, file.BlockSize)
+	}
+	if most <= plainBlock && asked >= plainBlock {
+		return 0
+	}
+	return max(minBlock, min(asked, most, mtu-headers))
 }
 
 func (d *dispatcher) notOpened(log *zap.Logger, err error, t *transfer, local netip.Addr) string {

@@ -38,7 +38,9 @@ func TestWindowsOfAllSizes(t *testing.T) {
 			if f.size != min(window, maxWindow) || f.options["msftwindow"] != "" {
 				t.Errorf("size %d, window %d: options %v", size, window, f.options)
 			}
-			if blocks := size/block + 1; f.got > blocks+3*f.size { // a busy machine may keep the client from its socket for longer than a time-out
+			// A busy machine may keep the client from its socket for longer than a
+			// time-out. How often blocks go out exactly, model_test.go knows.
+			if blocks := size/block + 1; f.got > blocks*5/4+16*f.size {
 				t.Errorf("size %d, window %d: %d packets came for %d blocks", size, window, f.got, blocks)
 			}
 		}
@@ -52,7 +54,7 @@ func TestWindowsOfAllSizes(t *testing.T) {
 func TestWindowThatWindowsSets(t *testing.T) {
 	tree, data := treeWith(t, 3_000_000)
 	addr, _ := start(t, tree, nil)
-	dice, begin := rand.New(rand.NewSource(2)), time.Now()
+	dice := rand.New(rand.NewSource(2))
 	f := &fetch{server: addr, path: "f", block: 1456, window: 4, msft: func() byte { return byte(1 + dice.Intn(255)) }}
 	var got bytes.Buffer
 	if err := f.get(&got); err != nil || !bytes.Equal(got.Bytes(), data) {
@@ -61,8 +63,9 @@ func TestWindowThatWindowsSets(t *testing.T) {
 	if f.options["msftwindow"] != "27182" || f.options["windowsize"] != "4" {
 		t.Errorf("options %v", f.options)
 	}
-	if f.stalls > 0 {
-		t.Errorf("waited %d times, %v in all", f.stalls, time.Since(begin))
+	// A window of another size than the client waits for ends in a time-out, and goes out again.
+	if blocks := len(data)/1456 + 1; f.got > blocks*5/4 {
+		t.Errorf("%d packets came for %d blocks", f.got, blocks)
 	}
 }
 
@@ -154,12 +157,12 @@ func TestFloodOfAcknowledgements(t *testing.T) {
 	addr, _ := start(t, tree, nil)
 	c := dialTest(t, addr)
 	c.request(rq(opRRQ, "f", "octet", "blksize", "1456", "windowsize", "8"))
-	if op, _, _, err := c.receive(3 * time.Second); op != opOACK {
+	if op, _, _, err := c.receive(soon); op != opOACK {
 		t.Fatal(op, err)
 	}
 	c.answer(ack(0))
 	for b := uint16(1); b <= 8; b++ {
-		if op, n, _, err := c.receive(3 * time.Second); op != opDATA || n != b {
+		if op, n, _, err := c.receive(soon); op != opDATA || n != b {
 			t.Fatal(op, n, err)
 		}
 	}
@@ -168,13 +171,14 @@ func TestFloodOfAcknowledgements(t *testing.T) {
 		c.answer(ack(uint16(0)))
 		c.answer(ack(uint16(9 + i))) // never sent
 	}
-	took, came := time.Since(begin), 0
-	for {
-		if _, n, _, err := c.receive(50 * time.Millisecond); err != nil || n > 8 || came > 40_000 {
+	came := 0
+	for came <= 40_000 {
+		if _, n, _, err := c.receive(50 * time.Millisecond); err != nil || n > 8 {
 			break
 		}
 		came++
 	}
+	took := time.Since(begin)
 	// One window for every round trip that was waited for, ever longer.
 	if most := 8 * (3 + int(took/(10*time.Millisecond))); came > most {
 		t.Errorf("%d packets in answer to 40000, in %v; want at most %d", came, took, most)
@@ -195,6 +199,31 @@ func TestBlockSizeOfTheClient(t *testing.T) {
 			t.Errorf("asked for %d, got %v", block, f.options)
 		}
 	}
+	// A ROM that asks for a block size and cannot stand it hears nothing of one.
+	tree.block = plainBlock
+	var got bytes.Buffer
+	options, err := dialTest(t, addr).get(rq(opRRQ, "f", "octet", "blksize", "1456", "tsize", "0"), &got)
+	if _, said := options["blksize"]; err != nil || said || options["tsize"] != "10000" || !bytes.Equal(got.Bytes(), data) {
+		t.Errorf("at most %d: options %v, %d bytes came, %v", plainBlock, options, got.Len(), err)
+	}
+	options, err = dialTest(t, addr).get(rq(opRRQ, "f", "octet", "blksize", "128"), &bytes.Buffer{})
+	if err != nil || options["blksize"] != "128" {
+		t.Errorf("asked for 128: options %v, %v", options, err)
+	}
+}
+
+// A client may want to wait longer for a packet than we wait for clients.
+func TestLongTimeoutOfTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := false
+		m := &model{delay: time.Millisecond, cost: time.Millisecond, window: 1, block: plainBlock, next: 1,
+			drop: func(code uint16) bool { first := code == 2 && !lost; lost = lost || first; return first }}
+		s := &sender{ctx: t.Context(), wire: m, air: semaphore.NewWeighted(maxInAir), patience: defaultPatience, heard: func() {}}
+		data := make([]byte, 3*plainBlock)
+		if err := s.send(&request{path: "f", timeout: time.Minute}, bytes.NewReader(data), int64(len(data))); err != nil || len(m.got) != len(data) {
+			t.Errorf("%d bytes came, %v", len(m.got), err)
+		}
+	})
 }
 
 // The last acknowledgement of a window can be missing as that of a block can.
@@ -207,16 +236,19 @@ func TestLastWindowWithoutAcknowledgement(t *testing.T) {
 		"has all, falls silent": {func(c *client) { drain(c, 4) }, true},
 		"asks again for a block": {func(c *client) {
 			drain(c, 4)
-			time.Sleep(250 * time.Millisecond)
-			c.answer(ack(4))
+			for range 20 { // at least one of them comes after the quickest answer to a window
+				time.Sleep(50 * time.Millisecond)
+				c.answer(ack(4))
+			}
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			tree, _ := treeWith(t, 8*512-1)
-			addr, _ := start(t, tree, func(s *Server) { s.patience = 700 * time.Millisecond })
+			addr, _ := start(t, tree, func(s *Server) { s.patience = shortPatience })
 			c := dialTest(t, addr)
 			c.request(rq(opRRQ, "f", "octet", "windowsize", "4"))
-			c.receive(3 * time.Second)
+			c.receive(soon)
 			c.answer(ack(0))
 			drain(c, 4)
 			c.answer(ack(4))
@@ -275,7 +307,7 @@ func TestWhoIsGoneInTheMiddleOfAWindowLeavesTheAir(t *testing.T) {
 
 func drain(c *client, packets int) {
 	for range packets {
-		c.receive(3 * time.Second)
+		c.receive(soon)
 	}
 }
 
