@@ -52,8 +52,11 @@ const scoutAge = 2 * time.Minute
 func (b *box) lan(ctx context.Context) boot.LAN {
 	st := b.dhcp.Status()
 	l := boot.LAN{Mode: string(st.Mode)}
-	if st.Since.IsZero() {
+	switch {
+	case dhcp.Mode(b.Config.LAN.DHCP) == dhcp.Off:
 		l.Mode = string(dhcp.Off)
+	case st.Since.IsZero():
+		l.Mode = "down"
 	}
 	if st.Mode == dhcp.Full && len(st.Pools) > 0 {
 		l.NoAddress = st.Pools[0].Used() >= st.Pools[0].Size

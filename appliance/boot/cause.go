@@ -16,7 +16,7 @@ const StepSystem Step = "system"
 //
 // The keys, by how far the boot got:
 //
-//	nothing seen    dhcp-off                    our own DHCP does not answer anybody
+//	nothing seen    dhcp-off                    our own DHCP is off or does not run
 //	                refused                     the request was refused, with a reason
 //	                boots-own-disk              its installed system asks for an address
 //	                other-card                  its UUID asks from a MAC of another machine or of nobody
@@ -72,7 +72,7 @@ type Facts struct {
 
 // LAN is what is known of the network around a boot.
 type LAN struct {
-	Mode      string // what our DHCP does: "full", "proxy", "listening" or "off"; "" is not known
+	Mode      string // what our DHCP does: "full", "proxy", "listening", "off" as configured, or "down"; "" is not known
 	NoAddress bool   // its pool is used up
 	Servers   []ForeignServer
 }

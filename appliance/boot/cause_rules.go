@@ -30,10 +30,14 @@ var rules = slices.Concat(rulesOfSilence, rulesOfDHCP(stageAsked), rulesOfDHCP(s
 
 // rulesOfSilence are for a machine that has not asked.
 var rulesOfSilence = []rule{
-	{stageArmed, "dhcp-off", patienceSoon, func(s *situation) bool { return s.LAN.Mode == "off" },
+	{stageArmed, "dhcp-off", patienceSoon, func(s *situation) bool { return s.LAN.Mode == "down" },
 		func(s *situation) (string, string) {
-			return "DHCP of this box is off or does not run, so nothing tells " + s.Machine.Name + " to boot from it",
-				"rescuebox doctor; set [lan] dhcp, or name this box in the site's DHCP server (options 66 and 67)"
+			return "DHCP of this box does not run, so nothing tells " + s.Machine.Name + " to boot from it", "rescuebox doctor; journalctl -u rescueboxd"
+		}},
+	{stageArmed, "dhcp-off", patienceStart, func(s *situation) bool { return s.LAN.Mode == "off" },
+		func(s *situation) (string, string) {
+			return fmt.Sprintf("DHCP of this box is switched off, and %s has asked for no file: the site's DHCP server does not name this box, or the machine does not start", s.Machine.Name),
+				"name this box in the site's DHCP server (options 66 and 67), or set [lan] dhcp; look at the machine's power"
 		}},
 	{stageArmed, "refused", patienceSoon, func(s *situation) bool { return s.refused.Text != "" },
 		func(s *situation) (string, string) {
@@ -59,7 +63,7 @@ var rulesOfSilence = []rule{
 		}},
 	{stageArmed, "no-packet", patienceStart, always,
 		func(s *situation) (string, string) {
-			return fmt.Sprintf("no packet from %s in %s: it is off, does not boot from the network first, is not on this LAN, or has another MAC",
+			return fmt.Sprintf("no packet from %s in %s: it still starts (a big server takes minutes) or is off, does not boot from the network first, is not on this LAN, or has another MAC",
 					s.cards(), age(s.Now.Sub(s.since))),
 				"look at its power, its cable and switch port (VLAN), its boot order (PXE over IPv4 first) and its MAC: rescuebox machine list --seen"
 		}},
@@ -172,7 +176,7 @@ var rulesOfLoaders = []rule{
 		return fmt.Sprintf("%s fetched, then %s: Secure Boot refused it, since it is not signed", s.loader, s.silence()),
 			fmt.Sprintf("use chain = \"shim\" for %s, or switch Secure Boot off in its firmware", s.Machine.Name)
 	}},
-	{stageLoader, "root-not-asked", patienceLoader, func(s *situation) bool { return isISO(s.loader) && s.system.After(s.since) }, sayRootNotAsked},
+	{stageLoader, "root-not-asked", patienceLoader, func(s *situation) bool { return isISO(s.loader) && s.systemRuns() }, sayRootNotAsked},
 	{stageLoader, "iso-silent", patienceStart, func(s *situation) bool { return isISO(s.loader) },
 		func(s *situation) (string, string) {
 			return fmt.Sprintf("%s fetched over HTTP Boot, then %s: its memory is too small for the RAM disk, or its firmware does not boot one", s.loader, s.silence()),
@@ -221,7 +225,7 @@ var rulesOfSystem = []rule{
 		func(s *situation) (string, string) {
 			return "kernel and initrd were fetched, and the machine started anew: the kernel crashed, or a watchdog reset it", "look at its screen or serial console; try another image, such as memtest"
 		}},
-	{stageLoaded, "root-not-asked", patienceLoader, func(s *situation) bool { return s.system.After(s.since) }, sayRootNotAsked},
+	{stageLoaded, "root-not-asked", patienceLoader, (*situation).systemRuns, sayRootNotAsked},
 	{stageLoaded, "kernel-silent", patienceStart, always,
 		func(s *situation) (string, string) {
 			return "kernel and initrd were fetched, then nothing: memory too small, a kernel panic, no driver for its network card, or it writes to another console",
@@ -237,6 +241,9 @@ func sayRootNotAsked(*situation) (text, hint string) {
 	return "the kernel runs and has asked for an address, but does not fetch its root: it got no address, or HTTP does not reach this box",
 		"look for a firewall (TCP port of [http]) and another DHCP server: rescuebox doctor"
 }
+
+// systemRuns reports whether the system that was loaded has asked for an address.
+func (s *situation) systemRuns() bool { return s.loaded() && !s.system.Before(s.since) }
 
 // cards are the machine's MACs, for people.
 func (s *situation) cards() string {

@@ -17,8 +17,10 @@ import (
 // seconds makes a timeline: every event is one second after the one before.
 func seconds(events ...Event) []Event {
 	at := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
-	for i := range events {
-		events[i].Time = at.Add(time.Duration(i) * time.Second)
+	for i, e := range events {
+		at = at.Add(e.Time.Sub(time.Time{})) // see later
+		events[i].Time = at
+		at = at.Add(time.Second)
 	}
 	return events
 }
@@ -62,6 +64,7 @@ var diagnoses = []struct {
 	change func(*Facts)
 }{
 	{"dhcp-off", armed, func(f *Facts) { f.LAN.Mode = "off" }},
+	{"dhcp-off", armed, func(f *Facts) { f.LAN.Mode = "down" }},
 	{"refused", upTo(armed, Event{Step: StepRefused, Text: "asks as UEFI ia32"}), nil},
 	{"boots-own-disk", upTo(armed, step(StepSystem)), nil},
 	{"other-card", armed, func(f *Facts) { f.Strangers = []Sighting{{Client: Client{MAC: foreign, UUID: uuid1}}} }},
@@ -183,6 +186,71 @@ func TestNothingToSay(t *testing.T) {
 			t.Errorf("%s: %+v", name, c)
 		}
 	}
+}
+
+// Servers are slow where they have much memory and many disks, and lines where they
+// are long: what takes its time must not be called dead.
+func TestSlowIsNotDead(t *testing.T) {
+	off := func(f *Facts) { f.LAN.Mode = "off" }
+	for name, test := range map[string]struct {
+		events []Event
+		change func(*Facts)
+		after  time.Duration // of the last event
+	}{
+		"DHCP of the site, which names this box; the machine starts": {armed, off, time.Minute},
+		"a kernel that starts for two minutes, then asks":            {upTo(loaded, later(2*time.Minute), step(StepSystem)), nil, 30 * time.Second},
+		"the same, out of an ISO":                                    {upTo(dhcped, whole("rescue.iso"), later(2*time.Minute), step(StepSystem)), nil, 30 * time.Second},
+	} {
+		f := factsOf(test.events, test.change)
+		f.Now = f.Now.Add(test.after)
+		if c, ok := Likely(f, false); ok {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+}
+
+// later is an event that tells nothing; those after it come so much later.
+func later(d time.Duration) Event { return Event{Step: StepOffer, Time: time.Time{}.Add(d)} }
+
+// A big file that breaks off once on a slow line begins anew, and goes on. One
+// that breaks off again and again at the same place does not.
+func TestBrokenDownload(t *testing.T) {
+	conf := testConfig(t, newMemory())
+	synctest.Test(t, func(t *testing.T) {
+		table := New(conf)
+		o := arm(t, table, "rescue", time.Hour)
+		tellOffer(table, Client{MAC: mac1, Arch: BIOS, Program: IPXE})
+		fetch(t, table, Path(mac1, "boot.ipxe"))
+		fetch(t, table, Path(mac1, "vmlinuz"))
+		const total = 2 << 30
+		// attempt gets n of the file's 100 parts, one in 10 s, and breaks off; worst is the cause that was told meanwhile.
+		attempt := func(n int) (worst string) {
+			f, err := table.Open(Path(mac1, "initrd.img"), netip.Addr{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			f.Size = total
+			for i := range n {
+				time.Sleep(10 * time.Second)
+				table.Progress(f, int64(i+1)*total/100)
+				if c, ok := table.Cause(t.Context(), o.ID, time.Now()); ok {
+					worst = c.Key
+				}
+			}
+			table.Record(Event{Step: StepFile, Machine: "srv01", Order: o.ID, File: f.Name, Bytes: int64(n) * total / 100, Total: total, Text: "broke off"})
+			time.Sleep(5 * time.Second)
+			return worst
+		}
+		for n := range maxBroke + 1 {
+			if c := attempt(50); c != "" {
+				t.Errorf("attempt %d goes on, and is called %s", n, c)
+			}
+		}
+		if c := attempt(50); c != "download-stalled" {
+			t.Errorf("it breaks off again and again, and is called %q", c)
+		}
+	})
 }
 
 // causes are the keys of the causes in an order's timeline.

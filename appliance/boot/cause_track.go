@@ -103,6 +103,9 @@ func (t *track) add(f Facts, e Event, started map[string]bool) {
 	case StepFile:
 		t.file(f, e, started)
 	case StepSystem:
+		if t.loaded() && t.system.Before(t.since) { // its first question is a step forward, however long it took to start
+			t.since = e.Time
+		}
 		t.system = e.Time
 	case StepUp, StepDone:
 		t.loading = ""
@@ -117,6 +120,11 @@ func (t *track) reach(s stage, e Event) {
 	if s > t.stage {
 		t.stage, t.since = s, e.Time
 	}
+}
+
+// loaded reports whether all has gone out that a kernel starts with.
+func (t *track) loaded() bool {
+	return t.stage == stageLoaded || t.stage == stageLoader && isISO(t.loader)
 }
 
 // asksAsIPXE is iPXE's own DISCOVER, which proves that the loader runs, though

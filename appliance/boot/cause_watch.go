@@ -165,17 +165,33 @@ func (t *Table) noticeLocked(e *Event) (worth bool) {
 			e.Key = string(t.seen.program(e.MAC)) // the decision about this packet noted it
 		}
 		if ordered && e.Key != string(IPXE) { // a new attempt: its script is news again
-			o.moving = Event{}
+			o.moving, o.broke = Event{}, 0
 			delete(o.told, nbpScript)
 			delete(o.told, grubConfig)
 		}
 	case StepFile:
-		// A transfer that begins again and again is none that goes on.
-		if ordered && e.Transient && (e.File != o.moving.File || e.Bytes > o.moving.Bytes) {
-			o.moving = *e
+		if ordered {
+			o.move(*e)
 		}
 	}
 	return true
+}
+
+// maxBroke is how often a file may break off before a download that begins once
+// more counts only for what it gets beyond the last one.
+const maxBroke = 3
+
+// move notes the progress of a transfer. One that begins again and again, and
+// always ends at the same place, is none that goes on.
+func (o *entry) move(e Event) {
+	same := e.File == o.moving.File
+	switch {
+	case e.Transient && (!same || e.Bytes > o.moving.Bytes):
+		o.moving = e
+	case !e.Transient && same && e.Bytes < e.Total && o.broke < maxBroke:
+		o.moving = Event{File: e.File, Time: e.Time}
+		o.broke++
+	}
 }
 
 // program is what sent the last boot request of a MAC.
