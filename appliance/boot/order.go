@@ -156,6 +156,7 @@ func (t *Table) needed(m Machine, img images.Image) (list []images.Image) {
 type entry struct {
 	Order
 	moving   Event           // the last progress of a transfer
+	broke    int             // transfers of this attempt to boot that broke off
 	told     map[string]bool // what the timeline has of it and shall not have again; see onceLocked
 	passing  bool            // of a machine that nobody named: stays in memory, strangers must not fill the disk
 	unstored bool            // the store lacks its last change; Run tries again
