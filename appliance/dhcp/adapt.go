@@ -40,11 +40,14 @@ var blockSizes = []int{0, 1024, noBlockSize}
 //	loading --DISCOVER again--> silent, in smaller blocks
 //	told --what was loaded sends its own DISCOVER--> worked
 //	worked --DISCOVER--> silent, in the same dialect
+//	any --nothing for long, DISCOVER--> silent, in the dialect that has worked before, if any
 //
 // A dialect that has worked before gets a second chance: one packet may be lost.
+// Some ROMs have one xid for all their boots, so that it alone tells no new one.
 type talk struct {
 	ladder   []Dialect
 	about    string // the row of the quirks
+	byHTTP   bool   // it loads by HTTP: who asks for the file has understood, and blocks have no size
 	at       int    // in the ladder
 	block    int    // in blockSizes
 	phase    talkPhase
@@ -80,9 +83,11 @@ func (t *talk) now() Dialect {
 func (t *talk) again(xid dhcpv4.TransactionID, secs uint16, now time.Time) (why string, failed bool) {
 	took := now.Sub(t.began)
 	if xid == t.xid && secs > t.first { // the client's own clock: its packet may have waited on the way
-		took = max(took, time.Duration(secs-t.first)*time.Second)
+		if own := time.Duration(secs-t.first) * time.Second; own <= tryEnds { // there are ROMs that swap its bytes
+			took = max(took, own)
+		}
 	}
-	if t.phase == silent || t.phase == worked || took < tryLasts || took > tryEnds {
+	if t.phase == silent || t.phase == worked || t.phase == loading && t.byHTTP || took < tryLasts || took > tryEnds {
 		return "", false
 	}
 	after := took.Round(time.Second)
@@ -115,6 +120,13 @@ func (t *talk) next(may func(Dialect) bool) (moved bool) {
 		}
 	}
 	return false
+}
+
+// recall goes back to what has worked before. A pinned dialect stays.
+func (t *talk) recall(l Learned) {
+	if at := slices.IndexFunc(t.ladder, func(d Dialect) bool { return d.Name == l.Dialect }); at >= 0 && len(t.ladder) > 1 {
+		t.at, t.block = at, max(0, slices.Index(blockSizes, l.BlockSize))
+	}
 }
 
 // Learned is what worked with one stage of one machine's boot.
@@ -196,7 +208,8 @@ func (i *interpreter) discover(p *packet, pin string, full bool, may func(Dialec
 // heardLocked counts a DISCOVER, and says what to tell if it changes the dialect.
 func (i *interpreter) heardLocked(t *talk, st stage, p *packet, now time.Time, may func(Dialect) bool) (text string) {
 	why, failed := t.again(p.TransactionID, p.NumSeconds, now)
-	_, proven := i.learned[st]
+	l, proven := i.learned[st]
+	late := now.Sub(t.began) > tryEnds
 	switch {
 	case failed && proven && !t.spared && t.phase == told:
 		t.spared = true
@@ -207,10 +220,12 @@ func (i *interpreter) heardLocked(t *talk, st stage, p *packet, now time.Time, m
 				text = switchText(why, was, t.now(), t.about)
 			}
 		}
-	case t.phase == worked && p.TransactionID != t.xid:
+	case t.phase == worked:
 		t.spared, t.switched, t.told = false, false, 0
+	case late && proven:
+		t.recall(l)
 	}
-	if failed || p.TransactionID != t.xid {
+	if failed || late || t.phase == worked || p.TransactionID != t.xid {
 		t.phase, t.request, t.began, t.first = silent, false, now, p.NumSeconds
 	}
 	t.xid, t.secs = p.TransactionID, p.NumSeconds
@@ -234,7 +249,7 @@ func (i *interpreter) talkLocked(st stage, c boot.Client, pin string) *talk {
 	t, ok := i.talks.get(st)
 	if isPinned {
 		if !ok || len(t.ladder) != 1 || t.ladder[0] != ladder[0] {
-			t = &talk{ladder: ladder}
+			t = &talk{ladder: ladder, byHTTP: byHTTP(c)}
 			i.talks.put(st, t)
 		}
 		return t
@@ -242,10 +257,9 @@ func (i *interpreter) talkLocked(st stage, c boot.Client, pin string) *talk {
 	if ok && len(t.ladder) > 1 {
 		return t
 	}
-	t = &talk{ladder: ladderOf(c, st.full), about: quirksOf(c).about}
+	t = &talk{ladder: ladderOf(c, st.full), about: quirksOf(c).about, byHTTP: byHTTP(c)}
 	if l, ok := i.learned[st]; ok {
-		t.at = max(0, slices.IndexFunc(t.ladder, func(d Dialect) bool { return d.Name == l.Dialect }))
-		t.block = max(0, slices.Index(blockSizes, l.BlockSize))
+		t.recall(l)
 	}
 	i.talks.put(st, t)
 	return t

@@ -315,6 +315,33 @@ func TestFailedTries(t *testing.T) {
 			time.Sleep(8 * time.Second)
 			discover(s, 2, 12, uefi)
 		}, control, "repeats its DISCOVER after 8s"},
+		{"the bytes of its secs are swapped", func(s *Server) { time.Sleep(4 * time.Second); discover(s, 1, 4<<8, uefi) }, control, "repeats its DISCOVER after 4s"},
+		{"one xid for all boots", func(s *Server) {
+			time.Sleep(time.Hour)
+			discover(s, 1, 0, uefi)
+			time.Sleep(4 * time.Second)
+			discover(s, 1, 4, uefi)
+		}, control, "repeats its DISCOVER after 4s"},
+		{"one xid for all boots, worked before", func(s *Server) {
+			s.Fetched(mac(1), true)
+			time.Sleep(time.Hour)
+			discover(s, 1, 0, uefi)
+			time.Sleep(4 * time.Second)
+			discover(s, 1, 4, uefi)
+			time.Sleep(8 * time.Second)
+			discover(s, 1, 12, uefi)
+		}, control, "repeats its DISCOVER after 8s"},
+		{"worked before, then the site's server was away", func(s *Server) {
+			s.Fetched(mac(1), true)
+			time.Sleep(time.Hour)
+			discover(s, 2, 0, uefi)
+			time.Sleep(4 * time.Second)
+			discover(s, 2, 4, uefi)
+			time.Sleep(8 * time.Second)
+			discover(s, 2, 12, uefi)
+			time.Sleep(time.Hour)
+			discover(s, 3, 0, uefi)
+		}, binl, "repeats its DISCOVER after 8s"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -329,6 +356,24 @@ func TestFailedTries(t *testing.T) {
 					t.Errorf("timeline %q, want %q", got, tt.told)
 				}
 			})
+		})
+	}
+}
+
+// TestHTTPHasNoBlocks: who asked for its file by HTTP understood us, and no TFTP block is too large for it.
+func TestHTTPHasNoBlocks(t *testing.T) {
+	for name, change := range map[string]dhcpv4.Modifier{"HTTP Boot": httpClient, "iPXE": ipxe} {
+		adaptive(t, nil, func(t *testing.T, s *Server, w *fakeWire, b *orders) {
+			for range 3 {
+				d := request(mac(1), dhcpv4.MessageTypeDiscover, change)
+				s.receive(d, portServer, "0.0.0.0:68")
+				synctest.Wait()
+				s.Fetched(mac(1), false)
+				time.Sleep(30 * time.Second)
+			}
+			if got := b.texts(boot.StepDialect); len(got) != 0 {
+				t.Errorf("%s: timeline %q", name, got)
+			}
 		})
 	}
 }

@@ -134,11 +134,10 @@ func ladderOf(c boot.Client, full bool) []Dialect {
 }
 
 func usual(c boot.Client, full bool) []string {
-	direct := c.Program == boot.IPXE || c.Arch.HTTP()
 	switch {
-	case direct && full:
+	case byHTTP(c) && full:
 		return fullPlain
-	case direct:
+	case byHTTP(c):
 		return proxyPlain
 	case full:
 		return fullROM
@@ -147,6 +146,9 @@ func usual(c boot.Client, full bool) []string {
 	}
 	return proxyBIOS
 }
+
+// byHTTP reports whether a client loads its boot file by HTTP.
+func byHTTP(c boot.Client) bool { return c.Program == boot.IPXE || c.Arch.HTTP() }
 
 // speak finds a dialect by its name. Those that change only when, or in what
 // pieces, something is said say it as the first dialect of the ladder does.
@@ -221,7 +223,7 @@ const nothingHere = "boots-own-disk"
 // header is refused: ROMs that read only the header would load another file.
 func bootFileFor(c boot.Client, d boot.Decision, server netip.Addr, httpPort int) (string, error) {
 	file := boot.Path(c.MAC, d.File)
-	if c.Program == boot.IPXE || c.Arch.HTTP() {
+	if byHTTP(c) {
 		file = baseURL(server, httpPort) + "/" + file
 	}
 	if len(file) > maxFile {
