@@ -310,6 +310,23 @@ func TestGRUBIsToldToAskByMAC(t *testing.T) {
 	}
 }
 
+// A machine whose order ended while its loader started does not wait at GRUB's prompt for ever.
+func TestGRUBGoesOnWithoutOrder(t *testing.T) {
+	table := New(chainConfig(t))
+	o := arm(t, table, "live", 0)
+	if _, err := table.Cancel("srv01", "anna"); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/grub/grub.cfg-01-52-54-00-12-34-56", "boot/525400123456/grub.cfg"} {
+		if got := fetch(t, table, path); got != "echo \"srv01 has no order\"\nsleep 5\nexit\n" || strings.Contains(got, o.Token) {
+			t.Errorf("%s: %q", path, got)
+		}
+	}
+	if _, err := table.Open("boot/525400123456/vmlinuz", from100); err == nil {
+		t.Error("other files are still there")
+	}
+}
+
 // What a loader can do without is answered "no" and not told.
 func TestOptionalFiles(t *testing.T) {
 	c := chainConfig(t)

@@ -69,6 +69,13 @@ func (t *Table) grubRedirect() *File {
 	return textFile(grubConfig, "configfile (tftp,"+t.tftpHost()+")/boot/$net_default_mac/"+grubConfig+"\n")
 }
 
+// grubGoesOn is what GRUB gets where there is nothing to boot, or no more: an order
+// can end between loader and configuration. A plain "no" would leave it at a
+// prompt that waits for ever; by this the firmware goes on, to the machine's own disk.
+func grubGoesOn(err error) *File {
+	return textFile(grubConfig, "echo \""+grubText(err.Error())+"\"\nsleep 5\nexit\n")
+}
+
 // isoConfig is the text that goes over the place for it in the image's ISO.
 func (t *Table) isoConfig(d Decision, mac MAC) ([]byte, error) {
 	line, err := t.commandLine(d, mac)

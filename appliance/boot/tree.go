@@ -78,6 +78,9 @@ func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 	}
 	if err != nil {
 		t.tellRefused(d, mac, err)
+		if path.Base(name) == grubConfig && errors.As(err, new(*Refusal)) {
+			return grubGoesOn(err), nil
+		}
 		return nil, err
 	}
 	f.Decision, f.mac = d, mac

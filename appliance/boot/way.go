@@ -2,6 +2,8 @@ package boot
 
 import (
 	"cmp"
+	"fmt"
+	"slices"
 	"strings"
 
 	"rescuebox/images"
@@ -104,6 +106,58 @@ func linkOf(sets []images.Image, name, cpu string) (Link, error) {
 		}
 	}
 	return Link{}, &Refusal{Reason: "no boot set has " + name, Hint: "restart rescueboxd, which imports Debian's boot programs, or: rescuebox image add --bootset"}
+}
+
+// whole hashes all that the machine may load on its way to the image. What is
+// damaged elsewhere in the library keeps no other machine from its rescue.
+func (t *Table) whole(m Machine, img images.Image) error {
+	if len(t.bootSets(m, img, "")) == 1 && len(img.Loads(false)) > 0 {
+		return &Refusal{Reason: fmt.Sprintf("the library has no boot set, so no machine could load %s", img.Name),
+			Hint: "apt-get install ipxe shim-signed grub-efi-amd64-signed, then restart rescueboxd"}
+	}
+	for _, name := range []string{m.BootSet, t.cfg.BootSet} {
+		if _, err := t.cfg.Images.Get(name); name != "" && err != nil {
+			return &Refusal{Reason: fmt.Sprintf("the boot set that is configured cannot be used: %s", err), Err: err,
+				Hint: "rescuebox image add --bootset " + name + ", or take the key bootset away"}
+		}
+	}
+	for _, i := range t.needed(m, img) {
+		if err := t.cfg.Images.Verify(i); err != nil {
+			hint := "import it again with rescuebox image add, or build it again"
+			if i.Name == setIPXE || i.Name == setShim {
+				hint = "restart rescueboxd, which takes it from its Debian package again"
+			}
+			return &Refusal{Reason: err.Error(), Hint: hint}
+		}
+	}
+	return nil
+}
+
+// needed lists the image, or what the library has of it for the machine's CPU,
+// and the boot sets that bring it there: by the firmware that the machine was seen
+// with, else by BIOS and by 64-bit UEFI.
+func (t *Table) needed(m Machine, img images.Image) (list []images.Image) {
+	add := func(i images.Image) {
+		if !slices.ContainsFunc(list, func(o images.Image) bool { return o.Name == i.Name }) {
+			list = append(list, i)
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, a := range t.archsLocked(m) {
+		w, err := t.wayLocked(m, img, a)
+		if err != nil {
+			continue // the machine hears why when it asks
+		}
+		add(w.Image)
+		for _, l := range w.Links {
+			add(l.Image)
+		}
+	}
+	if len(list) == 0 {
+		add(img)
+	}
+	return list
 }
 
 // addFiles adds files of the image; one that it does not name is left out, for
