@@ -109,6 +109,7 @@ type Table struct {
 	wake     chan struct{}     // tells Run that the next expiry may have moved
 	seen     sightings
 	firmware map[string]FirmwareState // by machine's name
+	unheard  map[string]bool          // machines' names: an iPXE has gone out, and was not heard of yet
 	lan      LAN                      // when an order last stood still
 
 	timeline timeline

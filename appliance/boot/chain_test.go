@@ -253,6 +253,44 @@ func TestSecureBootIsRemembered(t *testing.T) {
 	}
 }
 
+// Secure Boot that was switched on since the last report costs one attempt, not the night.
+func TestSecureBootMayHaveChanged(t *testing.T) {
+	uefi := Client{MAC: mac1, Arch: UEFIX64, Program: Firmware}
+	ipxe := Client{MAC: mac1, Arch: UEFIX64, Program: IPXE}
+	for name, test := range map[string]struct {
+		configured SecureBoot
+		started    bool // iPXE is heard of
+		want       string
+	}{
+		"iPXE was refused":                       {"", false, "live shim shimx64.efi"},
+		"iPXE started":                           {"", true, "live ipxe snponly.efi"},
+		"the file of the site knows it for sure": {SecureBootOff, false, "live ipxe snponly.efi"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := chainConfig(t)
+			c.Machines[0].SecureBoot, c.Firmware = test.configured, firmwareStore{}
+			table := New(c)
+			arm(t, table, "live", 0)
+			table.NoteSecureBoot("srv01", SecureBootOff)
+			for range 3 { // DISCOVER, REQUEST, and that on port 4011
+				if got := answer(table, uefi); got != "live ipxe snponly.efi" {
+					t.Fatalf("got %q", got)
+				}
+			}
+			fetch(t, table, Path(mac1, "snponly.efi"))
+			if test.started {
+				answer(table, ipxe)
+			}
+			if got := answer(table, uefi); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+			if got := answer(New(c), uefi); got != test.want {
+				t.Errorf("after a restart got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 type firmwareStore map[string]FirmwareState
 
 func (s firmwareStore) Put(k string, f FirmwareState) error { s[k] = f; return nil }

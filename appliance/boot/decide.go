@@ -40,6 +40,7 @@ func (r *Refusal) Unwrap() error { return r.Err }
 // for every boot packet and every file, and asking uses nothing up.
 func (t *Table) Decide(c Client) (Decision, error) {
 	t.mu.Lock()
+	t.doubtLocked(c)
 	d, err := t.decideLocked(c)
 	t.noteLocked(c, d, err)
 	t.mu.Unlock()

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,7 +31,7 @@ type FirmwareStates interface {
 }
 
 func (t *Table) loadFirmware() {
-	t.firmware = map[string]FirmwareState{}
+	t.firmware, t.unheard = map[string]FirmwareState{}, map[string]bool{}
 	if t.cfg.Firmware == nil {
 		return
 	}
@@ -52,13 +53,43 @@ func (t *Table) NoteSecureBoot(machine string, s SecureBoot) {
 	if _, known := t.findNameLocked(machine); !known || s == "" || t.firmware[machine].SecureBoot == s {
 		return
 	}
-	f := FirmwareState{Machine: machine, SecureBoot: s, Told: time.Now()}
-	t.firmware[machine] = f
+	t.keepFirmwareLocked(FirmwareState{Machine: machine, SecureBoot: s, Told: time.Now()})
+}
+
+func (t *Table) keepFirmwareLocked(f FirmwareState) {
+	t.firmware[f.Machine] = f
 	if t.cfg.Firmware == nil {
 		return
 	}
-	if err := t.cfg.Firmware.Put(machine, f); err != nil { // it is told again at the next boot
-		t.log.Warn("state of Secure Boot not stored", zap.String("machine", machine), zap.NamedError("err", err))
+	if err := t.cfg.Firmware.Put(f.Machine, f); err != nil { // it is told again at the next boot
+		t.log.Warn("state of Secure Boot not stored", zap.String("machine", f.Machine), zap.NamedError("err", err))
+	}
+}
+
+// doubtLocked forgets that Secure Boot is off where that may have changed: an iPXE
+// that nobody has signed went out on the machine's word, was not heard of, and
+// now the firmware asks anew. It then gets what starts either way.
+func (t *Table) doubtLocked(c Client) {
+	m, known := t.findMachineLocked(c.MAC, c.UUID)
+	if !known || c.Program == "" || !t.unheard[m.Name] {
+		return
+	}
+	delete(t.unheard, m.Name)
+	if c.Program == Firmware && t.firmware[m.Name].SecureBoot == SecureBootOff {
+		t.log.Info("iPXE was fetched and did not start: Secure Boot may be on by now", zap.String("machine", m.Name))
+		t.keepFirmwareLocked(FirmwareState{Machine: m.Name, Told: time.Now()})
+	}
+}
+
+// loaderWent notes that a machine has an iPXE, which will be heard of if it starts.
+func (t *Table) loaderWent(machine, file string) {
+	if !isIPXELoader(file) || !strings.HasSuffix(file, ".efi") {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.findNameLocked(machine); known {
+		t.unheard[machine] = true
 	}
 }
 

@@ -345,5 +345,6 @@ func (t *Table) Served(f *File) {
 	}
 	t.Record(Event{Step: StepFile, Order: f.Decision.Order.ID, Machine: f.Decision.Machine.Name,
 		File: f.Name, Bytes: f.Size, Total: f.Size, Text: fmt.Sprintf("has %s (%d bytes)", f.Name, f.Size)})
+	t.loaderWent(f.Decision.Machine.Name, f.Name)
 	t.served(f.Decision.Order.ID, f.Decision.Image, f.Name)
 }
