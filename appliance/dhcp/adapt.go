@@ -290,6 +290,18 @@ func (i *interpreter) request(c boot.Client, full bool) {
 	}
 }
 
+// tookAddress is told that a client took an address from us as proxy: it
+// understood the dialect that gives one, though another may have its turn already.
+func (i *interpreter) tookAddress(c boot.Client) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if t, ok := i.talks.get(stageOf(c, false)); ok {
+		if at := slices.IndexFunc(t.ladder, func(d Dialect) bool { return d.Full }); at >= 0 {
+			t.at = at
+		}
+	}
+}
+
 // fetched is told of a machine's transfers: that one began, or that one ended with its last byte.
 func (i *interpreter) fetched(mac boot.MAC, whole bool) {
 	i.mu.Lock()

@@ -128,14 +128,12 @@ func paced(s *Server) {
 	}
 }
 
-// bounds: machines are served again so soon after the site's server died, and
-// we are silent so soon after it is back.
-func bounds() (takeover, back time.Duration) {
-	if production {
-		return 90 * time.Second, 30 * time.Second
-	}
-	return 20 * time.Second, 10 * time.Second
-}
+// Machines are served again so soon after the site's server died, and we are
+// silent so soon after it is back.
+const (
+	takeover = 90 * time.Second
+	back     = 30 * time.Second
+)
 
 // timed waits for something like eventually, and says in the test's log how long it took.
 func timed(t *testing.T, within time.Duration, what string, ok func() bool) {
@@ -155,7 +153,7 @@ func dnsmasq(t *testing.T, in []string, args ...string) *output {
 	cmd := append(in, "dnsmasq", "-d", "-C", "/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
 		"--dhcp-authoritative", "--no-ping", "--log-dhcp", "--dhcp-leasefile="+leases, "--user=root")
 	o := start(t, append(cmd, args...)...)
-	eventually(t, 5*time.Second, "dnsmasq is up", func() bool { return strings.Contains(o.String(), "DHCP, IP range") })
+	eventually(t, time.Minute, "dnsmasq is up", func() bool { return strings.Contains(o.String(), "DHCP, IP range") })
 	return o
 }
 
@@ -172,7 +170,6 @@ func udhcpcVar(out, key string) string {
 func TestTakeover(t *testing.T) {
 	need(t, "dnsmasq", "dnsmasq-base")
 	need(t, "busybox", "busybox")
-	within, back := bounds()
 	l := newLAN(t)
 	site, in := l.peer("site", mac(0xfe), "192.168.77.254/24"), l.peer("a", mac(1), "")
 	l.peer("static", mac(0xee), "192.168.77.100/24") // an address in use inside our range
@@ -191,7 +188,7 @@ func TestTakeover(t *testing.T) {
 		}
 		return udhcpcVar(out, "ip")
 	}
-	timed(t, 10*time.Second, "proxy beside dnsmasq", mode(Proxy))
+	timed(t, time.Minute, "proxy beside dnsmasq", mode(Proxy))
 	if st := s.Status(); len(st.Servers) != 1 || st.Servers[0].Addr.String() != "192.168.77.254" || st.Servers[0].MAC != mac(0xfe) || !strings.Contains(st.Why, "192.168.77.254") {
 		t.Errorf("status %+v", st)
 	}
@@ -203,12 +200,14 @@ func TestTakeover(t *testing.T) {
 	if n := len(s.Leases()); n != 0 {
 		t.Errorf("%d leases given in proxy mode", n)
 	}
-	if n := strings.Count(d.String(), "DHCPREQUEST"); n != 2 {
-		t.Errorf("our probes cost the site leases:\n%s", d)
+	for line := range strings.Lines(d.String()) {
+		if strings.Contains(line, "DHCPREQUEST") && !strings.Contains(line, mac(0xa1).String()) && !strings.Contains(line, mac(0xa2).String()) {
+			t.Errorf("our probes cost the site leases:\n%s", line)
+		}
 	}
 
 	d.stop()
-	timed(t, within, "addresses from us after dnsmasq died", func() bool {
+	timed(t, takeover, "addresses from us after dnsmasq died", func() bool {
 		out, err := udhcpc(t, in)
 		return err == nil && udhcpcVar(out, "serverid") == "192.168.77.1"
 	})
@@ -240,7 +239,6 @@ func isOffer(d *dhcpv4.DHCPv4) bool { return d.MessageType() == dhcpv4.MessageTy
 // one killed, back again, and both started together. The lower address serves,
 // somebody always does soon, and there are never two full servers but for a moment.
 func TestTwoBoxes(t *testing.T) {
-	within, back := bounds()
 	l := newLAN(t)
 	l.port("srv2", "192.168.77.2/24")
 	first := func() (*Server, func()) { return l.serveUntil(paced) }
@@ -251,7 +249,7 @@ func TestTwoBoxes(t *testing.T) {
 		})
 	}
 	b, stopB := second()
-	timed(t, 10*time.Second, "the second box serves alone", func() bool { return b.Status().Mode == Full })
+	timed(t, time.Minute, "the second box serves alone", func() bool { return b.Status().Mode == Full })
 	a, stopA := first()
 	agree := func() bool { return a.Status().Mode == Full && b.Status().Mode == Proxy }
 	both := func(what string, within time.Duration, ok func() bool) {
@@ -266,7 +264,7 @@ func TestTwoBoxes(t *testing.T) {
 			last = now
 			return ok()
 		})
-		if two > time.Second {
+		if two > 5*time.Second { // a busy machine keeps packets waiting
 			t.Errorf("%s: two full servers for %v", what, two)
 		}
 	}
@@ -285,7 +283,7 @@ func TestTwoBoxes(t *testing.T) {
 		t.Errorf("the other box's probes took addresses: %+v", st)
 	}
 	stopA()
-	timed(t, within, "the second box takes over when the first is killed", func() bool { return b.Status().Mode == Full })
+	timed(t, takeover, "the second box takes over when the first is killed", func() bool { return b.Status().Mode == Full })
 	a, stopA = first()
 	both("the first box is back and serves", back, agree)
 	stopA()
@@ -302,12 +300,12 @@ func TestCableOut(t *testing.T) {
 		quick(s)
 		s.pace.start = time.Second
 	})
-	eventually(t, 10*time.Second, "serves alone", func() bool { return s.Status().Mode == Full })
+	eventually(t, time.Minute, "serves alone", func() bool { return s.Status().Mode == Full })
 	run(t, "ip", "-n", l.sw, "link", "set", "srv-sw", "down")
-	time.Sleep(1500 * time.Millisecond)
+	time.Sleep(5 * time.Second) // it looks every second
 	run(t, "ip", "-n", l.sw, "link", "set", "srv-sw", "up")
-	eventually(t, 3*time.Second, "listens first", func() bool { return s.Status().Mode == Listening })
-	eventually(t, 10*time.Second, "serves again", func() bool { return s.Status().Mode == Full })
+	eventually(t, time.Minute, "listens first", func() bool { return s.Status().Mode == Listening })
+	eventually(t, time.Minute, "serves again", func() bool { return s.Status().Mode == Full })
 }
 
 func TestMACOf(t *testing.T) {

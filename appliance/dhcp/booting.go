@@ -157,6 +157,9 @@ func (s *Server) event(p *packet, mem *memory, v verdict, step boot.Step, text s
 // firmware waits for us, and what the other server offers stands.
 func (s *Server) proxy(p *packet, mem *memory) {
 	if s.lends(p, mem) {
+		if p.kind == dhcpv4.MessageTypeRequest {
+			s.interpreter.tookAddress(p.client)
+		}
 		s.full(p, mem)
 		return
 	}
@@ -168,9 +171,13 @@ func (s *Server) proxy(p *packet, mem *memory) {
 		s.requested(p, mem, text)
 		return
 	}
-	if p.kind != dhcpv4.MessageTypeDiscover {
-		return
+	if p.kind == dhcpv4.MessageTypeDiscover {
+		s.proxyOffer(p, mem)
 	}
+}
+
+// proxyOffer tells a machine what it boots, without an address.
+func (s *Server) proxyOffer(p *packet, mem *memory) {
 	if part := s.bootPart(p, mem); part != nil {
 		s.wait(p.mac, part.dialect.Delay, Proxy, func() {
 			if s.send(p, s.proxyAnswer(dhcpv4.MessageTypeOffer), part) {

@@ -43,19 +43,19 @@ func (s *Server) packet(sh *shard, p *packet, j job) {
 
 // look notes which address a client says it has or takes.
 func (s *Server) look(p *packet, mode Mode) {
-	addr := p.ciaddr
+	addr, sure := p.ciaddr, true
 	switch {
 	case p.kind == dhcpv4.MessageTypeRelease:
 		return
 	case p.kind == dhcpv4.MessageTypeRequest && p.requested.IsValid():
-		addr = p.requested
+		addr, sure = p.requested, p.server.IsValid() // without a server (INIT-REBOOT) it asks for what it had once
 	}
 	if !addr.IsValid() {
 		return
 	}
-	s.book.note(addr, p.mac)
+	s.book.note(addr, p.mac, sure)
 	if mode != Full && p.server != s.Address.Addr() {
-		s.othersLease(addr, p.mac)
+		s.othersLease(addr, p.mac, sure)
 	}
 }
 
@@ -92,6 +92,12 @@ func (s *Server) askFor(p *packet, n *network) ask {
 	if m.Address.IsValid() && n.prefix.Contains(m.Address) {
 		a.reserved = m.Address
 	}
+	if s.arbiter.now() == Proxy {
+		a.lent, a.ownOnly = true, !s.mayLendRange()
+		if !s.mayLendOwn(m) {
+			a.reserved = netip.Addr{}
+		}
+	}
 	return a
 }
 
@@ -104,6 +110,9 @@ func (s *Server) discover(p *packet, mem *memory, a ask) {
 	case err != nil:
 		s.drop("pool")
 		s.noisy.Warn("no address for a client", zap.Stringer("mac", a.mac), zap.NamedError("err", err))
+		if a.lent {
+			s.proxyOffer(p, mem) // so that the next dialect has its turn
+		}
 	case probe:
 		if s.probe(addr, a) {
 			mem.waiting = p
@@ -121,6 +130,9 @@ func (s *Server) probe(addr netip.Addr, a ask) bool {
 		s.pool.probed(time.Now(), addr, conflict)
 		if conflict {
 			s.metrics.conflicts.Inc()
+			if a.lent { // it may be leased
+				s.forget(addr)
+			}
 			s.noisy.Warn("address is in use by a host that did not get it from us: kept out of the pool for a while",
 				zap.Stringer("address", addr), zap.Duration("for", quarantine))
 		}

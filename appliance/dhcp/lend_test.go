@@ -164,6 +164,154 @@ func exchangeLent(t *testing.T, s *Server, w *fakeWire, addr string) {
 	}
 }
 
+// lending is a server in proxy mode that may lend srv01 what the change allows,
+// in the dialect that does it.
+func lending(t *testing.T, change func(*Server, *boot.Machine), f func(t *testing.T, s *Server, w *fakeWire)) {
+	t.Helper()
+	m := boot.Machine{Name: "srv01", MACs: []boot.MAC{mac(1)}}
+	b := &orders{ordered: map[boot.MAC]bool{mac(1): true}, dialect: address}
+	bubble(t, func(s *Server) {
+		s.Boot, s.Mode, s.Machines = b, Proxy, func() []boot.Machine { return []boot.Machine{m} }
+		if change != nil {
+			change(s, &m)
+		}
+	}, f)
+}
+
+// offeredTo is the address that a machine is offered now.
+func offeredTo(t *testing.T, s *Server, w *fakeWire) string {
+	t.Helper()
+	s.receive(request(mac(1), dhcpv4.MessageTypeDiscover, uefi), portServer, "0.0.0.0:68")
+	settle()
+	settle()
+	out := w.take()
+	if len(out) != 1 {
+		t.Fatalf("%d offers, want one", len(out)) // without an address, too: so the next dialect has its turn
+	}
+	if !isAddress(&out[0]) {
+		return ""
+	}
+	return out[0].YourIPAddr.String()
+}
+
+// TestLendsNoAddressInUse: hosts that got theirs meanwhile, that are seen but
+// sleep, and that only the client finds.
+func TestLendsNoAddressInUse(t *testing.T) {
+	const own, first = "192.168.77.20", "192.168.77.100"
+	mine := netip.MustParseAddr(own)
+	reserved := func(_ *Server, m *boot.Machine) { m.Address = mine }
+	elsewhere := func(s *Server) { siteOffers(s, dhcpv4.MessageTypeOffer, mac(0), "192.168.77.50") }
+	takes := func(t *testing.T, s *Server, w *fakeWire, addr string) {
+		t.Helper()
+		if a := one(t, s, w, request(mac(1), dhcpv4.MessageTypeRequest, uefi, want(addr), server("192.168.77.1"))); a == nil || a.YourIPAddr.String() != addr {
+			t.Fatal("REQUEST got", a)
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*Server, *boot.Machine)
+		play   func(t *testing.T, s *Server, w *fakeWire)
+		want   string
+	}{
+		{"reserved, but another host has it: none of the range, of which nothing is known", reserved, func(_ *testing.T, s *Server, w *fakeWire) {
+			w.hosts[mine] = mac(0xee)
+		}, ""},
+		{"reserved, but another host has it: one of the range, which the site does not give", reserved, func(_ *testing.T, s *Server, w *fakeWire) {
+			w.hosts[mine] = mac(0xee)
+			elsewhere(s)
+		}, first},
+		{"reserved, but a client renews it, and sleeps", reserved, func(_ *testing.T, s *Server, w *fakeWire) {
+			s.receive(request(mac(8), dhcpv4.MessageTypeRequest, ciaddr(own)), portServer, own+":68")
+			synctest.Wait()
+		}, ""},
+		{"had it, and another host has it since", reserved, func(t *testing.T, s *Server, w *fakeWire) {
+			takes(t, s, w, offeredTo(t, s, w))
+			time.Sleep(10 * time.Minute)
+			w.hosts[mine] = mac(0xee)
+		}, ""},
+		{"had it, and has it still", reserved, func(t *testing.T, s *Server, w *fakeWire) {
+			takes(t, s, w, offeredTo(t, s, w))
+			time.Sleep(10 * time.Minute)
+			w.hosts[mine] = mac(1)
+		}, own},
+		{"declined", nil, func(t *testing.T, s *Server, w *fakeWire) {
+			elsewhere(s)
+			takes(t, s, w, offeredTo(t, s, w))
+			if r := one(t, s, w, request(mac(1), dhcpv4.MessageTypeDecline, want(first), server("192.168.77.1"))); r != nil {
+				t.Error("answered a DECLINE with", r)
+			}
+		}, "192.168.77.101"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			lending(t, tt.change, func(t *testing.T, s *Server, w *fakeWire) {
+				tt.play(t, s, w)
+				if got := offeredTo(t, s, w); got != tt.want {
+					t.Errorf("offered %q, want %q", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// TestLentStands: what was offered is given, though the next dialect is tried
+// already, and what the machine gives back is free.
+func TestLentStands(t *testing.T) {
+	elsewhere := func(s *Server) { siteOffers(s, dhcpv4.MessageTypeOffer, mac(0), "192.168.77.50") }
+	b := &orders{ordered: map[boot.MAC]bool{mac(1): true}}
+	bubble(t, func(s *Server) {
+		s.Boot, s.Mode, s.Machines = b, Proxy, func() []boot.Machine { return []boot.Machine{{Name: "srv01", MACs: []boot.MAC{mac(1)}}} }
+	}, func(t *testing.T, s *Server, w *fakeWire) {
+		elsewhere(s)
+		offers, ok := pxe{t, s, w, mac(1), uefi}.attempt(isAddress)
+		if !ok {
+			t.Fatal(len(offers), "offers, none with an address")
+		}
+		addr := offers[len(offers)-1].YourIPAddr.String()
+		s.receive(request(mac(1), dhcpv4.MessageTypeDiscover, uefi), portServer, "0.0.0.0:68") // its next one: it is slow
+		settle()
+		w.take()
+		if d := s.interpreter.dialect(client(boot.UEFIX64, "PXEClient"), "", false); d.Full {
+			t.Fatal("the dialect has not changed")
+		}
+		a := one(t, s, w, request(mac(1), dhcpv4.MessageTypeRequest, uefi, want(addr), server("192.168.77.1")))
+		if a == nil || a.MessageType() != dhcpv4.MessageTypeAck || a.YourIPAddr.String() != addr || a.BootFileName == "" {
+			t.Fatal("REQUEST got", a)
+		}
+		if d := s.interpreter.dialect(client(boot.UEFIX64, "PXEClient"), "", false); d.Name != address {
+			t.Errorf("it took our address, and %q gets the credit", d.Name)
+		}
+		if one(t, s, w, request(mac(1), dhcpv4.MessageTypeRelease, ciaddr(addr), server("192.168.77.1"))); len(s.Leases()) != 0 {
+			t.Error("released, and leased still:", s.Leases())
+		}
+	})
+}
+
+// TestOldWishIsNoLease: a laptop that comes back asks for the address that it
+// had, which the site's server has given to another host since. When we take
+// over that one has it, awake or asleep.
+func TestOldWishIsNoLease(t *testing.T) {
+	const addr = "192.168.77.100"
+	for _, asleep := range []bool{true, false} {
+		bubble(t, func(s *Server) { s.Mode, s.KnownShare = Auto, 0 }, func(t *testing.T, s *Server, w *fakeWire) {
+			s.arbiter.hear(time.Now(), siteDHCP)
+			if asleep { // and was seen when it got it
+				s.receive(request(mac(1), dhcpv4.MessageTypeRequest, want(addr), server("192.168.77.254")), portServer, "0.0.0.0:68")
+				synctest.Wait()
+			} else {
+				w.hosts[netip.MustParseAddr(addr)] = mac(1)
+			}
+			s.receive(request(mac(2), dhcpv4.MessageTypeRequest, want(addr)), portServer, "0.0.0.0:68")
+			synctest.Wait()
+			for range 4 {
+				s.arbiter.probe(time.Now())
+			}
+			if got := lease(t, s, w, mac(2)); got == addr {
+				t.Errorf("asleep %v: the laptop gets %s, another host's", asleep, got)
+			}
+		})
+	}
+}
+
 // TestOthersLeases: who had an address of our range from the server that died
 // gets it again, and nobody else gets it, though its owner sleeps.
 func TestOthersLeases(t *testing.T) {
@@ -201,8 +349,8 @@ func TestLendOnTheWire(t *testing.T) {
 		quick(s)
 		s.Boot, s.Machines = b, func() []boot.Machine { return []boot.Machine{{Name: "srv01", MACs: []boot.MAC{mac(1)}}} }
 	})
-	eventually(t, 5*time.Second, "proxy beside dnsmasq", func() bool { return s.Status().Mode == Proxy })
-	eventually(t, 5*time.Second, "dnsmasq's addresses are known", s.book.othersElsewhere)
+	eventually(t, time.Minute, "proxy beside dnsmasq", func() bool { return s.Status().Mode == Proxy })
+	eventually(t, time.Minute, "dnsmasq's addresses are known", s.book.othersElsewhere)
 	l.peer("srv01", mac(1), "")
 	var conn net.PacketConn
 	insideOf(t, "srv01", func() {
@@ -239,7 +387,7 @@ func TestLendOnTheWire(t *testing.T) {
 		t.Fatalf("after %d DISCOVERs: %v; timeline %q", tries, offer, b.texts(boot.StepDialect))
 	}
 	r := request(mac(1), dhcpv4.MessageTypeRequest, uefi, dhcpv4.WithBroadcast(true), want("192.168.77.100"), server("192.168.77.1"))
-	ack := hear(r, 5*time.Second, func(a *dhcpv4.DHCPv4) bool { return a.MessageType() == dhcpv4.MessageTypeAck })
+	ack := hear(r, time.Minute, func(a *dhcpv4.DHCPv4) bool { return a.MessageType() == dhcpv4.MessageTypeAck })
 	if ack == nil || ack.BootFileName != "boot/525400000001/snponly.efi" {
 		t.Fatal("REQUEST got", ack)
 	}

@@ -121,10 +121,13 @@ func newBook() *book {
 	return &book{clients: newLRU[netip.Addr, boot.MAC](bookSize), servers: map[netip.Addr]bool{}}
 }
 
-func (b *book) note(a netip.Addr, m boot.MAC) {
+// note notes that a client has an address. Who is not sure takes it from nobody.
+func (b *book) note(a netip.Addr, m boot.MAC, sure bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.clients.put(a, m)
+	if _, ok := b.clients.get(a); !ok || sure {
+		b.clients.put(a, m)
+	}
 }
 
 func (b *book) find(a netip.Addr) (boot.MAC, bool) {

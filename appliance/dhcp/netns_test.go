@@ -115,7 +115,7 @@ func udhcpc(t *testing.T, in []string, args ...string) (string, error) {
 	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := append(in, "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "4", "-T", "1", "-s", script)
+	cmd := append(in, "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "1", "-s", script)
 	return try(append(cmd, args...)...)
 }
 
@@ -149,13 +149,13 @@ func TestUnicast(t *testing.T) {
 	l.serve(nil)
 	in := l.peer("a", mac(1), "")
 	dump := start(t, append(in, "tcpdump", "-l", "-e", "-n", "-i", "eth0", "udp", "src", "port", "67")...)
-	eventually(t, 5*time.Second, "tcpdump listens", func() bool { return strings.Contains(dump.String(), "listening") })
+	eventually(t, time.Minute, "tcpdump listens", func() bool { return strings.Contains(dump.String(), "listening") })
 	if out, err := udhcpc(t, in); err != nil {
 		t.Fatal(err, out)
 	}
-	eventually(t, 5*time.Second, "two replies on the wire", func() bool { return strings.Count(dump.String(), "BOOTP/DHCP, Reply") == 2 })
-	if n := strings.Count(dump.String(), "> "+mac(1).String()); n != 2 || !strings.Contains(dump.String(), "192.168.77.1.67 > 192.168.77.100.68") {
-		t.Errorf("%d of 2 replies to the client's MAC:\n%s", n, dump)
+	eventually(t, time.Minute, "OFFER and ACK on the wire", func() bool { return strings.Count(dump.String(), "BOOTP/DHCP, Reply") >= 2 })
+	if strings.Contains(dump.String(), "Broadcast") || !strings.Contains(dump.String(), "> "+mac(1).String()) || !strings.Contains(dump.String(), "192.168.77.1.67 > 192.168.77.100.68") {
+		t.Errorf("a reply to others than the client's MAC:\n%s", dump)
 	}
 }
 
@@ -180,7 +180,7 @@ func TestDhclient(t *testing.T) {
 	if out := dhclient("-r"); !strings.Contains(out, "DHCPRELEASE of 192.168.77.100") {
 		t.Fatalf("dhclient -r:\n%s", out)
 	}
-	eventually(t, 5*time.Second, "the lease is released", func() bool { return len(s.Leases()) == 0 })
+	eventually(t, time.Minute, "the lease is released", func() bool { return len(s.Leases()) == 0 })
 }
 
 // TestConflictOnTheWire has a host with the first address of the pool.
@@ -226,7 +226,7 @@ func TestLinkLost(t *testing.T) {
 	in := l.peer("a", mac(1), "")
 	lease := func(what string) {
 		t.Helper()
-		eventually(t, 20*time.Second, "an address "+what, func() bool {
+		eventually(t, time.Minute, "an address "+what, func() bool {
 			_, err := udhcpc(t, in)
 			return err == nil
 		})
@@ -246,7 +246,7 @@ func TestBusyPort(t *testing.T) {
 	need(t, "dnsmasq", "dnsmasq-base")
 	l := newLAN(t)
 	start(t, "dnsmasq", "-d", "-C", "/dev/null", "--port=0", "--dhcp-range=192.168.77.50,192.168.77.60")
-	eventually(t, 5*time.Second, "dnsmasq has the port", func() bool {
+	eventually(t, time.Minute, "dnsmasq has the port", func() bool {
 		out, _ := try("ss", "-uln", "sport", "=", ":67")
 		return strings.Contains(out, ":67")
 	})

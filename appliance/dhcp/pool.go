@@ -26,6 +26,7 @@ var (
 	errExhausted = errors.New("no free address in the pool: widen [lan] range or shorten lease")
 	errShare     = errors.New("the rest of the pool is kept for known machines: name the machine in the configuration, or lower known_share")
 	errProbing   = errors.New("its address is being probed")
+	errOwnInUse  = errors.New("the address reserved for the machine is in use, and the site's DHCP server gives those of the range: find who has it")
 	errNotYours  = errors.New("the address belongs to another client")
 )
 
@@ -122,6 +123,8 @@ type ask struct {
 	want     netip.Addr // the client would like this one
 	reserved netip.Addr // the configuration says this one
 	host     string
+	lent     bool // beside the site's server, which may have given the address to another host since
+	ownOnly  bool // only the reserved one is ours to give
 }
 
 // take finds an address to offer and holds it for the client. probe says that
@@ -137,7 +140,7 @@ func (p *pool) take(now time.Time, a ask) (addr netip.Addr, probe bool, err erro
 	if now.Before(s.probing) {
 		return netip.Addr{}, false, errProbing
 	}
-	mine := s.mac == a.mac && (s.phase != idle || now.Sub(s.since) < trustedFor)
+	mine := !a.lent && s.mac == a.mac && (s.phase != idle || now.Sub(s.since) < trustedFor)
 	if probe = !mine && now.Sub(s.verified) > verifiedFor; probe {
 		s.probing = now.Add(2 * (probeAgain + probeWait))
 	}
@@ -157,6 +160,9 @@ func (p *pool) choose(now time.Time, a ask) (*slot, error) {
 	}
 	if p.fits(a.reserved, a) && (cur == nil || cur.addr != a.reserved) {
 		return p.slot(a.reserved, a.net), nil
+	}
+	if a.ownOnly && (cur == nil || cur.addr != a.reserved) {
+		return nil, errOwnInUse
 	}
 	if cur != nil && cur.phase != idle && cur.phase != quarantined {
 		return cur, nil
@@ -289,8 +295,10 @@ func (p *pool) record(now time.Time, mac boot.MAC) (addr netip.Addr, ok bool) {
 }
 
 // othersLease makes a client the last holder of an address that it has from
-// another server: it is offered to nobody else while there is another one.
-func (p *pool) othersLease(now time.Time, addr netip.Addr, mac boot.MAC) {
+// another server: it is offered to nobody else while there is another one. Who
+// is not sure is not believed where another holder is known. Nobody is trusted
+// to have it without an ARP probe: the other server may have refused.
+func (p *pool) othersLease(now time.Time, addr netip.Addr, mac boot.MAC, sure bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a := ask{mac: mac, net: p.home(addr)}
@@ -298,11 +306,11 @@ func (p *pool) othersLease(now time.Time, addr netip.Addr, mac boot.MAC) {
 		return
 	}
 	s := p.slot(addr, a.net)
-	if s.phase == offered || s.phase == bound {
+	if s.phase == offered || s.phase == bound || !sure && s.mac != mac && !s.mac.IsZero() {
 		return
 	}
 	p.own(s, a, now)
-	p.move(s, idle, now)
+	p.move(s, idle, now.Add(-trustedFor))
 }
 
 // release ends what a client has of an address: it took another server's
