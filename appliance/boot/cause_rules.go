@@ -194,8 +194,11 @@ var rulesOfLoaders = []rule{
 		}},
 	{stageLoader, "nbp-silent", patienceLoader, always,
 		func(s *situation) (string, string) {
-			return fmt.Sprintf("%s fetched, then %s: the loader hangs, most often in the card's firmware driver", s.loader, s.silence()),
-				fmt.Sprintf("update the firmware of %s, try another card, or another boot set or chain (chain = \"…\" of its [[machine]])", s.Machine.Name)
+			hint := fmt.Sprintf("update the firmware of %s, try another card, or another boot set or chain (chain = \"…\" of its [[machine]])", s.Machine.Name)
+			if s.SecureBoot == SecureBootOff && s.Machine.SecureBoot == "" && s.uefi() { // that was so at its last report
+				hint = "restart it: if Secure Boot was switched on since its last report, it gets a signed loader now; else " + hint
+			}
+			return fmt.Sprintf("%s fetched, then %s: the loader hangs, most often in the card's firmware driver", s.loader, s.silence()), hint
 		}},
 }
 
