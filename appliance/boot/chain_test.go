@@ -72,7 +72,21 @@ func chainConfig(t testing.TB) Config {
 	return c
 }
 
+// another is the same site with a library and a store of its own. A copy spares
+// the disk what Add brings to it.
+func another(t *testing.T, c Config) Config {
+	t.Helper()
+	lib, m := &images.Library{Dir: t.TempDir()}, newMemory()
+	if err := os.CopyFS(lib.Dir, os.DirFS(c.Images.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	c.Machines = slices.Clone(c.Machines)
+	c.Images, c.Orders, c.Events, c.Adopted = lib, orderStore{m}, m, machineStore{m}
+	return c
+}
+
 func TestChains(t *testing.T) {
+	base := chainConfig(t)
 	site := func(chain Chain) func(*Config) { return func(c *Config) { c.Chain = chain } }
 	machine := func(edit func(*Machine)) func(*Config) {
 		return func(c *Config) { edit(&c.Machines[0]) }
@@ -118,7 +132,7 @@ func TestChains(t *testing.T) {
 		{"arm32", nil, "rescue", UEFIARM32, "refused: srv01 asks as UEFI arm32 (10), and there is no boot program for that"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := chainConfig(t)
+			c := another(t, base)
 			if test.setup != nil {
 				test.setup(&c)
 			}
@@ -135,6 +149,11 @@ func remove(c *Config, set string) { os.RemoveAll(c.Images.Dir + "/" + set) }
 
 // An order is refused for what the machine would be given damaged, and for nothing else.
 func TestArmLooksAtWhatTheMachineNeeds(t *testing.T) {
+	base := chainConfig(t)
+	if _, err := base.Images.Add(images.Image{Name: "rescue", Kind: images.Linux, Arch: "amd64", Kernel: "vmlinuz", Up: images.Agent},
+		map[string]io.Reader{"vmlinuz": strings.NewReader("x64 kernel")}); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		seen    Arch
 		image   string
@@ -154,11 +173,7 @@ func TestArmLooksAtWhatTheMachineNeeds(t *testing.T) {
 		"no way at all: the image, at least": {UEFIARM64, "live", "live/vmlinuz", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := chainConfig(t)
-			if _, err := c.Images.Add(images.Image{Name: "rescue", Kind: images.Linux, Arch: "amd64", Kernel: "vmlinuz", Up: images.Agent},
-				map[string]io.Reader{"vmlinuz": strings.NewReader("x64 kernel")}); err != nil {
-				t.Fatal(err)
-			}
+			c := another(t, base)
 			table := New(c)
 			if test.seen != UnknownArch {
 				answer(table, Client{MAC: mac1, Arch: test.seen, Program: Firmware})
