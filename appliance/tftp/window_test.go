@@ -200,7 +200,8 @@ func TestBlockSizeOfTheClient(t *testing.T) {
 		}
 	}
 	// A ROM that asks for a block size and cannot stand it hears nothing of one.
-	tree.block = plainBlock
+	strict := &dirTree{dir: tree.dir, block: plainBlock}
+	addr, _ = start(t, strict, nil)
 	var got bytes.Buffer
 	options, err := dialTest(t, addr).get(rq(opRRQ, "f", "octet", "blksize", "1456", "tsize", "0"), &got)
 	if _, said := options["blksize"]; err != nil || said || options["tsize"] != "10000" || !bytes.Equal(got.Bytes(), data) {
