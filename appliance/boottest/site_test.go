@@ -9,8 +9,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -71,7 +73,8 @@ func newSite(t *testing.T, m mode, machines string) *site {
 	}
 	t.Cleanup(remove)
 	if m.server {
-		s.dnsmasq("192.168.77.254/24", "--dhcp-range=192.168.77.50,192.168.77.99,1h", "--dhcp-option=3")
+		// It names us as next server, which GRUB needs beside another DHCP server.
+		s.dnsmasq("192.168.77.254/24", "--dhcp-range=192.168.77.50,192.168.77.99,1h", "--dhcp-option=3", "--dhcp-boot=,,192.168.77.1")
 	}
 	extra := ""
 	if m.relay {
@@ -79,6 +82,9 @@ func newSite(t *testing.T, m mode, machines string) *site {
 		extra = "[[lan.relay]]\nnetwork = \"10.5.0.0/24\"\nrange = [\"10.5.0.50\", \"10.5.0.99\"]\nrouter = \"10.5.0.1\"\n"
 	}
 	s.daemon(m.dhcp, extra+machines)
+	if m.server {
+		eventually(t, 30*time.Second, "the box has heard the site's server", s.heardServer)
+	}
 	return s
 }
 
@@ -173,6 +179,22 @@ func (s *site) daemon(dhcp, tail string) {
 		st, err := s.api.Status(s.t.Context())
 		return err == nil && st.DHCP.Mode != "listening"
 	})
+}
+
+// heardServer reports whether the box knows of another DHCP server: what UEFI
+// is told depends on what that one names as next server.
+func (s *site) heardServer() bool {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(s.dir, "api.sock"))
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	resp, err := client.Get("http://box/metrics")
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return err == nil && regexp.MustCompile(`(?m)^rescuebox_dhcp_other_server_answers_total [1-9]`).Match(text)
 }
 
 // order makes an order and returns its id.

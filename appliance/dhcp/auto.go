@@ -43,6 +43,10 @@ func defaultPace() pace {
 // 50 s, so that the silence of the first probes meant nothing.
 const settling = 75 * time.Second
 
+// askAgain is how often a configured proxy asks who gives the addresses: what
+// it tells UEFI rests on that (see nextServerElsewhere), and its memory is longer.
+const askAgain = 3 * time.Minute
+
 const (
 	maxServers   = 16               // remembered, the longest unheard of forgotten first
 	serverMemory = 10 * time.Minute // and none longer than that
@@ -101,8 +105,8 @@ func (a *arbiter) now() Mode {
 	return a.mode
 }
 
-// probe is called when a probe goes out. It judges the one before and says
-// when to send the next.
+// probe is called when a probe goes out. It judges the one before, in auto
+// mode, and says when to send the next.
 func (a *arbiter) probe(now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -125,6 +129,8 @@ func (a *arbiter) probe(now time.Time) time.Duration {
 		return a.pace.start
 	case a.auto && a.mode == Full:
 		return a.pace.full
+	case !a.auto && now.Sub(a.began) > settling:
+		return askAgain
 	}
 	return a.pace.proxy
 }

@@ -75,7 +75,7 @@ func TestArbiter(t *testing.T) {
 						t.Errorf("after %v: %s, want %s", w.when, got, w.mode)
 					}
 				}
-				time.Sleep(9001 * s)
+				time.Sleep(9500 * s)
 			})
 		})
 	}

@@ -113,7 +113,7 @@ func (s *Server) serve(parent context.Context, l *link) error {
 		s.watchLink(ctx, l)
 		return fmt.Errorf("interface %s is gone or was made anew", s.Interface)
 	})
-	if s.Mode == Auto {
+	if s.Mode != Full {
 		read(func() error { s.watchServers(ctx, l); return nil })
 	}
 	<-ctx.Done()
