@@ -41,9 +41,9 @@ const (
 	keptAudit   = 20000
 	bootSet     = "ipxe"
 	stopTimeout = 1500 * time.Millisecond // for all parts to end; the state is closed after that
-	// heapGrowth is in percent of the live heap, half of Go's default: it is a
+	// heapGrowth is in percent of the live heap, less than half of Go's default: it is a
 	// few MB, and a small box has other things to do with its memory.
-	heapGrowth = 50
+	heapGrowth = 40
 )
 
 // box is the wired appliance.
