@@ -80,7 +80,8 @@ func (s *Server) decide(p *packet, mem *memory) verdict {
 	}
 	c, lends := p.client, false
 	if s.nextServerElsewhere(c) {
-		lends = s.mayLend(p)
+		m, _ := s.roster.Load().machine(p)
+		lends = s.mayLend(p) && (m.Dialect == "" || m.Dialect == address) // a pinned dialect is kept
 		c.NextServerElsewhere = !lends
 	}
 	d, err := s.Boot.Decide(c)

@@ -38,18 +38,22 @@ func TestGRUBGoesByTheLease(t *testing.T) {
 		file   string
 		lent   bool
 		change dhcpv4.Modifier
+		pin    string
 	}{
-		{"the site names another host", siteNames("192.168.77.254"), "shimx64.efi", true, uefi},
-		{"and gives addresses of our range", inRange, "snponly.efi", false, uefi},
-		{"the site names us", siteNames("192.168.77.1"), "shimx64.efi", false, uefi},
-		{"nothing is known of the site", nil, "snponly.efi", false, uefi},
-		{"BIOS", siteNames("192.168.77.254"), "undionly.kpxe", false, bios},
+		{"the site names another host", siteNames("192.168.77.254"), "shimx64.efi", true, uefi, ""},
+		{"a pinned dialect is kept", siteNames("192.168.77.254"), "snponly.efi", false, uefi, binl},
+		{"and gives addresses of our range", inRange, "snponly.efi", false, uefi, ""},
+		{"the site names us", siteNames("192.168.77.1"), "shimx64.efi", false, uefi, ""},
+		{"nothing is known of the site", nil, "snponly.efi", false, uefi, ""},
+		{"BIOS", siteNames("192.168.77.254"), "undionly.kpxe", false, bios, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := &orders{ordered: map[boot.MAC]bool{mac(1): true}, shim: true}
+			b := &orders{ordered: map[boot.MAC]bool{mac(1): true}, shim: true, dialect: tt.pin}
 			bubble(t, func(s *Server) {
 				s.Boot, s.Mode = b, Proxy
-				s.Machines = func() []boot.Machine { return []boot.Machine{{Name: "srv01", MACs: []boot.MAC{mac(1)}}} }
+				s.Machines = func() []boot.Machine {
+					return []boot.Machine{{Name: "srv01", MACs: []boot.MAC{mac(1)}, Dialect: tt.pin}}
+				}
 			}, func(t *testing.T, s *Server, w *fakeWire) {
 				if tt.hears != nil {
 					tt.hears(s)
