@@ -16,6 +16,7 @@ type Kind string
 // The kinds.
 const (
 	Linux   Kind = "linux"   // kernel and initrd
+	Windows Kind = "windows" // Windows PE in a WIM, see WindowsPE
 	BootSet Kind = "bootset" // network boot programs such as undionly.kpxe; not bootable as an order
 )
 
@@ -30,20 +31,21 @@ const (
 
 // Image is one image of the library, as image.toml has it.
 type Image struct {
-	Name      string    `toml:"-"`
-	Kind      Kind      `toml:"kind"`
-	Title     string    `toml:"title"`
-	Arch      string    `toml:"arch"` // as Debian names it: amd64, arm64; "" for any
-	Source    string    `toml:"source"`
-	Added     time.Time `toml:"added"`
-	Kernel    string    `toml:"kernel,omitempty"`     // file name
-	KernelEFI string    `toml:"kernel_efi,omitempty"` // in its place under UEFI, where it differs (memtest86+)
-	Initrd    []string  `toml:"initrd,omitempty"`     // file names, in order
-	Cmdline   string    `toml:"cmdline,omitempty"`    // text/template over Args
-	Up        Signal    `toml:"up,omitempty"`
-	ISO       *ISO      `toml:"iso,omitempty"` // the image as one file, for UEFI HTTP Boot and virtual media
-	Files     []File    `toml:"file"`
-	Dir       string    `toml:"-"`
+	Name      string     `toml:"-"`
+	Kind      Kind       `toml:"kind"`
+	Title     string     `toml:"title"`
+	Arch      string     `toml:"arch"` // as Debian names it: amd64, arm64; "" for any
+	Source    string     `toml:"source"`
+	Added     time.Time  `toml:"added"`
+	Kernel    string     `toml:"kernel,omitempty"`     // file name
+	KernelEFI string     `toml:"kernel_efi,omitempty"` // in its place under UEFI, where it differs (memtest86+)
+	Initrd    []string   `toml:"initrd,omitempty"`     // file names, in order
+	Cmdline   string     `toml:"cmdline,omitempty"`    // text/template over Args
+	Up        Signal     `toml:"up,omitempty"`
+	ISO       *ISO       `toml:"iso,omitempty"` // the image as one file, for UEFI HTTP Boot and virtual media
+	Windows   *WindowsPE `toml:"windows,omitempty"`
+	Files     []File     `toml:"file"`
+	Dir       string     `toml:"-"`
 }
 
 // File is one file of an image.
@@ -69,9 +71,13 @@ type ISO struct {
 }
 
 // Loads lists the files that a machine's firmware and loaders fetch, in the
-// order in which they do: the kernel, then every initrd. An image whose up is
-// "served" is up when all of them went out.
+// order in which they do: the kernel, then every initrd; of a Windows image the
+// RAM disk's frame, then the WIM. An image whose up is "served" is up when all
+// of them went out.
 func (i Image) Loads(uefi bool) []string {
+	if w := i.Windows; w != nil {
+		return slices.DeleteFunc([]string{w.SDI, w.WIM}, func(name string) bool { return name == "" })
+	}
 	kernel := i.Kernel
 	if uefi && i.KernelEFI != "" {
 		kernel = i.KernelEFI

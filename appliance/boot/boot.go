@@ -33,8 +33,11 @@ type Machine struct {
 	// SecureBoot is what the file of the site says of its firmware. What the
 	// agent has reported from it counts where the file says nothing.
 	SecureBoot SecureBoot
-	Address    netip.Addr // reserved address; zero if none
-	Adopted    bool       // taken over from the LAN by an admin, not named in the file of the site
+	// LoaderCA is whose signature Microsoft's boot manager bears on this machine: "2011" or "2023";
+	// "" is what worked last.
+	LoaderCA string
+	Address  netip.Addr // reserved address; zero if none
+	Adopted  bool       // taken over from the LAN by an admin, not named in the file of the site
 }
 
 // Chain is how an image reaches a machine.
@@ -85,6 +88,8 @@ type Config struct {
 	// Fetched is told of each file that a client asks for, and again when it has
 	// gone out to its last byte; may be nil.
 	Fetched func(mac MAC, whole bool)
+	// AgentFor is the rescue agent's program for a Windows image; nil: there is none.
+	AgentFor func(images.Image) ([]byte, error)
 	// LAN tells what is around a boot that does not go on; it may take seconds. nil: nothing is known.
 	LAN     func(context.Context) LAN
 	Log     *zap.Logger           // nil: none

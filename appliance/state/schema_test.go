@@ -93,7 +93,7 @@ func TestUpgrade(t *testing.T) {
 
 func TestNewerFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "rescuebox.db")
-	db, err := open(path, append(append([]string(nil), schema...), "CREATE TABLE outbox (key TEXT)"))
+	db, err := open(path, append(append([]string(nil), schema...), "CREATE TABLE tomorrow (key TEXT)"))
 	if err != nil {
 		t.Fatal(err)
 	}
