@@ -65,8 +65,8 @@ func TestUpgrade(t *testing.T) {
 	}
 	// What the next releases may do, so that more than one step is gone.
 	steps := append(append([]string(nil), schema...),
-		"CREATE TABLE outbox (key TEXT PRIMARY KEY, doc TEXT)",
-		"ALTER TABLE outbox ADD COLUMN due INTEGER; UPDATE orders SET doc = json_set(doc, '$.Name', upper(doc ->> '$.Name'))")
+		"CREATE TABLE later (key TEXT PRIMARY KEY, doc TEXT)",
+		"ALTER TABLE later ADD COLUMN due INTEGER; UPDATE orders SET doc = json_set(doc, '$.Name', upper(doc ->> '$.Name'))")
 	db, err := open(path, steps)
 	if err != nil {
 		t.Fatal(err)
