@@ -59,6 +59,7 @@ type Server struct {
 	Site      string // name of the site, for people
 	Tree      Tree
 	Agents    Agents                // nil: reports are refused
+	Tickets   Tickets               // nil: tickets are refused
 	RateLimit int64                 // bytes per second for one address; 0 is without limit
 	Log       *zap.Logger           // nil: none
 	Metrics   prometheus.Registerer // nil: none
