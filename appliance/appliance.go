@@ -206,6 +206,7 @@ func machinesOf(c *config.Config) (list []boot.Machine) {
 			to.UUID, _ = boot.ParseUUID(m.UUID)
 		}
 		to.Chain, to.BootSet, to.Dialect, to.SecureBoot = chainOf(m.Chain), m.BootSet, m.Dialect, boot.SecureBoot(m.SecureBoot)
+		to.LoaderCA = m.LoaderCA
 		list = append(list, to)
 	}
 	return list

@@ -125,8 +125,9 @@ func (c *checker) config(raw rawFile) *Config {
 			Port:      c.readInt("tftp.port", raw.TFTP.Port, 1, 65535, usual.TFTP.Port),
 			BlockSize: c.readInt("tftp.block_size", raw.TFTP.BlockSize, 512, 1468, usual.TFTP.BlockSize),
 		},
-		State: State{Dir: read(c, "state.dir", raw.State.Dir, absolutePath)},
-		Log:   Log{Level: read(c, "log.level", raw.Log.Level, logLevel)},
+		Ticket: Ticket{DropDir: read(c, "ticket.drop_dir", raw.Ticket.DropDir, optional(absolutePath))},
+		State:  State{Dir: read(c, "state.dir", raw.State.Dir, absolutePath)},
+		Log:    Log{Level: read(c, "log.level", raw.Log.Level, logLevel)},
 	}
 	cfg.LAN = c.lan(raw.LAN)
 	cfg.Rescue = c.rescue(raw.Rescue)

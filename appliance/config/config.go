@@ -24,6 +24,7 @@ type Config struct {
 	HTTP     HTTP
 	TFTP     TFTP
 	Rescue   Rescue
+	Ticket   Ticket
 	Admin    Admin
 	State    State
 	Log      Log
@@ -110,6 +111,11 @@ type Rescue struct {
 	SSHKeys []string // lines of authorized_keys, from ssh_keys and ssh_keys_file, each parsed
 }
 
+// Ticket is [ticket]: the ways in of tickets beside those that are always open.
+type Ticket struct {
+	DropDir string // a folder that tickets are copied into, by a share for instance; "" is none
+}
+
 // Admin is [admin].
 type Admin struct {
 	Socket string         // default /run/rescuebox/api.sock
@@ -138,6 +144,7 @@ type Machine struct {
 	// SecureBoot is "on", "off", or "" for auto, the default: what the machine reports.
 	SecureBoot string
 	Dialect    string     // how DHCP talks to it, a name of package dhcp; "" for auto, the default, finds out
+	LoaderCA   string     // whose signature Microsoft's boot manager bears: "2011", "2023", or "" for auto, the default: what worked last
 	Address    netip.Addr // reservation, or zero
 	BMC        *BMC       // nil: none
 }

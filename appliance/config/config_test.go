@@ -130,15 +130,19 @@ chain = "shim"
 bootset = "ipxe-arm64"
 secure_boot = "off"
 dialect = "binl"
+loader_ca = "2023"
 `, func(c *Config) {
 			c.Machines = []Machine{{
 				Name: "srv01", MACs: []string{"52:54:00:12:34:56", "52:54:00:12:34:ab"}, Chain: "auto",
 				Address: netip.MustParseAddr("192.168.77.100"),
 				BMC:     &BMC{Protocol: "ipmi", Host: "192.168.77.21", Port: 6230, User: "rescue", PasswordFile: "/etc/rescuebox/secrets/srv01"},
 			}, {
-				Name: "7", UUID: "4c4c4544-0042-3510-8054-b4c04f564432", Image: "rescue", Chain: "shim", BootSet: "ipxe-arm64", SecureBoot: "off", Dialect: "binl",
+				Name: "7", UUID: "4c4c4544-0042-3510-8054-b4c04f564432", Image: "rescue", Chain: "shim", BootSet: "ipxe-arm64", SecureBoot: "off", Dialect: "binl", LoaderCA: "2023",
 			}}
 		}},
+		{"drop directory", `[ticket]
+drop_dir = "/srv/tickets/"
+`, func(c *Config) { c.Ticket.DropDir = "/srv/tickets" }},
 		{"inline tables", `[http]
 [[machine]]
 name = "a"

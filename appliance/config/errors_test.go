@@ -85,7 +85,7 @@ frobnicate = 80
 a = 1
 b = 2
 `,
-		"site.toml:6: zzz: unknown key (hint: the file knows admin, boot, http, lan, log, machine, rescue, site, state, tftp)"},
+		"site.toml:6: zzz: unknown key (hint: the file knows admin, boot, http, lan, log, machine, rescue, site, state, tftp, ticket)"},
 	{"capital letters in a table", `LEAST
 [reScue]
 ssh_keYs.0 = "0"
@@ -627,6 +627,16 @@ dialect = "No 43!"
 `,
 		"site.toml:9: machine \"srv01\": secure_boot: \"yes\" is neither auto, on nor off (hint: leave it out for \"auto\": a machine that booted a rescue system has told it)\n" +
 			"site.toml:10: machine \"srv01\": dialect: \"No 43!\" is no dialect (hint: leave it out for \"auto\"; there are " + strings.Join(Dialects, ", ") + ")"},
+	{"boot manager's signature, drop directory", `LEAST
+[ticket]
+drop_dir = "drop"
+[[machine]]
+name = "srv01"
+mac = ["52:54:00:12:34:56"]
+loader_ca = "2021"
+`,
+		"site.toml:7: ticket.drop_dir: \"drop\" is no absolute path (hint: write it from the root: /…)\n" +
+			"site.toml:11: machine \"srv01\": loader_ca: \"2021\" is neither auto, 2011 nor 2023 (hint: leave it out for \"auto\": what worked last on this machine is taken)"},
 	{"machine address outside", `LEAST
 [[machine]]
 name = "srv01"

@@ -54,6 +54,7 @@ func (c *checker) machine(path string, raw rawMachine, lan LAN) Machine {
 		BootSet:    read(c, path+".bootset", raw.BootSet, optional(imageName)),
 		SecureBoot: read(c, path+".secure_boot", raw.SecureBoot, secureBoot),
 		Dialect:    read(c, path+".dialect", raw.Dialect, dialectName),
+		LoaderCA:   read(c, path+".loader_ca", raw.LoaderCA, loaderCA),
 	}
 	for i, s := range raw.MAC {
 		m.MACs = append(m.MACs, read(c, fmt.Sprintf("%s.mac[%d]", path, i), s, mac))

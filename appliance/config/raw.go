@@ -11,6 +11,7 @@ type rawFile struct {
 	HTTP    rawHTTP      `toml:"http"`
 	TFTP    rawTFTP      `toml:"tftp"`
 	Rescue  rawRescue    `toml:"rescue"`
+	Ticket  rawTicket    `toml:"ticket"`
 	Admin   rawAdmin     `toml:"admin"`
 	State   rawState     `toml:"state"`
 	Log     rawLog       `toml:"log"`
@@ -58,6 +59,10 @@ type rawRescue struct {
 	SSHKeysFile string   `toml:"ssh_keys_file"`
 }
 
+type rawTicket struct {
+	DropDir string `toml:"drop_dir"`
+}
+
 type rawAdmin struct {
 	Socket string `toml:"socket"`
 	Group  string `toml:"group"`
@@ -81,6 +86,7 @@ type rawMachine struct {
 	BootSet    string   `toml:"bootset"`
 	SecureBoot string   `toml:"secure_boot"`
 	Dialect    string   `toml:"dialect"`
+	LoaderCA   string   `toml:"loader_ca"`
 	Address    string   `toml:"address"`
 	BMC        *rawBMC  `toml:"bmc"`
 }

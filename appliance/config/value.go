@@ -127,6 +127,17 @@ func secureBoot(s string) (string, *fault) {
 	return "", faultf(`leave it out for "auto": a machine that booted a rescue system has told it`, "%s is neither auto, on nor off", quote(s))
 }
 
+// loaderCA is an authority of Microsoft's, by the year in its name.
+func loaderCA(s string) (string, *fault) {
+	switch s {
+	case "", "auto":
+		return "", nil
+	case "2011", "2023":
+		return s, nil
+	}
+	return "", faultf(`leave it out for "auto": what worked last on this machine is taken`, "%s is neither auto, 2011 nor 2023", quote(s))
+}
+
 // Dialects are those of package dhcp.
 var Dialects = []string{"auto", "control", "binl", "plain", "late", "address", "wds", "menu", "header", "option", "small"}
 
