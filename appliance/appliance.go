@@ -161,6 +161,7 @@ func (b *box) bootTable() *boot.Table {
 		Firmware:  state.NewTable[boot.FirmwareState](b.db, "firmware", state.Relaxed),
 		MACOf:     func(a netip.Addr) (boot.MAC, bool) { return b.dhcp.MACOf(a) },
 		LAN:       b.lan,
+		AgentFor:  windowsAgent,
 		BlockSize: func(mac boot.MAC) int { return b.dhcp.BlockSize(mac) },
 		Fetched:   func(mac boot.MAC, whole bool) { b.dhcp.Fetched(mac, whole) },
 		Log:       b.logOf("boot"), Metrics: replacing{b.metrics},
