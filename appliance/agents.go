@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"strings"
 
 	"rescuebox/appliance/boot"
@@ -30,6 +31,18 @@ func (a agents) Keys(token string, from netip.Addr) ([]byte, error) {
 // report without the token is kept as unverified, and ends no order: anybody
 // on the LAN can send one.
 func (a agents) Up(token string, from netip.Addr, report []byte) error {
+	return a.take(token, from, report, a.tickets.Report)
+}
+
+// Ticket is Up for an inv32.xml.
+func (a agents) Ticket(token string, from netip.Addr, raw []byte) error {
+	return a.take(token, from, raw, a.tickets.DaRT)
+}
+
+// taking is a way of the desk to take a report in.
+type taking func(machine, order string, verified bool, from netip.Addr, raw []byte) (ticket.Ticket, error)
+
+func (a agents) take(token string, from netip.Addr, raw []byte, take taking) error {
 	machine, order, verified, ok := a.who(token, from)
 	if !ok {
 		return errStranger
@@ -38,7 +51,7 @@ func (a agents) Up(token string, from netip.Addr, report []byte) error {
 		a.table.Record(boot.Event{Step: boot.StepUp, Machine: machine, Order: order,
 			Text: fmt.Sprintf("%s is up and reports from %s", machine, from)})
 	}
-	t, err := a.tickets.Report(machine, order, verified, from, report)
+	t, err := take(machine, order, verified, from, raw)
 	if errors.Is(err, ticket.ErrTooMany) { // the sender's fault, not the box's
 		err = &boot.Refusal{Reason: err.Error()}
 	}
@@ -47,6 +60,33 @@ func (a agents) Up(token string, from netip.Addr, report []byte) error {
 		err = errors.Join(err, a.table.Up(order))
 	}
 	return err
+}
+
+// MDT takes a monitoring event of Microsoft's deployment scripts, which tell their
+// ticket in it, and no token.
+func (a agents) MDT(from netip.Addr, q url.Values) (string, error) {
+	machine, _, _, ok := a.who("", from)
+	if !ok {
+		return "", errStranger
+	}
+	if note := ticket.MDTNote(q); note != "" {
+		a.table.Says(machine, note, false)
+	}
+	raw, ok := ticket.MDT(q)
+	if !ok {
+		return ticket.MDTReply(q), nil
+	}
+	return ticket.MDTReply(q), a.take("", from, raw, a.tickets.DaRT)
+}
+
+// Say puts a line of a booted machine's agent into the timeline.
+func (a agents) Say(token string, from netip.Addr, text string) error {
+	machine, _, verified, ok := a.who(token, from)
+	if !ok {
+		return errStranger
+	}
+	a.table.Says(machine, text, verified)
+	return nil
 }
 
 // secureBootOf translates the agent's words.
@@ -60,12 +100,17 @@ func (a agents) who(token string, from netip.Addr) (machine, order string, verif
 		}
 		return "", "", false, false
 	}
-	mac, found := a.dhcp.MACOf(from)
-	if !found {
-		return "", "", false, false
-	}
-	machine, found = a.table.MachineOf(mac)
+	machine, found := a.machineAt(from)
 	return machine, "", false, found
+}
+
+// machineAt names the machine that has an address.
+func (b *box) machineAt(a netip.Addr) (string, bool) {
+	mac, found := b.dhcp.MACOf(a)
+	if !found {
+		return "", false
+	}
+	return b.table.MachineOf(mac)
 }
 
 // announce puts a new or changed ticket into the timeline: that it is here, not

@@ -137,14 +137,19 @@ func (b *box) parts() []part {
 	tftpd := &tftp.Server{Addr: netip.AddrPortFrom(lan, uint16(c.TFTP.Port)), BlockSize: c.TFTP.BlockSize,
 		Tree: b.table, Log: b.logOf("tftp"), Metrics: metrics}
 	httpd := &httpboot.Server{Site: c.Site, Addr: netip.AddrPortFrom(lan, uint16(c.HTTP.Port)), RateLimit: c.HTTP.RateLimit,
-		Tree: b.table, Agents: agents{b}, Log: b.logOf("http"), Metrics: metrics}
-	return []part{
+		Tree: b.table, Agents: agents{b}, Tickets: agents{b}, Log: b.logOf("http"), Metrics: metrics}
+	parts := []part{
 		{"orders", b.table.Run},
 		{"dhcp", b.dhcp.Run},
 		{"tftp", tftpd.Run},
 		{"http", httpd.Run},
 		{"admin", b.adminServer().Run},
 	}
+	if c.Ticket.DropDir != "" {
+		drop := &ticket.Drop{Dir: c.Ticket.DropDir, Desk: b.tickets, MachineOf: b.machineAt, Named: b.table.Named, Log: b.logOf("drop")}
+		parts = append(parts, part{"drop", drop.Run})
+	}
+	return parts
 }
 
 func (b *box) logOf(task string) *zap.Logger { return b.Log.With(zap.String("task", task)) }

@@ -15,6 +15,7 @@ const (
 	StepScript   Step = "script"   // a boot script was fetched
 	StepFile     Step = "file"     // a file's transfer begins, goes on (Transient) or ends
 	StepUp       Step = "up"       // the booted system reported
+	StepSays     Step = "says"     // the booted system's agent tells what it is doing
 	StepTicket   Step = "ticket"   // the ticket is here
 	StepDone     Step = "done"
 	StepExpired  Step = "expired"

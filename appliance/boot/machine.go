@@ -23,6 +23,17 @@ func (t *Table) MachineOf(mac MAC) (name string, known bool) {
 	return m.Name, known
 }
 
+// Named finds a machine by its name, in any case, or by one of its MACs in any usual spelling.
+func (t *Table) Named(s string) (name string, ok bool) {
+	if mac, err := ParseMAC(s); err == nil {
+		return t.MachineOf(mac)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m, ok := t.findNameLocked(strings.ToLower(s))
+	return m.Name, ok
+}
+
 // machineNamesLocked is for hints.
 func (t *Table) machineNamesLocked() string {
 	var names []string

@@ -1,8 +1,11 @@
 package boot
 
 import (
+	"fmt"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"go.uber.org/zap"
 )
@@ -104,4 +107,33 @@ func (t *Table) Watch() (events <-chan Event, stop func()) {
 		defer t.timeline.mu.Unlock()
 		delete(t.timeline.watchers, w)
 	}
+}
+
+// Says puts a line that a booted machine says of itself into the timeline of its
+// open order, each line once; proven tells that it bore the order's token. Without
+// an order it is logged: nobody waits for the machine.
+func (t *Table) Says(machine, text string, proven bool) {
+	text = oneLine(text)
+	if !proven {
+		text += " (without the order's token)"
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o, open := t.open[machine]
+	if !open {
+		t.log.Info("machine says", zap.String("machine", machine), zap.String("text", text))
+		return
+	}
+	if t.onceLocked(o.ID, "says "+text, maxToldSayings) {
+		t.recordLocked(Event{Step: StepSays, Order: o.ID, Machine: machine, Text: fmt.Sprintf("%s says: %s", machine, text)})
+	}
+}
+
+// oneLine is a text as one printable line of at most 300 characters.
+func oneLine(text string) string {
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }), " ")
+	if r := []rune(text); len(r) > 300 {
+		text = string(r[:299]) + "…"
+	}
+	return text
 }

@@ -303,6 +303,7 @@ func (t *Table) tellRefused(d Decision, mac MAC, err error) {
 // for names that do not exist, and shall leave room for those that do.
 const (
 	maxToldRefusals = 30
+	maxToldSayings  = 200
 	maxToldFiles    = 300
 )
 
