@@ -67,7 +67,7 @@ func (m *Mail) Send(ctx context.Context, l Letter, mark func()) error {
 // session is a connection with a mail server, until one letter is delivered.
 type session struct {
 	*smtp.Client
-	conn net.Conn
+	conn *patient
 	stop func() bool // of the guard that closes the connection with ctx
 }
 
@@ -86,18 +86,18 @@ func (m *Mail) open(ctx context.Context) (s *session, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var conn net.Conn = &patient{Conn: raw, left: maxSession, limit: smtpCommand}
-	if m.TLS == TLS {
-		conn = tls.Client(conn, conf)
-	}
-	s = &session{conn: raw, stop: context.AfterFunc(ctx, func() { raw.Close() })}
+	s = &session{conn: &patient{Conn: raw, left: maxSession, limit: smtpCommand}, stop: context.AfterFunc(ctx, func() { raw.Close() })}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
+	raw.SetDeadline(time.Now().Add(smtpCommand)) // for the greeting
+	var conn net.Conn = s.conn
+	if m.TLS == TLS {
+		conn = tls.Client(conn, conf)
+	}
 	if s.Client, err = smtp.NewClient(conn, host); err != nil {
-		raw.Close()
 		return s, plainly(err)
 	}
 	if err := s.Hello(literal(raw.LocalAddr())); err != nil {
@@ -193,21 +193,16 @@ func (s *session) deliver(from, to string, body []byte, mark func()) error {
 		return plainly(err)
 	}
 	mark()
-	s.patience(smtpLast)
+	s.conn.limit = smtpLast
 	if err := w.Close(); err != nil { // the final dot, and what the server says to it
 		if code(err) == 0 {
 			return &Unsure{plainly(err)}
 		}
 		return answered(plainly(err), err)
 	}
-	s.patience(smtpDial)
+	s.conn.limit = smtpDial
 	_ = s.Quit() // it has the mail
 	return nil
-}
-
-// patience is how long the server has for each answer from now on.
-func (s *session) patience(d time.Duration) {
-	s.conn.SetReadDeadline(time.Now().Add(d))
 }
 
 func (s *session) close() {
@@ -257,12 +252,12 @@ func literal(a net.Addr) string {
 	return "[IPv6:" + t.IP.String() + "]"
 }
 
-// patient is a connection whose every reading and writing has a limit in time, and
-// which a server cannot fill the memory through.
+// patient is a connection on which whatever is written is answered within a limit, and
+// through which a server cannot fill the memory.
 type patient struct {
 	net.Conn
-	left  int
-	limit time.Duration
+	left  int           // bytes that it may still say
+	limit time.Duration // for the answer to what is written next
 }
 
 func (p *patient) Read(b []byte) (int, error) {
