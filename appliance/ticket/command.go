@@ -34,6 +34,9 @@ func KnownHosts(t Ticket) string {
 //
 // KnownHostsCommand (OpenSSH 8.5, 2021) keeps it one line that needs no file.
 func Command(t Ticket) string {
+	if t.Kind == DaRT {
+		return viewer(t)
+	}
 	if t.User == "" || !t.Address.IsValid() {
 		return ""
 	}
@@ -46,6 +49,15 @@ func Command(t Ticket) string {
 		args = append(args, "-p "+strconv.Itoa(t.Port))
 	}
 	return strings.Join(append(args, t.User+"@"+t.Address.String()), " ")
+}
+
+// viewer is the command of Microsoft's viewer, on the admin's Windows PC. It takes
+// the three together or none of them; the ticket's form has nothing that cmd.exe or PowerShell would read anew.
+func viewer(t Ticket) string {
+	if t.Code == "" || !t.Address.IsValid() {
+		return ""
+	}
+	return fmt.Sprintf("DartRemoteViewer.exe -ticket=%s -ipaddress=%s -port=%d", t.Code, t.Address, t.Port)
 }
 
 // pinned is the host key that a command names.

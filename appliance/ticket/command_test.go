@@ -36,7 +36,9 @@ func TestChoose(t *testing.T) {
 		for _, s := range strings.Fields(c.reported) {
 			reported = append(reported, netip.MustParseAddr(s))
 		}
-		got := choose(netip.MustParsePrefix("192.168.77.1/24"), netip.MustParseAddr(c.from), reported)
+		tk := Ticket{From: netip.MustParseAddr(c.from), Addresses: reported}
+		_ = tk.parseReport(where{lan: netip.MustParsePrefix("192.168.77.1/24")}) // of no report: what was known stays
+		got := tk.Address
 		if got.String() != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
@@ -150,5 +152,20 @@ func TestCommandText(t *testing.T) {
 		if got := Command(tk); got != "" {
 			t.Errorf("%s: %s", name, got)
 		}
+	}
+}
+
+// viewerForm is every command of DaRT's viewer that may ever be printed.
+var viewerForm = regexp.MustCompile(`^(DartRemoteViewer\.exe -ticket=[A-Za-z0-9+/=][A-Za-z0-9+/=_.-]* -ipaddress=[0-9a-f.:]+ -port=[0-9]+)?$`)
+
+func TestViewerCommand(t *testing.T) {
+	tk := Ticket{Kind: DaRT, Raw: sample(t, "dart.xml")}
+	tk.parse(where{})
+	if got, want := Command(tk), "DartRemoteViewer.exe -ticket=118-497-589 -ipaddress=10.5.14.52 -port=49161"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	tk.Address = netip.Addr{}
+	if got := Command(tk); got != "" {
+		t.Errorf("a ticket without an address: %s", got)
 	}
 }

@@ -42,9 +42,12 @@ type Store interface {
 // Desk takes reports in and keeps the tickets. Its methods may be called by
 // many goroutines.
 type Desk struct {
-	LAN   netip.Prefix // the rescue LAN; addresses within are preferred
+	LAN   netip.Prefix // the rescue LAN with this box's address; addresses within are preferred
 	Store Store
-	Log   *zap.Logger // nil: nothing is logged
+	// Reachable reports whether the box has a way to an address; others are the
+	// last choice. Routed does; nil: there is one to every address.
+	Reachable func(netip.Addr) bool
+	Log       *zap.Logger // nil: nothing is logged
 	// Announce tells the world of a ticket that is new or changed, after it is
 	// stored. Where it fails, the next report of the same announces again. It
 	// may call Get and List, but not Report. May be nil.
@@ -90,33 +93,46 @@ var ErrTooMany = errors.New("the machine reported too many different tickets, la
 // cannot be read is kept with its Problem and is no error here: to retry it would not help.
 // An error says that the ticket is not on disk yet: the agent shall retry.
 func (d *Desk) Report(machine, order string, verified bool, from netip.Addr, raw []byte) (Ticket, error) {
-	if len(raw) > MaxReport {
-		return Ticket{}, fmt.Errorf("the report of %s has %d bytes, more than the %d of the largest one taken", machine, len(raw), MaxReport)
+	return d.take(Ticket{Kind: SSH, Machine: machine, Order: order, Verified: verified, From: from, Raw: raw})
+}
+
+// DaRT takes an inv32.xml in, as Report does the report of an agent. One file
+// often comes by several ways, so one ticket number is one ticket of its machine;
+// what came without a token adds nothing to what came with it. machine is ""
+// where it cannot be told whose it is, from the zero Addr where nobody knows.
+func (d *Desk) DaRT(machine, order string, verified bool, from netip.Addr, raw []byte) (Ticket, error) {
+	return d.take(Ticket{Kind: DaRT, Machine: machine, Order: order, Verified: verified, From: from, Raw: raw})
+}
+
+// take takes in what has been said of a machine: said has the head of a ticket, and Raw.
+func (d *Desk) take(said Ticket) (Ticket, error) {
+	if len(said.Raw) > MaxReport {
+		return Ticket{}, fmt.Errorf("the report of %s has %d bytes, more than the %d of the largest one taken", said.Machine, len(said.Raw), MaxReport)
 	}
 	d.load.Do(d.restore)
 	d.reporting.Lock()
 	defer d.reporting.Unlock()
 
-	id := identify(SSH, machine, order, verified, raw)
-	e, known := d.get(id)
+	e, known := d.find(said)
 	if !known {
-		e.Ticket = Ticket{ID: id, Kind: SSH, Machine: machine, Order: order, Created: time.Now(), Verified: verified}
+		e.Ticket = Ticket{ID: identify(said), Kind: said.Kind, Machine: said.Machine, Created: time.Now()}
 	}
-	if !known || !bytes.Equal(e.Raw, raw) || choose(d.LAN, from, e.Addresses) != e.Address {
-		if !d.mayChange(sender{machine, verified}) {
+	if !known || d.isNews(e.Ticket, said) {
+		if !d.mayChange(sender{said.Machine, said.Verified}) {
 			return Ticket{}, ErrTooMany
 		}
-		e.Updated, e.From, e.Raw, e.Announced = time.Now(), from, bytes.Clone(raw), false
+		e.Order, e.Verified = said.Order, said.Verified
+		e.Updated, e.From, e.Raw, e.Announced = time.Now(), said.From, bytes.Clone(said.Raw), false
 		e.Problem = "it was not read yet"
 		_ = d.store(&e) // logged; tried again below
 	}
 	if !e.Announced {
-		e.parse(d.LAN)
+		e.parse(d.where())
 		err := d.store(&e)
 		d.set(e)
 		d.announce(&e)
 		d.set(e)
-		d.forget(machine, verified)
+		d.forget(e.Ticket)
 		return e.Ticket, err
 	}
 	if e.stored {
@@ -126,6 +142,55 @@ func (d *Desk) Report(machine, order string, verified bool, from netip.Addr, raw
 	d.set(e)
 	return e.Ticket, err
 }
+
+// find is the ticket that something is said of anew: the same report's, the
+// order's, or the one with the same number, a verified one before others.
+func (d *Desk) find(said Ticket) (entry, bool) {
+	code, same := codeOf(said), identify(said)
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	var order, number string
+	for id, e := range d.tickets {
+		switch {
+		case e.Kind != said.Kind || e.Machine != said.Machine:
+		case id == same:
+			return e, true
+		case said.Verified && e.Verified && said.Order != "" && e.Order == said.Order:
+			order = id
+		case code != "" && e.Code == code && (e.Verified || number == ""):
+			number = id
+		}
+	}
+	e, known := d.tickets[cmp.Or(order, number)]
+	return e, known
+}
+
+func codeOf(said Ticket) string {
+	if said.Kind != DaRT {
+		return ""
+	}
+	i, _ := ParseInvitation(said.Raw)
+	return i.Code
+}
+
+// isNews reports whether something is said that the ticket does not have. An
+// unverified report has no news for a verified ticket. One inv32.xml may come in
+// several encodings, and in part: MDT sends the first of its addresses only.
+func (d *Desk) isNews(t, said Ticket) bool {
+	if said.Verified != t.Verified {
+		return said.Verified
+	}
+	now := t
+	now.From, now.Raw = said.From, said.Raw
+	now.parse(d.where())
+	moved := said.From.IsValid() && (now.Address != t.Address || now.Port != t.Port)
+	if t.Kind == DaRT && t.Problem == "" && now.Problem == "" {
+		return now.Code != t.Code || !t.listens(now.Listeners) || moved && now.listens(t.Listeners)
+	}
+	return moved || !bytes.Equal(t.Raw, said.Raw)
+}
+
+func (d *Desk) where() where { return where{d.LAN, d.Reachable} }
 
 func (d *Desk) announce(e *entry) {
 	log := d.log().With(zap.String("machine", e.Machine), zap.String("order", e.Order), zap.String("ticket", e.ID), zap.Bool("verified", e.Verified))
@@ -214,14 +279,19 @@ func (d *Desk) set(e entry) {
 	d.tickets[e.ID] = e
 }
 
-// forget drops a machine's oldest tickets beyond what is kept.
-func (d *Desk) forget(machine string, verified bool) {
+// forget drops what a new ticket makes superfluous: unverified ones with its
+// number, and its machine's oldest beyond what is kept.
+func (d *Desk) forget(t Ticket) {
 	keep := keepUnverified
-	if verified {
+	if t.Verified {
 		keep = keepVerified
 	}
 	all := d.List("")
-	old := slices.DeleteFunc(slices.Clone(all), func(t Ticket) bool { return t.Machine != machine || t.Verified != verified })
+	of := func(is func(Ticket) bool) []Ticket {
+		return slices.DeleteFunc(slices.Clone(all), func(o Ticket) bool { return o.Machine != t.Machine || !is(o) })
+	}
+	d.drop(of(func(o Ticket) bool { return o.ID != t.ID && !o.Verified && t.Code != "" && o.Code == t.Code }))
+	old := of(func(o Ticket) bool { return o.Verified == t.Verified })
 	d.drop(old[min(keep, len(old)):])
 	d.drop(all[min(keepAll, len(all)):])
 }
@@ -257,11 +327,11 @@ func (d *Desk) mayChange(s sender) bool {
 // An unverified report never touches a verified ticket: else whoever takes the
 // machine's address could put his own host key in. Without an order, only the
 // report itself tells one boot of a machine from the next.
-func identify(kind Kind, machine, order string, verified bool, raw []byte) string {
+func identify(t Ticket) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q %s", kind, machine, order, strconv.FormatBool(verified))
-	if order == "" {
-		h.Write(raw)
+	fmt.Fprintf(h, "%q %q %q %s", t.Kind, t.Machine, t.Order, strconv.FormatBool(t.Verified))
+	if t.Order == "" {
+		h.Write(t.Raw)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:6])
 }

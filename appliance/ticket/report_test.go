@@ -147,7 +147,7 @@ func FuzzParseReport(f *testing.F) {
 			}
 		}
 		tk := Ticket{Raw: raw, From: netip.MustParseAddr("192.168.77.100")}
-		tk.parse(netip.MustParsePrefix("192.168.77.0/24"))
+		tk.parse(where{lan: netip.MustParsePrefix("192.168.77.0/24")})
 		if cmd := Command(tk); !commandForm.MatchString(cmd) {
 			t.Fatalf("command %q", cmd)
 		}

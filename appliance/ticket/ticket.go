@@ -9,6 +9,7 @@ package ticket
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -80,42 +81,47 @@ func (t Ticket) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 
 // parse reads Raw. What an earlier report said stands where this one says
 // nothing that can be read: an old address is better than none.
-func (t *Ticket) parse(lan netip.Prefix) {
-	if r, err := ParseReport(t.Raw); err == nil {
-		t.Problem = ""
-		t.read(r)
+func (t *Ticket) parse(w where) {
+	t.Problem = ""
+	var err error
+	if t.Kind == DaRT {
+		err = t.parseInvitation(w)
 	} else {
+		err = t.parseReport(w)
+	}
+	if err != nil {
 		t.Problem = err.Error()
 	}
-	t.Address = choose(lan, t.From, t.Addresses)
 }
 
-func (t *Ticket) read(r Report) {
-	t.User, t.Port, t.Addresses = r.User, r.Port, r.Addresses
-	t.HostKeys, t.HostKeyLines = r.HostKeys, r.HostKeyLines
-	t.Serial, t.UUID, t.Hostname = r.Serial, r.UUID, r.Hostname
-	t.System, t.Kernel, t.SecureBoot = r.System, r.Kernel, r.SecureBoot
+func (t *Ticket) parseReport(w where) error {
+	r, err := ParseReport(t.Raw)
+	if err == nil {
+		t.User, t.Port, t.Addresses = r.User, r.Port, r.Addresses
+		t.HostKeys, t.HostKeyLines = r.HostKeys, r.HostKeyLines
+		t.Serial, t.UUID, t.Hostname = r.Serial, r.UUID, r.Hostname
+		t.System, t.Kernel, t.SecureBoot = r.System, r.Kernel, r.SecureBoot
+	}
+	t.Address = w.choose(append([]netip.Addr{t.From.Unmap().WithZone("")}, t.Addresses...), t.From)
+	return err
 }
 
-// choose picks the address under which the admin reaches a machine. The
-// rescue LAN's own addresses come first, since the way to them leads through
-// this box; among them the one the report came from has just been seen to work.
-// Self-assigned addresses (RFC 3927, fe80::/10) reach nobody.
-func choose(lan netip.Prefix, from netip.Addr, reported []netip.Addr) netip.Addr {
-	from = from.Unmap().WithZone("")
-	inLAN := func(a netip.Addr) bool { return a.Is4() && lan.Masked().Contains(a) }
-	ranks := []func(a netip.Addr) bool{
-		inLAN,
-		func(a netip.Addr) bool { return a == from },
-		netip.Addr.Is4,
-		netip.Addr.Is6,
+func (t *Ticket) parseInvitation(w where) error {
+	i, err := ParseInvitation(t.Raw)
+	if err != nil {
+		return err
 	}
-	for _, fits := range ranks {
-		for _, a := range append([]netip.Addr{from}, reported...) {
-			if a.IsGlobalUnicast() && fits(a) {
-				return a
-			}
-		}
+	at := i.endpoint(w, t.From)
+	t.Code, t.Listeners = i.Code, i.Listeners
+	t.Address, t.Port = at.Addr(), int(at.Port())
+	t.Addresses = nil
+	for _, l := range i.Listeners {
+		t.Addresses = append(t.Addresses, l.Addr())
 	}
-	return netip.Addr{}
+	return nil
+}
+
+// listens reports whether the ticket has all of some listeners.
+func (t Ticket) listens(all []netip.AddrPort) bool {
+	return !slices.ContainsFunc(all, func(l netip.AddrPort) bool { return !slices.Contains(t.Listeners, l) })
 }
