@@ -13,6 +13,8 @@ package wim
 import (
 	"errors"
 	"io"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -28,7 +30,19 @@ var (
 )
 
 // File is an open WIM. Many may use it at once: what it has unpacked, it keeps.
-type File struct{}
+type File struct {
+	r           io.ReaderAt
+	size        int64
+	header      [headerSize]byte
+	compression string
+	chunk       int // 0 where nothing is compressed
+	boot        int // the header's boot index
+	images      []Image
+	blobs       *blobTable
+
+	mu    sync.Mutex
+	trees map[int]tree
+}
 
 // Image is what the XML text says of an image; what it does not say is empty.
 type Image struct {
@@ -51,50 +65,32 @@ type Entry struct {
 	Modified   time.Time
 }
 
-// Added is a file for \Windows\System32. It takes the place of one that has its
-// name in any case.
-type Added struct {
-	Name string
-	Data []byte
-}
-
-// Patched is a WIM with files added: Header, then the original from byte
-// len(Header) to its end, then Tail; Size bytes together.
-type Patched struct {
-	Header, Tail []byte
-	Size         int64
-}
-
-var errSoon = errors.New("not there yet")
-
 // Open reads the header, the blob table and the XML text. It neither closes r
 // nor keeps a position in it.
-func Open(r io.ReaderAt, size int64) (*File, error) { return nil, errSoon }
+func Open(r io.ReaderAt, size int64) (*File, error) {
+	f := &File{r: r, size: size, trees: map[int]tree{}}
+	count, err := f.readHeader()
+	if err != nil {
+		return nil, err
+	}
+	table, err := f.read(resourceOf(f.header[headerTable:]), "the blob table", maxTable)
+	if err != nil {
+		return nil, err
+	}
+	if f.blobs, err = newBlobTable(table, count, size); err != nil {
+		return nil, err
+	}
+	text, _ := f.read(resourceOf(f.header[headerXML:]), "the XML text", maxXML)
+	f.images = imagesOf(text, count)
+	return f, nil
+}
 
 // Images are all images of the file.
-func (f *File) Images() []Image { return nil }
+func (f *File) Images() []Image { return slices.Clone(f.images) }
 
 // Boot is the index of the image that boots: the header's boot index, or 1 where it names none.
-func (f *File) Boot() int { return 1 }
+func (f *File) Boot() int { return max(f.boot, 1) }
 
 // Packing is how the file's blobs are compressed: "none", "XPRESS" or "LZX", and
 // the size of the chunks. Microsoft's loaders and wimboot are known to read chunks of 32768 bytes.
-func (f *File) Packing() (compression string, chunk int) { return "", 0 }
-
-// Entry finds a file or directory by its path, with \ or / between the names, in any case. The error
-// wraps fs.ErrNotExist if there is none. Image 0 is the one that boots.
-func (f *File) Entry(image int, path string) (Entry, error) { return Entry{}, errSoon }
-
-// ReadDir lists a directory in the order of the file; "" or \ is the root.
-func (f *File) ReadDir(image int, path string) ([]Entry, error) { return nil, errSoon }
-
-// Walk calls fn for everything below the root, directories before what is in
-// them, with the path as \Windows\System32. It ends with the first error of fn.
-func (f *File) Walk(image int, fn func(path string, e Entry) error) error { return errSoon }
-
-// ReadFile reads a file of at most max bytes and compares it with its SHA-1.
-func (f *File) ReadFile(image int, path string, max int64) ([]byte, error) { return nil, errSoon }
-
-// With adds files to \Windows\System32 of an image and makes it the one that boots; image 0 is the
-// one that boots already. The same files give the same bytes.
-func (f *File) With(image int, added []Added) (*Patched, error) { return nil, errSoon }
+func (f *File) Packing() (compression string, chunk int) { return f.compression, f.chunk }

@@ -1,0 +1,149 @@
+package wim
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+)
+
+// Flags of a resource.
+const (
+	flagFree       = 0x01
+	flagMetadata   = 0x02
+	flagCompressed = 0x04
+	flagSpanned    = 0x08
+	flagSolid      = 0x10
+)
+
+// resourceSize is the length of a resource header.
+const resourceSize = 24
+
+// resource is where bytes lie in the file: its header, as it is found in many places.
+type resource struct {
+	size, at, original int64
+	flags              byte
+}
+
+// resourceOf reads a resource header.
+func resourceOf(b []byte) resource {
+	size := le64(b)
+	return resource{
+		size:     int64(size & (1<<56 - 1)),
+		flags:    byte(size >> 56),
+		at:       int64(min(le64(b[8:]), math.MaxInt64)),
+		original: int64(min(le64(b[16:]), math.MaxInt64)),
+	}
+}
+
+// put writes a resource header.
+func (r resource) put(b []byte) {
+	binary.LittleEndian.PutUint64(b, uint64(r.size)|uint64(r.flags)<<56)
+	binary.LittleEndian.PutUint64(b[8:], uint64(r.at))
+	binary.LittleEndian.PutUint64(b[16:], uint64(r.original))
+}
+
+// damaged says what is wrong with the file.
+func damaged(format string, a ...any) error {
+	return fmt.Errorf("%w (%s)", ErrDamaged, fmt.Sprintf(format, a...))
+}
+
+// check says why a resource cannot be read, if so. What tells of it: "the blob table".
+func (r resource) check(what string, file int64) error {
+	switch {
+	case r.flags&flagSolid != 0:
+		return fmt.Errorf("%w (%s)", ErrSolid, what)
+	case r.flags&flagSpanned != 0:
+		return fmt.Errorf("%w (%s)", ErrSplit, what)
+	case r.at > file || r.size > file-r.at:
+		return damaged("%s lies behind the end of the file, which has %d bytes", what, file)
+	case r.flags&flagCompressed == 0 && r.size != r.original:
+		return damaged("%s has two sizes, %d and %d", what, r.size, r.original)
+	}
+	return nil
+}
+
+// read reads a resource that has at most so many bytes when unpacked.
+func (f *File) read(r resource, what string, most int64) ([]byte, error) {
+	if err := r.check(what, f.size); err != nil {
+		return nil, err
+	}
+	if r.original > most {
+		return nil, fmt.Errorf("%s has %d bytes, and more than %d are not read", what, r.original, most)
+	}
+	if r.flags&flagCompressed == 0 {
+		return f.bytes(r.at, r.size, what)
+	}
+	if f.chunk == 0 {
+		return nil, damaged("%s is compressed, in a file that is not", what)
+	}
+	return f.unpack(r, what)
+}
+
+// bytes reads a part of the file as it is.
+func (f *File) bytes(at, size int64, what string) ([]byte, error) {
+	b := make([]byte, size)
+	if n, err := f.r.ReadAt(b, at); n < len(b) {
+		if err == nil || errors.Is(err, io.EOF) {
+			return nil, damaged("it ends within %s", what)
+		}
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	return b, nil
+}
+
+// unpacker unpacks one chunk after another; out has the size that the chunk will have.
+type unpacker interface{ unpack(out, src []byte) error }
+
+func (f *File) unpacker() unpacker {
+	if f.compression == packedLZX {
+		return newLZX(f.chunk)
+	}
+	return &xpress{}
+}
+
+// unpack reads a compressed resource: a table of where the chunks begin, except the first, counted from
+// the table's end; then the chunks, of which each one that did not shrink is as it was.
+func (f *File) unpack(r resource, what string) ([]byte, error) {
+	width, chunk := int64(4), int64(f.chunk)
+	if r.original > math.MaxUint32 {
+		width = 8
+	}
+	chunks := (r.original + chunk - 1) / chunk
+	table := max(chunks-1, 0) * width
+	if table > r.size || r.size-table > r.original {
+		return nil, damaged("%s has %d bytes for %d chunks", what, r.size, chunks)
+	}
+	packed, err := f.bytes(r.at, r.size, what)
+	if err != nil {
+		return nil, err
+	}
+	out, u := make([]byte, r.original), f.unpacker()
+	starts, packed := packed[:table], packed[table:]
+	var from int64
+	for i := range chunks {
+		to := int64(len(packed))
+		if i < chunks-1 {
+			to = chunkStart(starts[i*width:], width)
+		}
+		part := out[i*chunk : min((i+1)*chunk, r.original)]
+		if to < from || to > int64(len(packed)) || to-from > int64(len(part)) {
+			return nil, damaged("chunk %d of %s has no place", i+1, what)
+		}
+		if src := packed[from:to]; len(src) == len(part) {
+			copy(part, src)
+		} else if err := u.unpack(part, src); err != nil {
+			return nil, damaged("%s: %v", what, err)
+		}
+		from = to
+	}
+	return out, nil
+}
+
+func chunkStart(b []byte, width int64) int64 {
+	if width == 4 {
+		return int64(le32(b))
+	}
+	return int64(min(le64(b), math.MaxInt64))
+}
