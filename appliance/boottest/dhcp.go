@@ -148,7 +148,7 @@ func (m *Machine) exchange(d *dhcpv4.DHCPv4, want dhcpv4.MessageType, within tim
 		return nil, fmt.Errorf("send %s: %w", d.MessageType(), err)
 	}
 	m.logf("%s, secs %d", d.MessageType(), d.NumSeconds)
-	if enough == nil {
+	if enough == nil || m.deaf {
 		within, enough = m.wait(within), never
 	}
 	end := time.Now().Add(within)
@@ -176,7 +176,7 @@ func (m *Machine) hear(d *dhcpv4.DHCPv4, frame []byte) *Answer {
 	if errors.Is(err, errFragment) {
 		m.complain("%v", err)
 	}
-	if err != nil || !bytes.Equal(g.to, m.Card.MAC) && g.to[0]&1 == 0 {
+	if err != nil || m.deaf || !bytes.Equal(g.to, m.Card.MAC) && g.to[0]&1 == 0 {
 		return nil
 	}
 	a := m.answer(d, g.payload, g.src)
@@ -254,6 +254,7 @@ func (m *Machine) bind(ack *Answer) (*Answer, error) {
 	}
 	ones, _ := net.IPMask(ack.Options.Get(dhcpv4.OptionSubnetMask)).Size()
 	m.address = netip.PrefixFrom(addrOf(ack.YourIPAddr.To4()), ones)
+	m.address67 = ack
 	return ack, m.Card.setAddress(m.address, addrOf(ack.Options.Get(dhcpv4.OptionRouter)))
 }
 

@@ -93,6 +93,9 @@ func undi(m *Machine) error {
 
 // loadNBP loads the first program by TFTP and starts it.
 func (m *Machine) loadNBP(server netip.Addr, name string, want tftpOptions) error {
+	if m.OneOffer && m.address67 != nil {
+		server = m.address67.next()
+	}
 	from := origin{"tftp", netip.AddrPortFrom(server, 69), name}
 	if want.size {
 		ask := want
@@ -351,6 +354,9 @@ func httpSelect(offers []*Answer) (plain, proxy *Answer) {
 // runDisk starts what is in a disk image: shim and GRUB, which take the
 // kernel's arguments from the configuration that an order puts into it.
 func (m *Machine) runDisk(f Loaded) error {
+	if !m.starts(f) {
+		return fmt.Errorf("%s: no room for the RAM disk", f.Name)
+	}
 	m.out.Stages = append(m.out.Stages, "iso")
 	_, rest, ok := strings.Cut(string(f.Data), isoConfigBegins)
 	args, _, closed := strings.Cut(rest, "\"\n")

@@ -122,9 +122,9 @@ func (g *grub) command(words []string) (ok bool, err error) {
 		time.Sleep(g.m.wait(time.Duration(seconds) * time.Second))
 	case "linux":
 		g.kernel, g.args = "", strings.Join(args[1:], " ")
-		return g.load(args[:1], func(f Loaded) { g.kernel = f.Name })
+		return g.load(args[:1], func(f Loaded) bool { g.kernel = f.Name; return g.m.starts(f) }) // else "bad shim signature"
 	case "initrd":
-		return g.load(args, func(Loaded) {})
+		return g.load(args, func(Loaded) bool { return true })
 	case "boot":
 		if g.booted = g.kernel != ""; g.booted {
 			g.m.out.Kernel, g.m.out.Cmdline = g.kernel, g.args
@@ -149,14 +149,16 @@ func (g *grub) other(name string) (bool, error) {
 	return true, g.config(string(f.Data))
 }
 
-func (g *grub) load(names []string, each func(Loaded)) (bool, error) {
+func (g *grub) load(names []string, each func(Loaded) bool) (bool, error) {
 	for _, name := range names {
 		f, err := g.fetch(name)
 		if err != nil {
 			g.m.logf("GRUB: %v", err)
 			return false, nil
 		}
-		each(f)
+		if !each(f) {
+			return false, nil
+		}
 	}
 	return true, nil
 }

@@ -153,6 +153,9 @@ func (m *Machine) body(c *connection, into *memory, path string, status int, ext
 		text, err := io.ReadAll(io.LimitReader(c.r, min(r.length, 1000)))
 		return errors.Join(&HTTPError{r.status, string(text)}, err)
 	}
+	if err := m.fits(r.length); err != nil {
+		return err
+	}
 	return c.load(into, r.length)
 }
 

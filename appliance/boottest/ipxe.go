@@ -307,6 +307,9 @@ func (s *script) load(command string, args []string) error {
 		return err
 	}
 	if command == "kernel" {
+		if !s.m.starts(f) {
+			return fmt.Errorf("%s: exec format error", f.Name)
+		}
 		s.kernel, s.args = f, strings.Join(args[1:], " ")
 	}
 	s.images = append(s.images, f)

@@ -34,12 +34,46 @@ type Machine struct {
 	// Real says that the programs are no Programs of ours but real ones, which go by their names.
 	Real bool
 	Log  func(format string, args ...any) // the console; nil: none
+	Faults
 
-	self     identity
-	address  netip.Prefix
-	boot     *Answer // the answer whose boot file is loaded
-	out      Outcome
-	programs int // started so far
+	self      identity
+	address   netip.Prefix
+	boot      *Answer // the answer whose boot file is loaded
+	out       Outcome
+	address67 *Answer // the ACK that the address came with
+	programs  int     // started so far
+	deaf      bool
+}
+
+// Faults are what is wrong with a machine. The zero value is a sound one.
+type Faults struct {
+	// Starts says what its firmware and loaders start of what they have loaded: with
+	// Secure Boot that is only what somebody trusted has signed. nil: everything.
+	Starts func(Loaded) bool
+	// Deaf is a program whose driver does not work with this card: what it sends goes
+	// out, and it hears nothing.
+	Deaf Kind
+	// OneOffer is firmware that has one place for a next server, and leaves there what
+	// came with the address, also where a proxy named the boot file (U-Boot's store_net_params).
+	OneOffer bool
+	// Memory is the longest file that it has room for; 0: any.
+	Memory int64
+	// Repeats is how often its TFTP repeats a packet; 0: six times.
+	Repeats int
+}
+
+// starts reports whether a file that was loaded is started.
+func (m *Machine) starts(f Loaded) bool { return m.Starts == nil || m.Starts(f) }
+
+// errMemory is a file that is too long for the machine.
+var errMemory = errors.New("out of memory")
+
+// fits looks whether there is room for a file, as soon as its size is known.
+func (m *Machine) fits(size int64) error {
+	if m.Memory > 0 && size > m.Memory {
+		return errMemory
+	}
+	return nil
 }
 
 // Loaded is one file that arrived whole.
@@ -79,7 +113,7 @@ func (o Outcome) File(name string) (Loaded, bool) {
 // PowerOn boots the machine once and says how that went.
 func (m *Machine) PowerOn(p Personality) Outcome {
 	begin := time.Now()
-	m.out, m.programs, m.address = Outcome{}, 0, netip.Prefix{}
+	m.out, m.programs, m.address, m.address67, m.deaf = Outcome{}, 0, netip.Prefix{}, nil, false
 	m.logf("power on: %s", p.Name)
 	err := m.Card.setAddress(netip.Prefix{}, netip.Addr{})
 	if err == nil {

@@ -139,11 +139,15 @@ func (m *Machine) start(f Loaded, from origin) error {
 	if cpu := madeFor(f.Data); cpu != m.cpu() {
 		return fmt.Errorf("%s is made for %q, the firmware is %q: it refuses", f.Name, cpu, m.cpu())
 	}
+	if !m.starts(f) {
+		return fmt.Errorf("%s: security violation", f.Name)
+	}
 	if m.programs++; m.programs > maxPrograms {
 		return fmt.Errorf("a loop: %s starts again and again", strings.Join(m.stages(), " → "))
 	}
 	m.out.Stages = append(m.out.Stages, string(kind))
 	m.logf("starts %s", kind)
+	m.deaf = m.deaf || kind == m.Deaf
 	switch kind {
 	case IPXE1, IPXE2:
 		return m.runIPXE(kind, from)

@@ -1,6 +1,7 @@
 package boottest
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ const (
 	opError = 5
 	opOACK  = 6
 
+	errFull    = 3 // RFC 1350: no room
 	errOptions = 8 // RFC 2347: ends a transfer for its options
 )
 
@@ -132,7 +134,7 @@ func (t *transfer) run() error {
 		t.conn.SetReadDeadline(time.Now().Add(tftpTimeout))
 		n, src, err := t.conn.ReadFromUDPAddrPort(buf)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded) && repeats < tftpRepeats:
+		case errors.Is(err, os.ErrDeadlineExceeded) && repeats < cmp.Or(t.m.Repeats, tftpRepeats):
 			repeats++
 			err = t.send(t.last)
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -196,6 +198,9 @@ func (t *transfer) oack(options []byte) error {
 		if err := t.granted(strings.ToLower(fields[i]), fields[i+1]); err != nil {
 			return err
 		}
+	}
+	if err := t.m.fits(t.size); err != nil {
+		return errors.Join(err, t.send(append([]byte{0, opError, 0, errFull}, "Out of memory\x00"...)))
 	}
 	if t.want.probe {
 		t.done = true
