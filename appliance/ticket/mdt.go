@@ -91,13 +91,12 @@ func newGUID() string {
 // MDTNote is the line of the timeline for a monitoring event, "" for one that
 // says nothing. Neither the ticket nor its address is in it.
 func MDTNote(q url.Values) string {
-	message, code := first(q, "message"), strings.TrimSpace(first(q, "dartTicket"))
-	if code != "" {
-		message = strings.ReplaceAll(message, code, "(ticket)")
-	}
-	note := cmp.Or(clean(message), clean(first(q, "stepName")))
+	note := cmp.Or(clean(first(q, "message")), clean(first(q, "stepName")))
 	if note == "" {
 		return ""
+	}
+	if code := clean(first(q, "dartTicket")); code != "" {
+		note = strings.ReplaceAll(note, code, "(ticket)")
 	}
 	if at, of := number(first(q, "currentStep")), number(first(q, "totalSteps")); at != "" && of != "" {
 		note += " (step " + at + " of " + of + ")"
