@@ -132,6 +132,7 @@ func (c *checker) config(raw rawFile) *Config {
 	cfg.LAN = c.lan(raw.LAN)
 	cfg.Rescue = c.rescue(raw.Rescue)
 	cfg.Admin = c.admin(raw.Admin, cfg)
+	cfg.Notify = c.notify(raw.Notify)
 	cfg.Machines = c.machines(raw.Machine, cfg.LAN)
 	if slices.Contains(dhcpPorts, cfg.TFTP.Port) {
 		c.wrong("tftp.port", *faultf("leave it at 69: firmware asks there", "%d is a port of the DHCP part", cfg.TFTP.Port))
@@ -175,7 +176,7 @@ func (c *checker) render(list []pending) []*Problem {
 }
 
 var (
-	listElement = regexp.MustCompile(`^(machine|lan\.relay)\[(\d+)\](\.|$)`)
+	listElement = regexp.MustCompile(`^(machine|lan\.relay|notify\.webhook|notify\.mail)\[(\d+)\](\.|$)`)
 	valueIndex  = regexp.MustCompile(`\[\d+\]$`)
 )
 

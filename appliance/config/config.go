@@ -26,6 +26,7 @@ type Config struct {
 	Rescue   Rescue
 	Ticket   Ticket
 	Admin    Admin
+	Notify   Notify
 	State    State
 	Log      Log
 	Machines []Machine

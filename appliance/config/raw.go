@@ -13,6 +13,7 @@ type rawFile struct {
 	Rescue  rawRescue    `toml:"rescue"`
 	Ticket  rawTicket    `toml:"ticket"`
 	Admin   rawAdmin     `toml:"admin"`
+	Notify  rawNotify    `toml:"notify"`
 	State   rawState     `toml:"state"`
 	Log     rawLog       `toml:"log"`
 	Machine []rawMachine `toml:"machine"`
@@ -67,6 +68,34 @@ type rawAdmin struct {
 	Socket string `toml:"socket"`
 	Group  string `toml:"group"`
 	Listen string `toml:"listen"`
+}
+
+type rawNotify struct {
+	Webhook []rawWebhook `toml:"webhook"`
+	Mail    []rawMail    `toml:"mail"`
+}
+
+type rawWebhook struct {
+	Name        string   `toml:"name"`
+	URL         string   `toml:"url"`
+	URLFile     string   `toml:"url_file"`
+	SecretFile  string   `toml:"secret_file"`
+	CAFile      string   `toml:"ca_file"`
+	Kinds       []string `toml:"kinds"`
+	Credentials bool     `toml:"credentials"`
+}
+
+type rawMail struct {
+	Name         string   `toml:"name"`
+	Server       string   `toml:"server"`
+	From         string   `toml:"from"`
+	To           []string `toml:"to"`
+	User         string   `toml:"user"`
+	PasswordFile string   `toml:"password_file"`
+	TLS          string   `toml:"tls"`
+	CAFile       string   `toml:"ca_file"`
+	Kinds        []string `toml:"kinds"`
+	Credentials  bool     `toml:"credentials"`
 }
 
 type rawState struct {

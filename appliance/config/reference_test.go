@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/mail"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -52,7 +53,9 @@ func TestReferenceNamesEveryKey(t *testing.T) {
 	index := regexp.MustCompile(`\[\d+\]`)
 	named := map[string]bool{}
 	for path := range s.at {
-		named[index.ReplaceAllString(path, "")] = true
+		for ; path != ""; path = outer(path) { // [[notify.webhook]] names notify too
+			named[index.ReplaceAllString(path, "")] = true
+		}
 	}
 	for _, path := range rawPaths(rawType, "") {
 		if !named[path] {
@@ -90,11 +93,17 @@ func TestReferenceShowsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want.LAN.Relays = []Relay{{ // the only comment that shows an example
+	// The comments that show examples.
+	want.LAN.Relays = []Relay{{
 		Network: netip.MustParsePrefix("192.168.78.0/24"),
 		Range:   Range{netip.MustParseAddr("192.168.78.100"), netip.MustParseAddr("192.168.78.199")},
 		Router:  netip.MustParseAddr("192.168.78.1"),
 	}}
+	want.Notify = Notify{
+		Webhooks: []Webhook{{Name: "chat.example.org", URL: "https://chat.example.org/hooks/rescue", Kinds: UsualKinds}},
+		Mails: []Mail{{Name: "mail", Server: "mail.example.org:587", From: mail.Address{Name: "rescuebox kazan-2", Address: "rescue@example.org"},
+			To: []string{"anna@example.org"}, TLS: "starttls", Kinds: UsualKinds}},
+	}
 	if diff := cmp.Diff(want, got, sameConfig); diff != "" {
 		t.Error(diff)
 	}

@@ -276,6 +276,8 @@ func kindOf(t reflect.Type) unstable.Kind {
 		return unstable.String
 	case reflect.Int:
 		return unstable.Integer
+	case reflect.Bool:
+		return unstable.Bool
 	case reflect.Slice:
 		return unstable.Array
 	case reflect.Struct:
@@ -288,6 +290,7 @@ func wrongType(name string, want reflect.Type, got unstable.Kind) fault {
 	hint := map[unstable.Kind]string{
 		unstable.String:      fmt.Sprintf("put the value in quotes: %s = \"…\"", name),
 		unstable.Integer:     fmt.Sprintf("write the number without quotes: %s = 1", name),
+		unstable.Bool:        fmt.Sprintf("write it without quotes: %s = true", name),
 		unstable.Array:       fmt.Sprintf("put the value in brackets: %s = [\"…\"]", name),
 		unstable.InlineTable: fmt.Sprintf("write [%s] on a line of its own and its keys below", name),
 	}[kindOf(want)]

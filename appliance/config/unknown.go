@@ -22,8 +22,12 @@ func (s *shape) unknown(p place, key *unstable.Node) {
 
 // meaning guesses which key was meant, if any, and makes a hint of it.
 func meaning(p place, name string) (path, hint string) {
-	if looksSecret(name) {
-		return "", "secrets stay out of this file: put it into a file of its own and name that with password_file"
+	if looksSecret(name) && p.typ.Kind() == reflect.Struct {
+		with := "password_file"
+		if _, ok := fieldsOf(p.typ)["secret_file"]; ok {
+			with = "secret_file"
+		}
+		return "", "secrets stay out of this file: put it into a file of its own and name that with " + with
 	}
 	if p.typ.Kind() != reflect.Struct {
 		return "", baseName(p.path) + " is a key, no table"
