@@ -31,8 +31,8 @@ func newBlobTable(raw []byte, images int, file int64) (*blobTable, error) {
 	t := &blobTable{raw: raw[:len(raw)/blobSize*blobSize]}
 	for at := 0; at < len(t.raw); at += blobSize {
 		r := resourceOf(t.raw[at:])
-		if le16(t.raw[at+blobPart:]) != 1 || r.flags&flagFree != 0 {
-			continue // wimboot's additions have part 0
+		if le16(t.raw[at+blobPart:]) != 1 || r.flags&flagFree != 0 || r.original == 0 || hash(t.hashAt(at)) == (hash{}) {
+			continue // no blob of this file: what wimboot adds has part 0
 		}
 		if err := r.check("a content", file); err != nil {
 			return nil, err

@@ -1,6 +1,10 @@
 package wim
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"io"
+)
 
 // Layout of the header.
 const (
@@ -30,8 +34,11 @@ const (
 	fileXPRESS2    = 0x200000
 )
 
-// versionSolid is that of files with solid resources.
-const versionSolid = 0xe00
+// Versions of the format. In the usual one the flag of solid resources says nothing.
+const (
+	versionUsual = 0x10d00
+	versionSolid = 0xe00
+)
 
 // Bounds. The blob table of a Windows with all its components has 5 MB, its metadata 30 MB.
 const (
@@ -53,6 +60,9 @@ func (f *File) readHeader() (images int, err error) {
 	if n, err := f.r.ReadAt(h, 0); n < len(h) {
 		if n < 8 || string(h[:8]) != "MSWIM\x00\x00\x00" {
 			return 0, ErrNoWIM
+		}
+		if errors.Is(err, io.EOF) {
+			return 0, damaged("it has %d bytes", n)
 		}
 		return 0, fmt.Errorf("read the header: %w", err)
 	}
@@ -90,8 +100,8 @@ func (f *File) refuse(h []byte) error {
 		return ErrSolid
 	case flags&fileSpanned != 0, le16(h[headerParts:]) > 1, le16(h[headerPart:]) > 1:
 		return fmt.Errorf("%w (it is part %d of %d)", ErrSplit, le16(h[headerPart:]), le16(h[headerParts:]))
-	case le32(h[headerLength:]) < headerSize:
-		return damaged("its header has %d bytes", le32(h[headerLength:]))
+	case le32(h[headerVersion:]) != versionUsual, le32(h[headerLength:]) < headerSize:
+		return damaged("its header has version %#x and %d bytes", le32(h[headerVersion:]), le32(h[headerLength:]))
 	}
 	return nil
 }

@@ -5,10 +5,12 @@ import (
 	"crypto/sha1"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -23,6 +25,9 @@ func wimlib(t testing.TB, args ...string) string {
 	return out
 }
 
+// progress is what wimlib overwrites on a terminal.
+var progress = regexp.MustCompile(`[^\n]*\r`)
+
 func tryWimlib(t testing.TB, args ...string) (string, error) {
 	t.Helper()
 	if _, err := exec.LookPath("wimlib-imagex"); err != nil {
@@ -31,9 +36,8 @@ func tryWimlib(t testing.TB, args ...string) (string, error) {
 		}
 		t.Skip("no wimlib-imagex (Debian: wimtools)")
 	}
-	cmd := exec.Command("wimlib-imagex", args...)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	out, err := exec.Command("wimlib-imagex", args...).CombinedOutput()
+	return progress.ReplaceAllString(string(out), ""), err
 }
 
 // files is a directory tree: content by path.
@@ -48,13 +52,13 @@ func peTree(more int) files {
 		"Windows/System32/startnet.cmd":            []byte("wpeinit\r\n"),
 		"Windows/System32/empty.txt":               {},
 		"Windows/System32/drivers/etc/hosts":       []byte("127.0.0.1 localhost\n"),
-		"Windows/System32/Boot/winload.efi":        program(r, 1_500_000),
+		"Windows/System32/Boot/winload.efi":        program(r, 300_000),
 		"Windows/System32/zzz.dll":                 program(r, 70_001),
 		"Windows/Boot/PXE/pxeboot.n12":             program(r, 32_768),
-		"Windows/Boot/EFI/bootmgfw.efi":            program(r, 3<<20+5),
+		"Windows/Boot/EFI/bootmgfw.efi":            program(r, 2<<20+5),
 		"Windows/Boot/Fonts/wgl4_boot.ttf":         noise(r, 100_000),
-		"Windows/Boot/DVD/PCAT/boot.sdi":           make([]byte, 3<<20),
-		"sources/recovery/recenv.exe":              program(r, 2<<20),
+		"Windows/Boot/DVD/PCAT/boot.sdi":           make([]byte, 1<<20),
+		"sources/recovery/recenv.exe":              program(r, 65_536),
 		"Program Files/Ünïcode Ж 漢字/日本.txt":        []byte(strings.Repeat("日本 ", 5000)),
 		"Windows/System32/en-US/winpeshl.exe.mui":  noise(r, 1),
 		"Windows/System32/of-one-chunk-and-1.bin":  noise(r, 32_769),
@@ -64,6 +68,13 @@ func peTree(more int) files {
 	for i := range more {
 		tree[fmt.Sprintf("Windows/System32/many/%02d/file%04d.txt", i%50, i)] = fmt.Appendf(nil, "file %d %s", i, strings.Repeat("x", i%300))
 	}
+	return tree
+}
+
+// smallTree is one without large files, for tests that are not about packing.
+func smallTree() files {
+	tree := peTree(0)
+	maps.DeleteFunc(tree, func(_ string, b []byte) bool { return len(b) > 100_000 })
 	return tree
 }
 
@@ -239,3 +250,5 @@ func readDisk(t testing.TB, dir string) files {
 	}
 	return got
 }
+
+func sha1Of(s string) [sha1.Size]byte { return sha1.Sum([]byte(s)) }

@@ -14,7 +14,6 @@ const (
 	flagMetadata   = 0x02
 	flagCompressed = 0x04
 	flagSpanned    = 0x08
-	flagSolid      = 0x10
 )
 
 // resourceSize is the length of a resource header.
@@ -52,8 +51,6 @@ func damaged(format string, a ...any) error {
 // check says why a resource cannot be read, if so. What tells of it: "the blob table".
 func (r resource) check(what string, file int64) error {
 	switch {
-	case r.flags&flagSolid != 0:
-		return fmt.Errorf("%w (%s)", ErrSolid, what)
 	case r.flags&flagSpanned != 0:
 		return fmt.Errorf("%w (%s)", ErrSplit, what)
 	case r.at > file || r.size > file-r.at:

@@ -21,8 +21,8 @@ import (
 // The reasons why a file is refused. They are wrapped with what was found.
 var (
 	ErrNoWIM      = errors.New("is no WIM: take sources/boot.wim of a Windows or DaRT ISO")
-	ErrPipable    = errors.New("is a pipable WIM of wimlib, which Windows does not boot: convert it with wimlib-imagex export FILE all NEW.wim --boot")
-	ErrSolid      = errors.New("is packed solid or with LZMS, as .esd files are, which Windows does not boot: convert it with wimlib-imagex export FILE all NEW.wim --compress=LZX --chunk-size=32K --boot")
+	ErrPipable    = errors.New("is a pipable WIM of wimlib, which Windows does not boot: convert it with wimlib-imagex export FILE all NEW.wim, and --boot if it has a boot index")
+	ErrSolid      = errors.New("is packed solid or with LZMS, as .esd files are, which Windows does not boot: convert it with wimlib-imagex export FILE all NEW.wim --compress=LZX --chunk-size=32K, and --boot if it has a boot index")
 	ErrSplit      = errors.New("is one part of a split WIM: join the parts with wimlib-imagex join NEW.wim FILE*.swm")
 	ErrUnfinished = errors.New("was not written to its end: copy or capture it again")
 	ErrEncrypted  = errors.New("is encrypted (EFS), and only its owner's Windows can read it: capture the image without encryption")
