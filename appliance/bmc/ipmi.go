@@ -1,0 +1,242 @@
+package bmc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bougou/go-ipmi/pkg/client"
+	"github.com/bougou/go-ipmi/pkg/command/chassis"
+	"github.com/bougou/go-ipmi/pkg/types"
+)
+
+// Bounds of what a controller gets.
+const (
+	ipmiTry       = time.Second // for one packet's answer
+	ipmiRetries   = 4
+	ipmiOperation = 30 * time.Second // for all of an operation, its session included
+	// refusedFor is how long a password that was refused is not tried again: a
+	// few tries lock the account of many controllers.
+	refusedFor = 5 * time.Minute
+	ipmiPort   = 623
+)
+
+// suites are the cipher suites that are used, the best first: HMAC-SHA256 and HMAC-SHA1, both
+// with AES-CBC-128. To ask the controller which it has takes some of them six
+// seconds, and suite 0, which is no authentication at all, must never be agreed upon.
+var suites = []types.CipherSuiteID{types.CipherSuiteID17, types.CipherSuiteID3}
+
+// IPMI is a controller that speaks IPMI 2.0 over the LAN (RMCP+).
+type IPMI struct {
+	Host     string
+	Port     int // 0 is 623
+	User     string
+	Password func() (string, error) // read for each session, so that a changed file counts
+
+	mu      sync.Mutex
+	suite   types.CipherSuiteID // that worked last; 0 is not known
+	refused refusal
+}
+
+// refusal remembers a password that the controller did not take.
+type refusal struct {
+	password string
+	at       time.Time
+}
+
+// session logs in, does something, and logs out. Sessions are few on a
+// controller, so none is kept.
+func (i *IPMI) session(ctx context.Context, what string, do func(context.Context, *client.Client) error) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, ipmiOperation)
+	defer cancel()
+	c, err := i.login(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: BMC %s: %w", what, i.Host, err)
+	}
+	defer i.logout(c)
+	if err := do(ctx, c); err != nil {
+		return fmt.Errorf("%s: BMC %s: %w", what, i.Host, plain(err))
+	}
+	return nil
+}
+
+// login tries the suite that worked last, then the others; a password that was
+// refused once is tried with no other, which would only count against the account.
+func (i *IPMI) login(ctx context.Context) (*client.Client, error) {
+	password, err := i.Password()
+	if err != nil {
+		return nil, err
+	}
+	if i.refused.password == password && time.Since(i.refused.at) < refusedFor {
+		return nil, fmt.Errorf("%w %s ago, and is not asked again so soon: many lock the account; put the right password into the file", ErrRefused, time.Since(i.refused.at).Round(time.Second))
+	}
+	order := suites
+	if i.suite != 0 {
+		order = []types.CipherSuiteID{i.suite, otherSuite(i.suite)}
+	}
+	var errs []error
+	for _, suite := range order {
+		c, err := i.connect(ctx, password, suite)
+		if err == nil {
+			i.suite, i.refused = suite, refusal{}
+			return c, nil
+		}
+		if errors.Is(err, ErrRefused) {
+			i.refused = refusal{password, time.Now()}
+			return nil, fmt.Errorf("%w: look at user and password_file of the machine", err)
+		}
+		errs = append(errs, err)
+		if errors.Is(err, ErrSilent) {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func otherSuite(s types.CipherSuiteID) types.CipherSuiteID {
+	if s == suites[0] {
+		return suites[1]
+	}
+	return suites[0]
+}
+
+// connect makes a session with one cipher suite.
+func (i *IPMI) connect(ctx context.Context, password string, suite types.CipherSuiteID) (*client.Client, error) {
+	port := i.Port
+	if port == 0 {
+		port = ipmiPort
+	}
+	host := i.Host
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	c, err := client.NewClient(host, port, i.User, password)
+	if err != nil {
+		return nil, fmt.Errorf("user %q: %w", i.User, err)
+	}
+	c.WithCipherSuiteID(suite).WithTimeout(ipmiTry).WithRetry(ipmiRetries).WithMaxPrivilegeLevel(types.PrivilegeLevelOperator)
+	if err := c.Connect(ctx); err != nil {
+		i.logout(c)
+		return nil, plain(err)
+	}
+	return c, nil
+}
+
+// logout ends a session; its own time, since that of the operation may be over.
+func (i *IPMI) logout(c *client.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), ipmiTry)
+	defer cancel()
+	_ = c.WithRetry(0).Close(ctx) // the controller ends it by itself after a minute
+}
+
+// plain makes a sentence of the library's errors, which it joins without wrapping
+// when a session fails: their text is all there is.
+func plain(err error) error {
+	text := err.Error()
+	var no *types.ResponseError
+	switch {
+	case errors.Is(err, ErrUnsupported), errors.Is(err, ErrNotTaken):
+		return err
+	case strings.Contains(text, client.ErrRAKPAuthentication.Error()),
+		strings.Contains(text, statusText(types.RmcpStatusCodeUnauthorizedName)),
+		strings.Contains(text, statusText(types.RmcpStatusCodeInvalidIntegrityCheckValue)):
+		return ErrRefused
+	case strings.Contains(text, statusText(types.RmcpStatusCodeUnauthorizedRoleOfPriLevel)):
+		return fmt.Errorf("%w: the user lacks the right; give it operator or administrator rights", ErrRefused)
+	case errors.As(err, &no) && no.CompletionCode() == types.CodeInsufficientPrivilege:
+		return fmt.Errorf("%w: the user lacks the right; give it operator or administrator rights", ErrRefused)
+	case errors.As(err, &no):
+		return err
+	case isTimeout(err), strings.Contains(text, "i/o timeout"), strings.Contains(text, "read deadline"), strings.Contains(text, "connection refused"), strings.Contains(text, "no route to host"):
+		return fmt.Errorf("%w over IPMI (UDP): is it on this network, and IPMI over LAN switched on?", ErrSilent)
+	}
+	return errors.New(strings.Join(strings.Fields(text), " "))
+}
+
+func statusText(code types.RmcpStatusCode) string { return types.NewRmcpStatusError(code).Error() }
+
+func isTimeout(err error) bool {
+	var n net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &n) && n.Timeout()
+}
+
+// Power is that of Controller: Get Chassis Status (IPMI 2.0 section 28.2).
+func (i *IPMI) Power(ctx context.Context) (State, error) {
+	state := Unknown
+	err := i.session(ctx, "ask for power", func(ctx context.Context, c *client.Client) (err error) {
+		state, err = chassisPower(ctx, c)
+		return err
+	})
+	return state, err
+}
+
+func chassisPower(ctx context.Context, c *client.Client) (State, error) {
+	status, err := c.GetChassisStatus(ctx)
+	switch {
+	case err != nil:
+		return Unknown, err
+	case status.PowerIsOn:
+		return On, nil
+	}
+	return Off, nil
+}
+
+// controls are the actions in IPMI's numbers (section 28.3).
+var controls = map[Action]chassis.ChassisControl{
+	PowerOn:  chassis.ChassisControlPowerUp,
+	PowerOff: chassis.ChassisControlPowerDown,
+	Cycle:    chassis.ChassisControlPowerCycle,
+	Reset:    chassis.ChassisControlHardReset,
+	SoftOff:  chassis.ChassisControlSoftShutdown,
+}
+
+// Do is that of Controller.
+func (i *IPMI) Do(ctx context.Context, a Action) error {
+	return i.session(ctx, "power "+string(a), func(ctx context.Context, c *client.Client) error { return i.control(ctx, c, a) })
+}
+
+// control sends a chassis control. To cycle what is off is an error for a
+// controller, so it is switched on.
+func (i *IPMI) control(ctx context.Context, c *client.Client, a Action) error {
+	if a == Cycle || a == Reset {
+		state, err := chassisPower(ctx, c)
+		if err != nil {
+			return err
+		}
+		if state == Off {
+			a = PowerOn
+		}
+	}
+	command, ok := controls[a]
+	if !ok {
+		return fmt.Errorf("%w: %q", ErrUnsupported, a)
+	}
+	_, err := c.ChassisControl(ctx, command)
+	if no, ok := types.IsResponseError(err); ok && (no.CompletionCode() == types.CodeInvalidCommand || no.CompletionCode() == types.CodeRequestDataFieldInvalid) {
+		return fmt.Errorf("%w: power %s (%w)", ErrUnsupported, a, err)
+	}
+	return err
+}
+
+// Info is that of Controller: Get Device ID (section 20.1).
+func (i *IPMI) Info(ctx context.Context) (Info, error) {
+	info := Info{Protocol: "ipmi"}
+	err := i.session(ctx, "ask for the firmware", func(ctx context.Context, c *client.Client) error {
+		d, err := c.GetDeviceID(ctx)
+		if err != nil {
+			return err
+		}
+		info.Vendor = types.OEM(d.ManufacturerID).String()
+		info.Model = fmt.Sprintf("product %d", d.ProductID)
+		info.Firmware = fmt.Sprintf("%d.%02x", d.MajorFirmwareRevision, d.MinorFirmwareRevision)
+		return nil
+	})
+	return info, err
+}
