@@ -1,7 +1,6 @@
 package appliance
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,32 +28,55 @@ func (c *clinic) replace(i images.Image, files map[string][]byte) {
 // and HTTP, and stops where it would; the cause is found by what was seen.
 func TestCauseOfAStop(t *testing.T) {
 	ipxe, shim := images.Image{Name: "ipxe", Kind: images.BootSet}, images.Image{Name: "shim", Kind: images.BootSet}
+	refuses := func(name string) boottest.Faults {
+		return boottest.Faults{Starts: func(f boottest.Loaded) bool { return f.Name != name }}
+	}
+	sound := boottest.Faults{}
 	for _, test := range []struct {
 		key, personality, machine string
 		fault                     func(c *clinic)
+		with                      boottest.Faults
+		words                     []string
 	}{
 		{"secure-boot-refused-nbp", "EDK2 new", `chain = "ipxe"`, func(c *clinic) {
 			c.replace(ipxe, map[string][]byte{"undionly.kpxe": mute, "snponly.efi": mute})
-		}},
+		}, sound, []string{`chain = "shim"`}},
 		{"nbp-silent", "EDK2 new", "chain = \"ipxe\"\nsecure_boot = \"off\"", func(c *clinic) {
 			c.replace(ipxe, map[string][]byte{"undionly.kpxe": mute, "snponly.efi": mute})
-		}},
+		}, sound, nil},
 		{"nbp-silent", "Intel UNDI", "", func(c *clinic) {
 			c.replace(ipxe, map[string][]byte{"undionly.kpxe": boottest.Program(boottest.Kernel, "", 7_000), "snponly.efi": mute})
-		}},
+		}, sound, nil},
 		{"secure-boot-refused-shim", "EDK2 new", "", func(c *clinic) {
 			c.replace(shim, map[string][]byte{"shimx64.efi": mute, "grubx64.efi": mute})
-		}},
+		}, sound, nil},
 		{"grub-silent", "EDK2 new", "", func(c *clinic) {
 			c.replace(shim, map[string][]byte{"shimx64.efi": boottest.Program(boottest.Shim, "amd64", 9_000), "grubx64.efi": mute})
-		}},
-		{"kernel-silent", "EDK2 new", "", nil},
-		{"kernel-silent", "Intel UNDI", "", nil},
+		}, sound, nil},
+		{"kernel-silent", "EDK2 new", "", nil, sound, nil},
+		{"kernel-silent", "Intel UNDI", "", nil, sound, nil},
 		{"file-refused", "Intel UNDI", "", func(c *clinic) {
 			if err := os.WriteFile(filepath.Join(c.box.library.Dir, "rescue", "vmlinuz"), []byte("other"), 0o600); err != nil {
 				c.t.Fatal(err)
 			}
-		}},
+		}, sound, nil},
+		// Secure Boot refuses the kernel: GRUB has it, tries a dozen times, and restarts the machine.
+		{"secure-boot-refused-kernel", "EDK2 new", "", nil, refuses("vmlinuz"), []string{"shim", "of one distribution"}},
+		{"initrd-not-asked", "Intel UNDI", "", nil, refuses("vmlinuz"), nil},
+		{"iso-silent", "HTTPClient", "", nil, refuses("rescue.iso"), []string{"PXE (TFTP)"}},
+		{"ipxe-no-address", "EDK2 new", `chain = "ipxe"`, nil, boottest.Faults{Deaf: boottest.IPXE1}, []string{"PortFast"}},
+		{"ipxe-no-address", "Intel UNDI", "", nil, boottest.Faults{Deaf: boottest.IPXE1}, []string{"PortFast"}},
+		{"ipxe-no-script", "Intel UNDI", "", func(c *clinic) { c.filter("in", "tcp dport 80 reject with tcp reset") }, sound, []string{"firewall"}},
+		{"http-not-asked", "HTTPClient", "", func(c *clinic) { c.filter("in", "tcp dport 80 reject with tcp reset") }, sound, []string{"firewall"}},
+		// A firewall against floods lets the script through, and no more.
+		{"kernel-not-asked", "Intel UNDI", "", func(c *clinic) {
+			c.filter("in", "tcp dport 80 tcp flags syn limit rate over 1/hour burst 1 packets reject with tcp reset")
+		}, sound, []string{"HTTP"}},
+		{"download-stalled", "EDK2 new", "", func(c *clinic) {
+			c.filter("out", "meta l4proto udp udp sport != { 67, 68, 4011 } quota over 4000 bytes drop")
+		}, sound, []string{"of 9000 bytes", "cable"}},
+		{"machine-ends-download", "Intel UNDI", "", nil, boottest.Faults{Memory: 40_000}, []string{"memory", "initrd.img"}},
+		{"machine-ends-download", "EDK2 new", "", nil, boottest.Faults{Memory: 40_000}, []string{"memory", "initrd.img"}},
 	} {
 		t.Run(test.key+" "+test.personality, func(t *testing.T) {
 			c := newClinic(t)
@@ -66,8 +88,8 @@ func TestCauseOfAStop(t *testing.T) {
 			if test.fault != nil { // after the order was made: it looks at all files
 				test.fault(c)
 			}
-			c.boot(test.personality)
-			c.diagnose(o, test.key)
+			c.power(c.machine(test.with), test.personality)
+			c.diagnose(o, test.key, test.words...)
 		})
 	}
 }
@@ -89,7 +111,9 @@ func TestCauseIsAnotherServer(t *testing.T) {
 			c.dnsmasq("192.168.77.254/24", append([]string{"--dhcp-range=192.168.77.50,192.168.77.99,1h"}, test.args...)...)
 			c.open("proxy", test.machine)
 			o := c.order()
-			c.boot(test.personality)
+			m := c.machine(boottest.Faults{})
+			m.Hurry = 10
+			c.power(m, test.personality)
 			c.diagnose(o, test.key)
 		})
 	}
@@ -100,44 +124,38 @@ func TestCauseNoAddressServer(t *testing.T) {
 	c := newClinic(t)
 	c.open("proxy", "")
 	o := c.order()
-	c.boot("EDK2 new")
+	m := c.machine(boottest.Faults{})
+	m.Hurry = 10
+	c.power(m, "EDK2 new")
 	c.diagnose(o, "no-address-server")
 }
 
 // The packet filter of the box drops TFTP: the machine has an address and comes no farther.
 func TestCauseTFTPDropped(t *testing.T) {
-	need(t, "nft", "nftables")
 	c := newClinic(t)
 	c.open("full", "")
 	o := c.order()
-	run(t, "nft", "add table inet clinic; add chain inet clinic in { type filter hook input priority 0; }; add rule inet clinic in udp dport 69 drop")
-	t.Cleanup(func() { run(t, "nft", "flush", "ruleset") })
+	c.filter("in", "udp dport 69 drop")
 	c.boot("EDK2 new")
 	c.diagnose(o, "tftp-not-asked")
 }
 
 // What the box sends by TFTP is lost on the way: asked for, and not one block arrives.
 func TestCauseBlocksLost(t *testing.T) {
-	need(t, "nft", "nftables")
 	c := newClinic(t)
 	c.open("full", "")
 	o := c.order()
-	run(t, "nft", "add table inet clinic; add chain inet clinic out { type filter hook output priority 0; }; "+
-		"add rule inet clinic out meta l4proto udp udp sport != { 67, 68, 4011 } udp length > 300 drop")
-	t.Cleanup(func() { run(t, "nft", "flush", "ruleset") })
+	c.filter("out", "meta l4proto udp udp sport != { 67, 68, 4011 } udp length > 300 drop")
 	c.boot("EDK2 new")
 	c.diagnose(o, "blocks-lost")
 }
 
 // The machine starts its installed system: a real DHCP client without a boot request.
 func TestCauseOwnDisk(t *testing.T) {
-	need(t, "busybox", "busybox")
 	c := newClinic(t)
 	c.open("full", "")
 	o := c.order()
-	h := c.host("")
-	run(t, h.Command("ip", "link", "set", "eth0", "address", srv01.String())...)
-	run(t, h.Command("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-V", "MSFT 5.0", "-s", "/bin/true")...)
+	c.system(srv01)
 	c.diagnose(o, "boots-own-disk")
 }
 
@@ -146,13 +164,10 @@ func TestCauseUnknownCard(t *testing.T) {
 	c := newClinic(t)
 	c.open("full", "")
 	o := c.order()
-	card, err := c.lan.Plug(net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x99})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(card.Unplug)
-	p, _ := boottest.PersonalityOf("Intel UNDI")
-	(&boottest.Machine{Card: card, UUID: [16]byte{1, 2, 3}, Hurry: 10}).PowerOn(p)
+	m := c.machine(boottest.Faults{})
+	m.Card = c.plug(boot.MAC{0x52, 0x54, 0, 0x12, 0x34, 0x99})
+	m.Hurry = 10
+	c.power(m, "Intel UNDI")
 	c.diagnose(o, "unknown-card")
 }
 

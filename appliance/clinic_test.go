@@ -2,11 +2,11 @@ package appliance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,6 +72,14 @@ type clinic struct {
 	lan    *boottest.LAN
 	box    *box
 	leases string // file of the site's own DHCP server
+
+	// To be set before open; zero is what most clinics have.
+	last     string // address of the range, which begins with .100
+	lanMore  string // of [lan]
+	state    string // directory
+	machines string // of the file of the site, in place of srv01
+
+	card *boottest.Card // of srv01, once it was plugged in
 }
 
 func newClinic(t *testing.T) *clinic {
@@ -101,11 +109,12 @@ func plug(t *testing.T, lan *boottest.LAN) *clinic {
 // open runs the box until the test ends. It returns when the parts have settled, whether they run or not.
 func (c *clinic) open(mode, tail string) {
 	c.t.Helper()
-	dir := c.t.TempDir()
+	dir := cmp.Or(c.state, c.t.TempDir())
 	text := fmt.Sprintf("site = \"clinic\"\n[lan]\ninterface = \"srv\"\naddress = \"192.168.77.1/24\"\ndhcp = %q\n"+
-		"range = [\"192.168.77.100\", \"192.168.77.199\"]\n[rescue]\nssh_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0Eq3w1V0G5m2Q8m0K4c7pI5l8R8dS5W3m6m2x9c1yT admin\"]\n"+
+		"range = [\"192.168.77.100\", %q]\n%s\n[rescue]\nssh_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0Eq3w1V0G5m2Q8m0K4c7pI5l8R8dS5W3m6m2x9c1yT admin\"]\n"+
 		"[state]\ndir = %q\n[admin]\nsocket = %q\ngroup = \"root\"\n"+
-		"[[machine]]\nname = \"srv01\"\nmac = [\"52:54:00:12:34:56\"]\n%s", mode, dir, filepath.Join(dir, "api.sock"), tail)
+		"%s%s", mode, cmp.Or(c.last, "192.168.77.199"), c.lanMore, dir, filepath.Join(c.t.TempDir(), "api.sock"),
+		cmp.Or(c.machines, "[[machine]]\nname = \"srv01\"\nmac = [\"52:54:00:12:34:56\"]\n"), tail)
 	cfg, err := config.Parse("clinic.toml", []byte(text))
 	if err != nil {
 		c.t.Fatal(err)
@@ -130,8 +139,11 @@ func (c *clinic) open(mode, tail string) {
 // stock fills the library with programs for simulated machines.
 func (c *clinic) stock() {
 	kernel := boottest.Program(boottest.Kernel, "amd64", 20_000)
+	const isoAt, isoPlace = 32 << 10, 2 << 10
+	iso := bytes.Repeat([]byte("\n"), 64<<10)
 	c.add(images.Image{Name: "rescue", Kind: images.Linux, Arch: "amd64", Kernel: "vmlinuz", Initrd: []string{"initrd.img"}, Up: images.Agent,
-		Cmdline: "token={{.Token}}"}, map[string][]byte{"vmlinuz": kernel, "initrd.img": bytes.Repeat([]byte("i"), 50_000), "root.squashfs": bytes.Repeat([]byte("r"), 1000)})
+		Cmdline: "token={{.Token}}", ISO: &images.ISO{File: "rescue.iso", ConfigAt: isoAt, ConfigSize: isoPlace}},
+		map[string][]byte{"vmlinuz": kernel, "initrd.img": bytes.Repeat([]byte("i"), 50_000), "root.squashfs": bytes.Repeat([]byte("r"), 1000), "rescue.iso": iso})
 	c.add(images.Image{Name: "ipxe", Kind: images.BootSet}, map[string][]byte{"undionly.kpxe": boottest.Program(boottest.IPXE1, "", 7_000),
 		"snponly.efi": boottest.Program(boottest.IPXE1, "amd64", 7_000)})
 	c.add(images.Image{Name: "shim", Kind: images.BootSet}, map[string][]byte{"shimx64.efi": boottest.Program(boottest.Shim, "amd64", 9_000),
@@ -193,6 +205,11 @@ func (c *clinic) expect(check string, keys ...string) {
 	var found []admin.Finding
 	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); {
 		if found = c.ask(check); slices.Equal(keysOf(found), slices.Sorted(slices.Values(keys))) {
+			for _, f := range found {
+				if f.Key != "" {
+					c.says(f.Key, f.Text, f.Hint)
+				}
+			}
 			return
 		}
 	}
@@ -209,29 +226,54 @@ func keysOf(list []admin.Finding) (keys []string) {
 	return keys
 }
 
-// boot powers srv01 on, whose firmware hurries.
-func (c *clinic) boot(personality string) {
+// machine is srv01, whose firmware hurries and soon gives up.
+func (c *clinic) machine(f boottest.Faults) *boottest.Machine {
+	c.t.Helper()
+	if c.card == nil {
+		c.card = c.plug(srv01)
+	}
+	f.Repeats = 1
+	return &boottest.Machine{Card: c.card, UUID: [16]byte{1, 2, 3}, Hurry: 3, Restless: true, Faults: f}
+}
+
+// plug connects a card with the LAN, until the test ends or it is taken away.
+func (c *clinic) plug(mac boot.MAC) *boottest.Card {
+	c.t.Helper()
+	card, err := c.lan.Plug(mac[:])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(card.Unplug)
+	return card
+}
+
+// power powers a machine on.
+func (c *clinic) power(m *boottest.Machine, personality string) boottest.Outcome {
 	c.t.Helper()
 	p, ok := boottest.PersonalityOf(personality)
 	if !ok {
 		c.t.Fatalf("no personality %q", personality)
 	}
-	card, err := c.lan.Plug(net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.t.Cleanup(card.Unplug)
-	out := (&boottest.Machine{Card: card, UUID: [16]byte{1, 2, 3}, Hurry: 3}).PowerOn(p)
-	c.t.Logf("%s: %v, %v", personality, out.Stages, out.Err)
+	out := m.PowerOn(p)
+	c.t.Logf("%s: %v, %v, in %s", personality, out.Stages, out.Err, out.Took.Round(time.Millisecond))
+	return out
 }
 
-// diagnose wants a cause for an order, as it would be told in three minutes.
-func (c *clinic) diagnose(o boot.Order, key string) {
+// boot powers a sound srv01 on.
+func (c *clinic) boot(personality string) boottest.Outcome {
+	c.t.Helper()
+	return c.power(c.machine(boottest.Faults{}), personality)
+}
+
+// diagnose wants a cause for an order, as it would be told in three minutes,
+// whose sentence and advice have these words.
+func (c *clinic) diagnose(o boot.Order, key string, words ...string) {
 	c.t.Helper()
 	var cause boot.Cause
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) { // the box sees the last acknowledgement after the machine sent it
 		var ok bool
 		if cause, ok = c.box.table.Cause(c.t.Context(), o.ID, time.Now().Add(4*time.Minute)); ok && cause.Key == key {
+			c.says(key, cause.Text, cause.Hint, words...)
 			return
 		}
 	}
@@ -242,12 +284,41 @@ func (c *clinic) diagnose(o boot.Order, key string) {
 	}
 }
 
+// says wants a sentence, what to do, and these words in them.
+func (c *clinic) says(key, text, hint string, words ...string) {
+	c.t.Helper()
+	if text == "" || hint == "" {
+		c.t.Errorf("%s: says %q, and to do %q", key, text, hint)
+	}
+	for _, w := range words {
+		if !strings.Contains(text+"\n"+hint, w) {
+			c.t.Errorf("%s does not say %q: %s\n%s", key, w, text, hint)
+		}
+	}
+}
+
+// filter gives the box's packet filter a rule, as an admin would who means well: in its
+// chain "in" or "out".
+func (c *clinic) filter(chain, rule string) {
+	c.t.Helper()
+	need(c.t, "nft", "nftables")
+	hook := map[string]string{"in": "input", "out": "output"}[chain]
+	run(c.t, "nft", fmt.Sprintf("add table inet clinic; add chain inet clinic %s { type filter hook %s priority 0; }; add rule inet clinic %[1]s %[3]s", chain, hook, rule))
+	c.t.Cleanup(func() { run(c.t, "nft", "flush", "ruleset") })
+}
+
 // run runs a command to its end.
 func run(t *testing.T, args ...string) {
 	t.Helper()
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+	if out, err := output(args...); err != nil {
 		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 	}
+}
+
+// output runs a command to its end, and gives what it says.
+func output(args ...string) (string, error) {
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	return string(out), err
 }
 
 // spawn runs a command until the test ends, and gives what it says.

@@ -115,6 +115,9 @@ type Table struct {
 	seen     sightings
 	firmware map[string]FirmwareState // by machine's name
 	unheard  map[string]bool          // machines' names: an iPXE has gone out, and was not heard of yet
+	// managersSent is by machine's name: what became of Microsoft's boot manager.
+	managersSent map[string]managerSent
+	overlays     overlays
 	lan      LAN                      // when an order last stood still
 
 	timeline timeline

@@ -50,6 +50,15 @@ const StepSystem Step = "system"
 //	                root-not-asked              the kernel runs and has asked for an address, but not for its root
 //	                kernel-silent               nothing was heard of the kernel
 //	root            no-report                   all was fetched, and the agent does not report
+//
+// Of a Windows image, which has no root:
+//
+//	loader has gone other-loader-ca             UEFI, Microsoft's boot manager, and silence: the signer's CA is not trusted, or revoked
+//	                bcd-not-asked               BIOS, bootmgr.exe, and silence
+//	BCD or script   wim-not-asked               the boot manager has its configuration and asks for no WIM
+//	all files       pe-restarted                the machine began anew from its firmware
+//	                no-report                   nothing was heard of Windows PE: no driver for its card
+//	any             no-agent                    there is no agent program for the image: no ticket comes by itself
 type Cause struct {
 	Key  string // stable name, for programs and tests
 	Text string // one sentence: what was seen, and what it most likely means

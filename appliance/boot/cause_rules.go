@@ -26,7 +26,7 @@ type rule struct {
 
 func always(*situation) bool { return true }
 
-var rules = slices.Concat(rulesOfSilence, rulesOfDHCP(stageAsked), rulesOfDHCP(stageTook), rulesOfTransfer, rulesOfLoaders, rulesOfSystem)
+var rules = slices.Concat(rulesOfSilence, rulesOfDHCP(stageAsked), rulesOfDHCP(stageTook), rulesOfTransfer, rulesOfWindows, rulesOfLoaders, rulesOfSystem)
 
 // rulesOfSilence are for a machine that has not asked.
 var rulesOfSilence = []rule{
@@ -289,6 +289,9 @@ func (s *situation) chainIsShim() bool { return strings.HasPrefix(s.first, "shim
 
 // byHTTP reports whether the file on its way goes over HTTP.
 func (s *situation) byHTTP() bool {
+	if s.windows() && (s.first == pxeboot || isManagerFile(s.first)) { // Microsoft's loaders stay with what they came by
+		return s.arch().HTTP()
+	}
 	loader := isLoader(s.loading) && !kernelFile(s.Facts, s.loading)
 	return !loader && !s.chainIsShim() || s.arch().HTTP() || s.stage >= stageLoaded
 }

@@ -188,7 +188,7 @@ func (t *track) rank(f Facts) stage {
 	someBIOS, allBIOS := loads(false)
 	someUEFI, allUEFI := loads(true)
 	for name := range t.has {
-		if _, ours := f.Image.File(name); ours && !isLoader(name) && !kernelFile(f, name) {
+		if _, ours := f.Image.File(name); ours && f.Image.Windows == nil && !isLoader(name) && !kernelFile(f, name) {
 			return stageRoot
 		}
 	}
@@ -214,7 +214,7 @@ func kernelFile(f Facts, name string) bool {
 // isLoader tells boot programs from the files of a system, by their names.
 func isLoader(name string) bool {
 	switch path.Ext(name) {
-	case ".efi", ".kpxe", ".kkpxe", ".pxe", ".0", ".signed":
+	case ".efi", ".kpxe", ".kkpxe", ".pxe", ".0", ".signed", ".n12", ".exe":
 		return true
 	}
 	return isISO(name)

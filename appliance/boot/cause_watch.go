@@ -168,6 +168,7 @@ func (t *Table) noticeLocked(e *Event) (worth bool) {
 			o.moving, o.broke = Event{}, 0
 			delete(o.told, nbpScript)
 			delete(o.told, grubConfig)
+			delete(o.told, bcdName)
 		}
 	case StepFile:
 		if ordered {

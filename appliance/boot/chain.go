@@ -57,8 +57,8 @@ func (t *Table) chainLocked(m Machine, img images.Image, c Client, cpu string) (
 			Hint: "switch its firmware to BIOS or UEFI network boot (PXE over IPv4)"}
 	}
 	var first error
-	for _, chain := range t.waysLocked(m, c, cpu) {
-		file, err := t.entryOf(chain, m, img, c, cpu)
+	for _, chain := range t.waysLocked(m, img, c, cpu) {
+		file, err := t.entryLocked(chain, m, img, c, cpu)
 		if err == nil {
 			return chain, file, nil
 		}
@@ -72,7 +72,10 @@ func (t *Table) chainLocked(m Machine, img images.Image, c Client, cpu string) (
 // waysLocked lists the chains to try, the best first. Whether Secure Boot is on DHCP
 // does not tell, so that UEFI gets by default what starts either way. An iPXE with
 // a shim of its own does that too: whoever puts one in means it to be used.
-func (t *Table) waysLocked(m Machine, c Client, cpu string) []Chain {
+func (t *Table) waysLocked(m Machine, img images.Image, c Client, cpu string) []Chain {
+	if img.Windows != nil {
+		return t.windowsWays(m, img, c, cpu)
+	}
 	chain := m.Chain
 	if chain == "" {
 		chain = t.cfg.Chain
@@ -102,8 +105,16 @@ func (t *Table) ownShimmedIPXE(m Machine, cpu string) bool {
 	return false
 }
 
-// entryOf names the file that a chain begins with.
-func (t *Table) entryOf(chain Chain, m Machine, img images.Image, c Client, cpu string) (string, error) {
+// entryLocked names the file that a chain begins with.
+func (t *Table) entryLocked(chain Chain, m Machine, img images.Image, c Client, cpu string) (string, error) {
+	if img.Windows != nil {
+		if chain == ChainWindows {
+			return t.windowsEntryLocked(m, img, c, cpu)
+		}
+		if err := t.windowsWhole(m, img, c.Arch.UEFI(), cpu); err != nil {
+			return "", err
+		}
+	}
 	switch {
 	case chain == ChainWindows:
 		return "", &Refusal{Reason: fmt.Sprintf("%s is no Windows image, so the chain %q cannot bring it to %s", img.Name, chain, m.Name),
@@ -176,8 +187,11 @@ func (t *Table) variantLocked(m Machine, img images.Image, cpu string) (images.I
 	if v, err := t.cfg.Images.GetFor(img.Name, cpu); err == nil && v.Arch == cpu {
 		return v, nil
 	}
-	return img, &Refusal{Reason: fmt.Sprintf("%s is made for %s and %s is %s", img.Name, img.Arch, m.Name, cpu),
-		Hint: fmt.Sprintf("rescuebox image build rescue --arch %s makes rescue-%s, which an order for rescue then takes", cpu, cpu)}
+	hint := fmt.Sprintf("rescuebox image build rescue --arch %s makes rescue-%s, which an order for rescue then takes", cpu, cpu)
+	if img.Windows != nil {
+		hint = fmt.Sprintf("import an image for %s as %s-%s, which an order for %s then takes", cpu, img.Name, cpu, img.Name)
+	}
+	return img, &Refusal{Reason: fmt.Sprintf("%s is made for %s and %s is %s", img.Name, img.Arch, m.Name, cpu), Hint: hint}
 }
 
 // cpuLocked is what the client's programs are made for: what it says, else what

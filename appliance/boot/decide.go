@@ -41,6 +41,7 @@ func (r *Refusal) Unwrap() error { return r.Err }
 func (t *Table) Decide(c Client) (Decision, error) {
 	t.mu.Lock()
 	t.doubtLocked(c)
+	t.doubtManagerLocked(c)
 	d, err := t.decideLocked(c)
 	t.noteLocked(c, d, err)
 	t.mu.Unlock()

@@ -17,11 +17,12 @@ const (
 	SecureBootOff SecureBoot = "off"
 )
 
-// FirmwareState is what a booted machine has told of its firmware.
+// FirmwareState is what a booted machine has told of its firmware, and what was seen of it.
 type FirmwareState struct {
 	Machine    string
 	SecureBoot SecureBoot
-	Told       time.Time
+	Told       time.Time // of Secure Boot
+	LoaderCA   string    // whose signature its firmware took last on Microsoft's boot manager: CA2011, CA2023
 }
 
 // FirmwareStates keeps it over restarts; state.Table does. The key is the machine's name.
@@ -31,7 +32,7 @@ type FirmwareStates interface {
 }
 
 func (t *Table) loadFirmware() {
-	t.firmware, t.unheard = map[string]FirmwareState{}, map[string]bool{}
+	t.firmware, t.unheard, t.managersSent = map[string]FirmwareState{}, map[string]bool{}, map[string]managerSent{}
 	if t.cfg.Firmware == nil {
 		return
 	}
@@ -53,7 +54,9 @@ func (t *Table) NoteSecureBoot(machine string, s SecureBoot) {
 	if _, known := t.findNameLocked(machine); !known || s == "" || t.firmware[machine].SecureBoot == s {
 		return
 	}
-	t.keepFirmwareLocked(FirmwareState{Machine: machine, SecureBoot: s, Told: time.Now()})
+	f := t.firmware[machine]
+	f.Machine, f.SecureBoot, f.Told = machine, s, time.Now()
+	t.keepFirmwareLocked(f)
 }
 
 func (t *Table) keepFirmwareLocked(f FirmwareState) {
@@ -77,7 +80,9 @@ func (t *Table) doubtLocked(c Client) {
 	delete(t.unheard, m.Name)
 	if c.Program == Firmware && t.firmware[m.Name].SecureBoot == SecureBootOff {
 		t.log.Info("iPXE was fetched and did not start: Secure Boot may be on by now", zap.String("machine", m.Name))
-		t.keepFirmwareLocked(FirmwareState{Machine: m.Name, Told: time.Now()})
+		f := t.firmware[m.Name]
+		f.SecureBoot, f.Told = "", time.Now()
+		t.keepFirmwareLocked(f)
 	}
 }
 

@@ -37,7 +37,10 @@ iseq ${platform} efi && shim {{.URL}}/{{.Shim}} ||
 {{- end}}
 imgfetch --name {{.Loaded}} {{.URL}}/{{.Loaded}} && imgfree {{.Loaded}} ||
 boot || goto again
-:again
+` + ipxeAgain))
+
+// ipxeAgain ends the scripts: another try, or the machine's own disk.
+const ipxeAgain = `:again
 inc tries
 iseq ${tries} 12 && goto give_up ||
 echo Attempt ${tries} failed. Trying again in 5 seconds...
@@ -48,11 +51,14 @@ goto load
 echo {{.Machine}} could not load {{.Title}}. Starting its own disk.
 sleep 5
 exit 1
-`))
+`
 
 // ipxeScript renders the script for one machine's order.
 func (t *Table) ipxeScript(d Decision, mac MAC) ([]byte, error) {
 	img := d.Image
+	if img.Windows != nil {
+		return t.windowsScript(d, mac)
+	}
 	cmdline, err := t.commandLine(d, mac)
 	if err != nil {
 		return nil, err

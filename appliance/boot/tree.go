@@ -42,6 +42,7 @@ type File struct {
 	BlockSize     int    // largest TFTP block that the machine's ROM stands; 0: any
 	Decision      Decision
 
+	ca   string    // whose signature it bears, of Microsoft's boot manager that firmware starts
 	mac  MAC       // whose folder it was asked for in
 	told time.Time // last progress event
 }
@@ -151,6 +152,11 @@ func cleanPath(raw string) (string, error) {
 // find opens what the decision has under a name: a script, a file of the image,
 // or a boot program; first by the whole name, then by its last element.
 func (t *Table) find(d Decision, mac MAC, name string) (*File, error) {
+	if d.Image.Windows != nil {
+		if f, err := t.windowsFile(d, mac, name); f != nil || err != nil {
+			return f, err
+		}
+	}
 	sets := t.bootSets(d.Machine, d.Image, d.CPU)
 	for _, n := range []string{name, path.Base(name)} {
 		switch n {
@@ -187,8 +193,10 @@ func fileOf(img images.Image, name, cpu string) (string, bool) {
 
 // optionalFiles are what loaders ask for and can do without: GRUB's lists of
 // modules and configurations by address; shim's revocations and certificates, whose names
-// it gets wrong at times (shim#649, #696).
-var optionalFiles = []string{"*.lst", grubConfig + "-*", "*revocations*.efi", "*shim_certificate*.efi"}
+// it gets wrong at times (shim#649, #696); of Microsoft's boot manager a system that was put to
+// sleep, policies of Secure Boot, its texts in other languages, fonts and pictures.
+var optionalFiles = []string{"*.lst", grubConfig + "-*", "*revocations*.efi", "*shim_certificate*.efi",
+	"hiberfil.sys", "*.p7b", "*.mui", "*.ttf", "boot.stl", "bootres.dll", "bootstat.dat", "bcd.log*"}
 
 func optional(name string) bool {
 	return slices.ContainsFunc(optionalFiles, func(pattern string) bool {
@@ -282,6 +290,9 @@ func (t *Table) tellStart(f *File, mac MAC) {
 		File: f.Name, Total: f.Size, Text: fmt.Sprintf("loads %s (%d bytes)", f.Name, f.Size)}
 	if f.Script {
 		e.Step, e.Text = StepScript, "asks for its boot script"
+		if f.Name == bcdName {
+			e.Text = "asks for its boot configuration (BCD)"
+		}
 	}
 	t.recordLocked(e)
 }
@@ -347,5 +358,6 @@ func (t *Table) Served(f *File) {
 	t.Record(Event{Step: StepFile, Order: f.Decision.Order.ID, Machine: f.Decision.Machine.Name,
 		File: f.Name, Bytes: f.Size, Total: f.Size, Text: fmt.Sprintf("has %s (%d bytes)", f.Name, f.Size)})
 	t.loaderWent(f.Decision.Machine.Name, f.Name)
+	t.managerWent(f.Decision.Machine.Name, f.ca)
 	t.served(f.Decision.Order.ID, f.Decision.Image, f.Name)
 }

@@ -76,6 +76,10 @@ func (t *Table) wayLocked(m Machine, img images.Image, a Arch) (Way, error) {
 	if w.Chain, first, err = t.chainLocked(m, w.Image, Client{MAC: firstOf(m.MACs), Arch: a, Program: Firmware}, a.CPU()); err != nil {
 		return w, err
 	}
+	if w.Image.Windows != nil {
+		err = t.windowsLinksLocked(&w, first)
+		return w, err
+	}
 	sets := t.bootSets(m, w.Image, a.CPU())
 	for name := first; name != ""; name = nextLoader(name) {
 		l, err := linkOf(sets, name, a.CPU())
@@ -111,7 +115,11 @@ func linkOf(sets []images.Image, name, cpu string) (Link, error) {
 // whole hashes all that the machine may load on its way to the image. What is
 // damaged elsewhere in the library keeps no other machine from its rescue.
 func (t *Table) whole(m Machine, img images.Image) error {
-	if len(t.bootSets(m, img, "")) == 1 && len(img.Loads(false)) > 0 {
+	if img.Windows != nil {
+		if err := t.noWindowsWay(m, img); err != nil {
+			return err
+		}
+	} else if len(t.bootSets(m, img, "")) == 1 && len(img.Loads(false)) > 0 {
 		return &Refusal{Reason: fmt.Sprintf("the library has no boot set, so no machine could load %s", img.Name),
 			Hint: "apt-get install ipxe shim-signed grub-efi-amd64-signed, then restart rescueboxd"}
 	}

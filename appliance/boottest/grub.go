@@ -119,7 +119,7 @@ func (g *grub) command(words []string) (ok bool, err error) {
 		g.m.logf("GRUB: %s", strings.Join(args, " "))
 	case "sleep":
 		seconds, _ := strconv.Atoi(args[len(args)-1])
-		time.Sleep(g.m.wait(time.Duration(seconds) * time.Second))
+		g.m.pause(time.Duration(seconds) * time.Second)
 	case "linux":
 		g.kernel, g.args = "", strings.Join(args[1:], " ")
 		return g.load(args[:1], func(f Loaded) bool { g.kernel = f.Name; return g.m.starts(f) }) // else "bad shim signature"

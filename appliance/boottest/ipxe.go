@@ -255,7 +255,7 @@ func (s *script) command(words []string) error {
 		return okIf(ok)
 	case "sleep":
 		seconds, _ := strconv.Atoi(args[0])
-		time.Sleep(s.m.wait(time.Duration(seconds) * time.Second))
+		s.m.pause(time.Duration(seconds) * time.Second)
 	case "dhcp":
 		return s.m.ipxeDHCP()
 	case "exit":

@@ -105,6 +105,11 @@ func OpenLAN(namespaceFile, bridge string) (*LAN, error) {
 	return &LAN{ns: &namespace{file: f}, bridge: bridge}, nil
 }
 
+// Command is the beginning of a command line that runs a program in the switch.
+func (l *LAN) Command(args ...string) []string {
+	return append([]string{"nsenter", "--net=" + l.ns.path()}, args...)
+}
+
 // Close takes the LAN away; what is plugged in loses its cable.
 func (l *LAN) Close() { l.ns.close() }
 

@@ -29,6 +29,8 @@ type Machine struct {
 	// Hurry is how many times shorter the firmware's waits are; 0 is 1. What
 	// it writes into packets (secs) stays as it would be.
 	Hurry int
+	// Restless programs pass over the pauses that scripts make.
+	Restless bool
 	// Discard forgets what the loaded files contain, once they are hashed and run.
 	Discard bool
 	// Real says that the programs are no Programs of ours but real ones, which go by their names.
@@ -146,6 +148,13 @@ func (m *Machine) complain(format string, args ...any) {
 
 // wait is how long a firmware's wait takes here.
 func (m *Machine) wait(d time.Duration) time.Duration { return d / time.Duration(max(m.Hurry, 1)) }
+
+// pause is one that a script makes.
+func (m *Machine) pause(d time.Duration) {
+	if !m.Restless {
+		time.Sleep(m.wait(d))
+	}
+}
 
 // origin is where a file came from, and where a program looks for more.
 type origin struct {

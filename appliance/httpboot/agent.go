@@ -17,25 +17,41 @@ import (
 // maxReport bounds a machine's report.
 const maxReport = 64 << 10
 
-// agent answers the agent of a booted machine.
-func (v *service) agent(w http.ResponseWriter, r *http.Request, c *conn) string {
-	if !v.posts.allow(c.from) {
-		w.Header().Set("Retry-After", "1")
-		return refuse(w, r, http.StatusTooManyRequests, "too many requests from "+c.from.String(), "")
+// handler answers one request, and says in one word how that went.
+type handler func(w http.ResponseWriter, r *http.Request, c *conn) string
+
+// reporting is the handler for what booted machines ask and tell; nil for
+// every other request.
+func (v *service) reporting(r *http.Request) handler {
+	if h := v.ticketing(r); h != nil {
+		return v.limited(h, v.Tickets != nil, "this box takes no tickets")
 	}
-	if v.Agents == nil {
-		return refuse(w, r, http.StatusNotFound, "this box takes no reports", "")
+	switch r.URL.Path {
+	case "/agent/keys":
+		return v.limited(v.keys, v.Agents != nil, "this box takes no reports")
+	case "/agent/up":
+		return v.limited(v.up, v.Agents != nil, "this box takes no reports")
 	}
-	if r.URL.Path == "/agent/keys" {
-		return v.keys(w, r, c)
+	return nil
+}
+
+// limited slows down a machine that asks too often.
+func (v *service) limited(h handler, on bool, off string) handler {
+	return func(w http.ResponseWriter, r *http.Request, c *conn) string {
+		if !v.posts.allow(c.from) {
+			w.Header().Set("Retry-After", "1")
+			return refuse(w, r, http.StatusTooManyRequests, "too many requests from "+c.from.String(), "")
+		}
+		if !on {
+			return refuse(w, r, http.StatusNotFound, off, "")
+		}
+		return h(w, r, c)
 	}
-	return v.up(w, r, c)
 }
 
 func (v *service) keys(w http.ResponseWriter, r *http.Request, c *conn) string {
 	if r.Method != http.MethodGet {
-		w.Header().Set("Allow", "GET")
-		return refuse(w, r, http.StatusMethodNotAllowed, "keys are for GET", "")
+		return refuseMethod(w, r, "keys are for GET", "GET")
 	}
 	keys, err := v.Agents.Keys(bearer(r), c.from)
 	if err != nil {
@@ -46,21 +62,40 @@ func (v *service) keys(w http.ResponseWriter, r *http.Request, c *conn) string {
 
 func (v *service) up(w http.ResponseWriter, r *http.Request, c *conn) string {
 	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", "POST")
-		return refuse(w, r, http.StatusMethodNotAllowed, "reports are for POST", "")
+		return refuseMethod(w, r, "reports are for POST", "POST")
 	}
+	report, no := v.read(w, r, c, maxReport, "the report")
+	if no == nil && !json.Valid(report) {
+		no = &badBody{http.StatusBadRequest, "the report is no JSON"}
+	}
+	if no != nil {
+		return refuse(w, r, no.status, no.reason, "")
+	}
+	return v.taken(w, r, c, v.Agents.Up(bearer(r), c.from, report))
+}
+
+// badBody is why a request's body is not taken.
+type badBody struct {
+	status int
+	reason string
+}
+
+// read reads a request's body of at most so many bytes.
+func (v *service) read(w http.ResponseWriter, r *http.Request, c *conn, most int64, what string) ([]byte, *badBody) {
 	c.SetReadDeadline(time.Now().Add(v.headerTime)) // net/http sets it anew for the next request
-	report, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReport))
-	var long *http.MaxBytesError
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	switch {
-	case errors.As(err, &long):
-		return refuse(w, r, http.StatusRequestEntityTooLarge, "the report has more than "+strconv.Itoa(maxReport)+" bytes", "")
+	case errors.As(err, new(*http.MaxBytesError)):
+		return nil, &badBody{http.StatusRequestEntityTooLarge, what + " has more than " + strconv.FormatInt(most, 10) + " bytes"}
 	case err != nil:
-		return refuse(w, r, http.StatusBadRequest, "the report did not arrive whole", "")
-	case !json.Valid(report):
-		return refuse(w, r, http.StatusBadRequest, "the report is no JSON", "")
+		return nil, &badBody{http.StatusBadRequest, what + " did not arrive whole"}
 	}
-	if err := v.Agents.Up(bearer(r), c.from, report); err != nil {
+	return body, nil
+}
+
+// taken answers a request whose body has been handed on.
+func (v *service) taken(w http.ResponseWriter, r *http.Request, c *conn, err error) string {
+	if err != nil {
 		return v.refuseAgent(w, r, c, err)
 	}
 	w.Header().Set("Cache-Control", "no-store")

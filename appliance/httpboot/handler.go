@@ -29,12 +29,11 @@ func (v *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // route answers, and says in one word how that went.
 func (v *service) route(w http.ResponseWriter, r *http.Request, c *conn) string {
-	if r.URL.Path == "/agent/keys" || r.URL.Path == "/agent/up" {
-		return v.agent(w, r, c)
+	if h := v.reporting(r); h != nil {
+		return h(w, r, c)
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		return refuse(w, r, http.StatusMethodNotAllowed, "this box gives files, it takes none: use GET or HEAD", "")
+		return refuseMethod(w, r, "this box gives files, and takes none but inv32.xml: use GET or HEAD", "GET, HEAD")
 	}
 	if r.ContentLength != 0 {
 		return refuse(w, r, http.StatusBadRequest, "a "+r.Method+" request has no body", "")
@@ -80,10 +79,19 @@ func refuse(w http.ResponseWriter, r *http.Request, status int, reason, hint str
 	return "refused"
 }
 
+func refuseMethod(w http.ResponseWriter, r *http.Request, reason, allowed string) string {
+	w.Header().Set("Allow", allowed)
+	return refuse(w, r, http.StatusMethodNotAllowed, reason, "")
+}
+
 // text answers with a short text.
 func text(w http.ResponseWriter, r *http.Request, status int, body string) string {
+	return answer(w, r, status, "text/plain; charset=utf-8", body)
+}
+
+func answer(w http.ResponseWriter, r *http.Request, status int, kind, body string) string {
 	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Type", kind)
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)

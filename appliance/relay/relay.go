@@ -127,6 +127,8 @@ func (r *Relay) takeStream(s *Session) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
+	case s.ctx.Err() != nil:
+		return refuse("open it again: rescuebox connect "+s.Machine, "this way through the box is closed: %s", s.Why())
 	case s.open >= maxStreams:
 		return refuse("close some of them", "%d connections go this way already", maxStreams)
 	case r.streams >= maxAllStreams:
@@ -135,6 +137,7 @@ func (r *Relay) takeStream(s *Session) error {
 	r.streams++
 	s.open++
 	s.total++
+	s.wg.Add(1)
 	return nil
 }
 
@@ -143,6 +146,7 @@ func (r *Relay) freeStream(s *Session) {
 	defer r.mu.Unlock()
 	r.streams--
 	s.open--
+	s.wg.Done()
 }
 
 func (r *Relay) dial(ctx context.Context, target netip.AddrPort) (net.Conn, error) {

@@ -56,6 +56,7 @@ func (s *Session) Close(why error) Totals {
 		why = errClosed
 	}
 	s.end(why)
+	s.relay.forget(s) // whoever took a stream has counted it by now
 	s.wg.Wait()
 	s.relay.mu.Lock()
 	defer s.relay.mu.Unlock()
@@ -64,9 +65,6 @@ func (s *Session) Close(why error) Totals {
 
 // Dial connects to the target. The stream must be joined or closed.
 func (s *Session) Dial(ctx context.Context) (*Stream, error) {
-	if s.ctx.Err() != nil {
-		return nil, refuse("open it again: rescuebox connect "+s.Machine, "this way through the box is closed: %s", s.Why())
-	}
 	if err := s.relay.takeStream(s); err != nil {
 		return nil, err
 	}
@@ -78,7 +76,6 @@ func (s *Session) Dial(ctx context.Context) (*Stream, error) {
 		s.relay.freeStream(s)
 		return nil, fmt.Errorf("%s does not answer at %s: %w", s.Machine, s.Target, err)
 	}
-	s.wg.Add(1)
 	return &Stream{session: s, target: conn}, nil
 }
 
@@ -94,7 +91,6 @@ func (t *Stream) Close() {
 	t.once.Do(func() {
 		t.target.Close()
 		t.session.relay.freeStream(t.session)
-		t.session.wg.Done()
 	})
 }
 

@@ -5,7 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,11 +50,18 @@ func (f *fetch) request() []byte {
 }
 
 // get fetches the file.
-func (f *fetch) get(w io.Writer) (err error) {
+func (f *fetch) get(w io.Writer) error {
+	if err := f.open(); err != nil {
+		return err
+	}
+	return f.run(w)
+}
+
+// open makes the socket.
+func (f *fetch) open() (err error) {
 	if f.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return err
 	}
-	defer unix.Close(f.fd)
 	if f.timeout == 0 {
 		f.timeout = time.Second
 	}
@@ -58,10 +69,14 @@ func (f *fetch) get(w io.Writer) (err error) {
 	tv := unix.NsecToTimeval(int64(f.timeout))
 	unix.SetsockoptTimeval(f.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 	if f.local.IsValid() {
-		if err := unix.Bind(f.fd, &unix.SockaddrInet4{Addr: f.local.As4()}); err != nil {
-			return err
-		}
+		return unix.Bind(f.fd, &unix.SockaddrInet4{Addr: f.local.As4()})
 	}
+	return nil
+}
+
+// run asks for the file and takes it.
+func (f *fetch) run(w io.Writer) error {
+	defer unix.Close(f.fd)
 	f.said, f.next, f.size = f.request(), 1, 1
 	server := &unix.SockaddrInet4{Addr: f.server.Addr().As4(), Port: int(f.server.Port())}
 	unix.Sendto(f.fd, f.said, 0, server)
@@ -154,46 +169,79 @@ func (f *fetch) say(block uint16) {
 // window first-local-address clients path", %d in the path is the client's
 // number) and prints how many MB per second came in all, by how many percent
 // the slowest took longer than the quickest, and how many MB came.
+//
+// All stand ready before the first asks, and each one's time is its own, from its
+// request to its last block. Each stands for a machine with a processor of its own: no
+// scheduler but the kernel's shall decide which of them runs.
 func measure(words string) error {
 	var server, local, path string
 	var block, window, clients int
 	if _, err := fmt.Sscan(words, &server, &block, &window, &local, &clients, &path); err != nil {
 		return err
 	}
+	runtime.GOMAXPROCS(clients + 2)
 	type result struct {
-		bytes int64
-		took  time.Duration
-		err   error
+		begin, end time.Time
+		err        error
 	}
-	results := make(chan result)
-	addr, begin := netip.MustParseAddr(local), time.Now()
+	results, start, total := make(chan result), make(chan struct{}), &counter{}
+	addr := netip.MustParseAddr(local)
+	var ready sync.WaitGroup
 	for i := range clients {
 		f := &fetch{server: netip.MustParseAddrPort(server), local: addr, block: block, path: strings.ReplaceAll(path, "%d", fmt.Sprint(101+i))}
 		if window > 1 {
 			f.window = window
 		}
+		if err := f.open(); err != nil {
+			return err
+		}
 		addr = addr.Next()
+		ready.Add(1)
 		go func() {
+			runtime.LockOSThread()
 			n := &counter{}
-			err := f.get(n)
-			results <- result{n.n, time.Since(begin), err}
+			ready.Done()
+			<-start
+			r := result{begin: time.Now()}
+			r.err = f.run(n)
+			r.end = time.Now()
+			total.add(n.n)
+			results <- r
 		}()
 	}
-	var total int64
+	ready.Wait()
+	close(start)
+	var first, last time.Time
 	var all []time.Duration
 	for range clients {
 		r := <-results
 		if r.err != nil {
 			return r.err
 		}
-		total += r.bytes
-		all = append(all, r.took)
+		all = append(all, r.end.Sub(r.begin))
+		if first.IsZero() || r.begin.Before(first) {
+			first = r.begin
+		}
+		last = r.end
 	}
-	slowest, quickest := all[len(all)-1], all[0]
-	fmt.Printf("%.0f %.0f %d\n", float64(total)/1e6/slowest.Seconds(), 100*(slowest.Seconds()/quickest.Seconds()-1), total/1e6)
+	slices.Sort(all)
+	if os.Getenv("X") != "" {
+		fmt.Println(all)
+	}
+	spread := 100 * (all[len(all)-1].Seconds()/all[0].Seconds() - 1)
+	fmt.Printf("%.0f %.0f %d\n", float64(total.n)/1e6/last.Sub(first).Seconds(), spread, total.n/1e6)
 	return nil
 }
 
-type counter struct{ n int64 }
+type counter struct {
+	mu sync.Mutex
+	n  int64
+}
+
+func (c *counter) add(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n += n
+}
 
 func (c *counter) Write(p []byte) (int, error) { c.n += int64(len(p)); return len(p), nil }

@@ -64,6 +64,7 @@ type wire interface {
 type sender struct {
 	ctx      context.Context // of the transfer
 	wire     wire
+	field    *field              // all transfers; nil: there are no others
 	air      *semaphore.Weighted // bytes that may be on their way at once, of all transfers
 	patience time.Duration
 	heard    func() // the client has acknowledged something
@@ -72,6 +73,7 @@ type sender struct {
 	oack     []byte // nil: no option
 	data     *stream
 	rtt      rtt
+	place    *runner       // in the field; nil until the client was heard
 	sentAt   time.Time     // when the window went out
 	inAir    int64         // what it has of air
 	last     int64         // its last block
@@ -105,7 +107,7 @@ func (s *sender) send(r *request, content io.ReadSeeker, size int64) error {
 
 // run sends windows until the last block is acknowledged.
 func (s *sender) run() error {
-	defer s.land() // also of a window that did not go out whole
+	defer s.leave() // also a window that did not go out whole
 	patience := max(s.patience, 3*s.rtt.fixed)
 	for heard := time.Now(); s.data.end == 0 || s.acked < s.data.end; {
 		fresh := s.sent <= s.acked
@@ -154,7 +156,7 @@ func (s *sender) learn(oack, clear bool) {
 // lacks, and says which is the last of them.
 func (s *sender) transmit() (target int64, err error) {
 	target, from := s.target(), s.acked+1
-	if err := s.takeOff(target - s.acked); err != nil {
+	if err := s.takeOff(target); err != nil {
 		return 0, err
 	}
 	s.sentAt, s.again = time.Now(), s.try > 0
@@ -194,18 +196,36 @@ func (s *sender) emit(from, to int64) error {
 	return nil
 }
 
-// takeOff waits for the turn of so many blocks. One block alone needs none: in
+// takeOff waits for the turn of the blocks up to one: until nobody is far behind
+// in the field, and until they have room in the air. One block alone needs no room: in
 // lock-step even a thousand clients fill no queue.
-func (s *sender) takeOff(blocks int64) error {
-	if blocks <= 1 {
+func (s *sender) takeOff(target int64) error {
+	if s.place == nil && s.answered && s.field != nil {
+		s.place = s.field.join()
+	}
+	size := int64(headerSize + s.data.block)
+	if s.place != nil {
+		if err := s.place.pass(s.ctx, max(0, target-max(s.acked, s.sent))*size); err != nil {
+			return err
+		}
+	}
+	if target-s.acked <= 1 {
 		return nil
 	}
-	n := min(blocks*int64(headerSize+s.data.block), maxInAir)
+	n := min((target-s.acked)*size, maxInAir)
 	if s.air.Acquire(s.ctx, n) != nil {
 		return errCut
 	}
 	s.inAir = n
 	return nil
+}
+
+// leave gives back what the transfer has of the air and its place in the field.
+func (s *sender) leave() {
+	s.land()
+	if s.place != nil {
+		s.place.leave()
+	}
 }
 
 // land ends a turn.

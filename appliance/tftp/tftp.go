@@ -63,6 +63,7 @@ type dispatcher struct {
 	conn      *net.UDPConn
 	control   *ipv4.PacketConn // conn with the address that a request was sent to
 	transfers transfers
+	field     field
 	air       *semaphore.Weighted // bytes that may be on their way at once
 	wg        sync.WaitGroup
 }

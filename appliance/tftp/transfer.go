@@ -71,7 +71,7 @@ func (d *dispatcher) answer(ctx context.Context, t *transfer, r *request, local 
 	defer sock.close()
 	defer context.AfterFunc(ctx, sock.cut)()
 	r.blksize = d.blockSize(r.blksize, file, sock.mtu())
-	s := &sender{ctx: ctx, wire: sock, air: d.air, patience: d.patience, heard: t.hear}
+	s := &sender{ctx: ctx, wire: sock, field: &d.field, air: d.air, patience: d.patience, heard: t.hear}
 	err = s.send(r, &content{tree: d.Tree, file: file}, file.Size)
 	if errors.Is(err, errCut) {
 		err = context.Cause(ctx)

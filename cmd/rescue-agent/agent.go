@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -35,12 +33,12 @@ type report struct {
 //	waiting --sshd listens, an address is there--> reporting --accepted--> reported
 //	reported --addresses changed--> reporting;  reporting --error--> reporting, later
 type agent struct {
-	order    order
-	client   *http.Client
-	keysFile string
-	system   system
-	out      io.Writer // the journal
-	console  io.Writer // what a person on site reads
+	boxClient
+	keep    func(keys []byte) error // takes the admins' authorized_keys
+	system  system
+	out     io.Writer // the journal
+	console io.Writer // what a person on site reads
+	local   string    // what an administrator at the console is told
 
 	poll     time.Duration // how often addresses are looked at
 	minDelay time.Duration // between two tries at first
@@ -112,7 +110,7 @@ func (a *agent) step(ctx context.Context) error {
 		return err
 	}
 	r.Addresses = addresses
-	if err := a.send(ctx, r); err != nil {
+	if err := a.report(ctx, r); err != nil {
 		return err
 	}
 	a.reported = known
@@ -140,7 +138,7 @@ func (a *agent) complain(err error) {
 // fetchKeys gets the admins' authorized_keys. A box that refuses them is no
 // reason not to report: the admin sees the ticket, and the refusal in the box's log.
 func (a *agent) fetchKeys(ctx context.Context) error {
-	res, err := a.do(ctx, http.MethodGet, "/agent/keys", nil)
+	res, err := a.do(ctx, http.MethodGet, "/agent/keys", "", nil)
 	if err != nil {
 		return fmt.Errorf("fetch the admins' SSH keys: %w", short(err))
 	}
@@ -156,65 +154,20 @@ func (a *agent) fetchKeys(ctx context.Context) error {
 	if len(bytes.TrimSpace(keys)) == 0 {
 		return nil
 	}
-	if err := writeKeys(a.keysFile, keys); err != nil {
-		return fmt.Errorf("write the admins' SSH keys: %w", err)
+	if err := a.keep(keys); err != nil {
+		return fmt.Errorf("keep the admins' SSH keys: %w", err)
 	}
 	a.keysDone = true
 	return nil
 }
 
-// send posts the report.
-func (a *agent) send(ctx context.Context, r report) error {
+// report posts the report.
+func (a *agent) report(ctx context.Context, r report) error {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	res, err := a.do(ctx, http.MethodPost, "/agent/up", body)
-	if err != nil {
-		return fmt.Errorf("report to the box: %w", short(err))
-	}
-	defer res.Body.Close()
-	if res.StatusCode/100 == 2 {
-		return nil
-	}
-	text, _ := io.ReadAll(io.LimitReader(res.Body, 300))
-	return fmt.Errorf("the box refuses the report (%s): %s", res.Status, printable(strings.TrimSpace(string(text))))
-}
-
-func (a *agent) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	u := *a.order.Server
-	u.Path = strings.TrimSuffix(u.Path, "/") + path
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	if a.order.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+a.order.Token)
-	}
-	return a.client.Do(req)
-}
-
-// writeKeys replaces the file in one step: sshd never reads half of it.
-func writeKeys(path string, keys []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".keys-") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err = f.Write(keys); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return a.send(ctx, http.MethodPost, "/agent/up", "application/json", "the report", body)
 }
 
 // announce tells the person on site, and the admin on a serial console, how things stand.
@@ -227,7 +180,7 @@ func (a *agent) announce(r report) {
 		"This is the rescue system of "+name+". It is up, and the administrator",
 		"has been told. You need not do anything. Please leave the machine on.", "")
 	for _, addr := range r.Addresses {
-		lines = append(lines, "ssh root@"+addr)
+		lines = append(lines, "ssh "+r.User+"@"+addr)
 	}
 	for _, key := range r.HostKeys {
 		lines = append(lines, "host key "+key)
@@ -235,7 +188,7 @@ func (a *agent) announce(r report) {
 	if a.keysMissing() != nil {
 		lines = append(lines, "", "The box has no SSH key of an administrator: nobody can log in by SSH yet.")
 	}
-	banner(a.console, append(lines, "", "Administrators at this console: press Enter for a shell.")...)
+	banner(a.console, append(lines, "", a.local)...)
 	// Whole-site tests and people searching a console log look for this line.
 	up := fmt.Sprintf("rescuebox: rescue system of %s is up, ticket sent", name)
 	fmt.Fprintf(a.console, "%s\r\n", up)

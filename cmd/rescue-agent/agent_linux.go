@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 	"syscall"
 	"time"
@@ -27,15 +25,15 @@ func readOrder() (order, error) {
 
 func newAgent(o order) *agent {
 	return &agent{
-		order:    o,
-		client:   &http.Client{Timeout: 20 * time.Second},
-		keysFile: "/root/.ssh/authorized_keys",
-		system:   &linux{root: "/", server: o.Server.Host, sshd: "127.0.0.1:22"},
-		out:      os.Stdout,
-		console:  consoles{dir: "/dev", sys: "/sys/class/tty"},
-		poll:     5 * time.Second,
-		minDelay: time.Second,
-		maxDelay: 30 * time.Second,
+		boxClient: boxClient{order: o, client: newClient()},
+		keep:      func(keys []byte) error { return writeKeys("/root/.ssh/authorized_keys", keys) },
+		system:    &linux{root: "/", server: o.Server.Host, sshd: "127.0.0.1:22"},
+		out:       os.Stdout,
+		console:   consoles{dir: "/dev", sys: "/sys/class/tty"},
+		local:     "Administrators at this console: press Enter for a shell.",
+		poll:      5 * time.Second,
+		minDelay:  time.Second,
+		maxDelay:  30 * time.Second,
 	}
 }
 
@@ -46,50 +44,8 @@ type linux struct {
 	sshd   string
 }
 
-// Addresses lists global addresses. The one that the route to the box uses
-// comes first: it is the one the box, and the admin through it, can reach.
-func (l *linux) Addresses() []string {
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	var list []string
-	for _, a := range all {
-		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
-			list = append(list, n.IP.String())
-		}
-	}
-	sort.Strings(list)
-	return firstOnce(l.source(), list)
-}
-
-// firstOnce puts one of the addresses first, and keeps each once: two cards on
-// one network may have the same for a moment.
-func firstOnce(first string, list []string) []string {
-	var out []string
-	for _, addr := range list {
-		if n := len(out); n > 0 && out[n-1] == addr {
-			continue
-		}
-		out = append(out, addr)
-	}
-	sort.SliceStable(out, func(i, j int) bool { return out[i] == first && out[j] != first })
-	return out
-}
-
-// source is our address on the way to the box. No packet is sent.
-func (l *linux) source() string {
-	host := l.server
-	if _, _, err := net.SplitHostPort(host); err != nil {
-		host = net.JoinHostPort(strings.Trim(host, "[]"), "80")
-	}
-	c, err := net.Dial("udp", host)
-	if err != nil {
-		return ""
-	}
-	defer c.Close()
-	return c.LocalAddr().(*net.UDPAddr).IP.String()
-}
+// Addresses lists global addresses, the one that reaches the box first.
+func (l *linux) Addresses() []string { return addresses(l.server) }
 
 // Ready asks sshd for its greeting: a port that is open need not have a server yet.
 func (l *linux) Ready() bool {
@@ -170,6 +126,26 @@ func (l *linux) osName() string {
 		}
 	}
 	return "Linux"
+}
+
+// writeKeys replaces the file in one step: sshd never reads half of it.
+func writeKeys(path string, keys []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".keys-") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err = f.Write(keys); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 // hostKey reads a public key file: the line without its comment, and the

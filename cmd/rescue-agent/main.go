@@ -1,14 +1,23 @@
 // Command rescue-agent runs inside a booted rescue system and brings its
 // ticket back to the box.
 //
+// In the Linux rescue system:
+//
 //	rescue-agent              fetch the admins' keys, report that this machine is up, again when its addresses change
 //	rescue-agent fetch FILE   in the initramfs: fetch the root file system into FILE and check its SHA-256
 //	rescue-agent big TEXT     write a text in large letters
 //
 // The first two read what they need from the kernel command line; a box that it
-// does not name is looked for where DHCP points. The agent uses the
-// standard library only, and of that what Go 1.20 has: the part that runs in
-// WinPE is compiled with that version, the last one for old Windows.
+// does not name is looked for where DHCP points.
+//
+// In Windows PE, from what the box lays into \Windows\System32:
+//
+//	rescue-agent start        for winpeshl.ini: start "run" in a window of its own, and wait a while for DaRT's ticket
+//	rescue-agent run          on DaRT: start RemoteRecovery.exe and bring its ticket to the box; else: serve SSH
+//
+// It reads rescue-agent.json beside itself. All but the SSH server uses the
+// standard library only, and of that what Go 1.20 has: with that version, the last
+// one for Windows 7 and 8, the agent for DaRT is built (agent.mod, scripts/package).
 package main
 
 import (
@@ -17,9 +26,11 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 )
+
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "devel"
 
 // Exit codes. The initramfs retries after exitFailed only.
 const (
@@ -47,24 +58,8 @@ func main() {
 	os.Exit(exitFailed)
 }
 
-func run(ctx context.Context, args []string) error {
-	if len(args) == 2 && args[0] == "big" {
-		_, err := fmt.Println(strings.Join(bigText(printable(args[1])), "\n"))
-		return err
-	}
-	order, err := readOrder()
-	if err != nil {
-		return err
-	}
-	fetch := len(args) == 2 && args[0] == "fetch"
-	if len(args) != 0 && !fetch {
-		return &badCmdline{"usage: rescue-agent [fetch FILE | big TEXT]"}
-	}
-	if order, err = newFinder(os.Stdout).complete(ctx, order); err != nil {
-		return err
-	}
-	if fetch {
-		return fetchRoot(ctx, order, args[1], os.Stdout)
-	}
-	return newAgent(order).run(ctx)
-}
+// withdrawn says that the box no longer has what the command line names. To
+// boot again is what helps: by the order if there is one, else from the own disk.
+type withdrawn struct{ err error }
+
+func (e *withdrawn) Error() string { return e.err.Error() }

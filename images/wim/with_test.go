@@ -362,7 +362,7 @@ func TestWithRefuses(t *testing.T) {
 
 // What cannot be served is refused by its name.
 func TestOpenRefuses(t *testing.T) {
-	tree := smallTree()
+	tree := peTree(0)
 	good := tree.capture(t)
 	for name, test := range map[string]struct {
 		want error
@@ -374,7 +374,7 @@ func TestOpenRefuses(t *testing.T) {
 		"no WIM":   {ErrNoWIM, func() string { return changed(t, good, 0, 'X') }},
 		"empty":    {ErrNoWIM, func() string { return os.DevNull }},
 		"writing":  {ErrUnfinished, func() string { return changed(t, good, headerFlags, fileUnfinished|fileCompressed) }},
-		"cut":      {ErrDamaged, func() string { return cut(t, good, 200_000) }},
+		"cut":      {ErrDamaged, func() string { return cut(t, good, 900_000) }},
 		"header":   {ErrDamaged, func() string { return cut(t, good, 100) }},
 		"no image": {ErrDamaged, func() string { return changed(t, good, headerImages, 0) }},
 		"images":   {ErrDamaged, func() string { return changed(t, good, headerImages, 2) }},

@@ -45,18 +45,7 @@ const (
 	noForSoLong = 5 * time.Minute
 )
 
-// withdrawn says that the box no longer has what the command line names. To
-// boot again is what helps: by the order if there is one, else from the own disk.
-type withdrawn struct{ err error }
-
-func (e *withdrawn) Error() string { return e.err.Error() }
-
 var errDamaged = errors.New("the rescue system has a wrong SHA-256")
-
-// refusal is an answer in which the box says no.
-type refusal struct{ text string }
-
-func (e *refusal) Error() string { return e.text }
 
 // fetchRoot fetches the root file system into path and returns only when it is
 // whole and has the SHA-256 of the command line, or ctx is done, or the
