@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	"appliance/dhcp":     {"appliance/boot", "images"},
 	"appliance/tftp":     {"appliance/boot", "images"},
 	"appliance/httpboot": {"appliance/boot", "images"},
-	"appliance/boot":     {"images"},
+	"appliance/boot":     {"images", "images/bcd", "images/wim"},
 	"images/rescue":      {"images"},
 }
 

@@ -118,7 +118,7 @@ type Table struct {
 	// managersSent is by machine's name: what became of Microsoft's boot manager.
 	managersSent map[string]managerSent
 	overlays     overlays
-	lan      LAN                      // when an order last stood still
+	lan          LAN // when an order last stood still
 
 	timeline timeline
 }
