@@ -374,7 +374,7 @@ func TestOpenRefuses(t *testing.T) {
 		"no WIM":   {ErrNoWIM, func() string { return changed(t, good, 0, 'X') }},
 		"empty":    {ErrNoWIM, func() string { return os.DevNull }},
 		"writing":  {ErrUnfinished, func() string { return changed(t, good, headerFlags, fileUnfinished|fileCompressed) }},
-		"cut":      {ErrDamaged, func() string { return cut(t, good, 900_000) }},
+		"cut":      {ErrDamaged, func() string { return cut(t, good, 300_000) }},
 		"header":   {ErrDamaged, func() string { return cut(t, good, 100) }},
 		"no image": {ErrDamaged, func() string { return changed(t, good, headerImages, 0) }},
 		"images":   {ErrDamaged, func() string { return changed(t, good, headerImages, 2) }},
@@ -382,7 +382,7 @@ func TestOpenRefuses(t *testing.T) {
 		"chunk":    {ErrDamaged, func() string { return changed(t, good, headerChunk+1, 0x81) }},
 		"split": {ErrSplit, func() string {
 			part := filepath.Join(t.TempDir(), "p.swm")
-			wimlib(t, "split", good, part, "1")
+			wimlib(t, "split", good, part, "0.2")
 			return part
 		}},
 	} {
