@@ -101,6 +101,15 @@ func (b *buffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
+// set makes p all that is there.
+func (b *buffer) set(p []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.b.Reset()
+	b.b.Write(p)
+	return nil
+}
+
 func (b *buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -114,7 +123,7 @@ func start(t *testing.T, b *box) *running {
 	r := &running{box: b, machine: &machine{}, console: &buffer{}, keys: &buffer{}}
 	r.agent = &agent{
 		boxClient: boxClient{order: order{Server: u, Token: "secret", Machine: "srv01"}, client: srv.Client()},
-		keep:      func(keys []byte) error { _, err := r.keys.Write(keys); return err }, system: r.machine,
+		keep:      r.keys.set, system: r.machine,
 		out: io.Discard, console: r.console,
 		poll: 5 * time.Millisecond, minDelay: time.Millisecond, maxDelay: 5 * time.Millisecond,
 	}

@@ -1,0 +1,3 @@
+module rescuebox
+
+go 1.20
