@@ -113,6 +113,27 @@ var diagnoses = []struct {
 	{"kernel-silent", loaded, nil},
 	{"download-stalled", upTo(loaded, begins("root.squashfs"), breaks("root.squashfs", 0)), nil},
 	{"no-report", upTo(loaded, whole("root.squashfs")), nil},
+	{"other-loader-ca", upTo(dhcped, whole(managerEFI)), windowsPE},
+	{"other-loader-ca", upTo(dhcped, whole(managerEFI), askedBy(Firmware), step(StepOffer), step(StepRequest)), windowsPE},
+	{"nbp-silent", upTo(dhcped, whole(managerEFI)), func(f *Facts) { windowsPE(f); f.SecureBoot = SecureBootOff }},
+	{"nbp-silent", upTo(dhcped, whole(pxeboot)), windowsPE},
+	{"bcd-not-asked", upTo(dhcped, whole(pxeboot), whole(bootmgrEXE)), windowsPE},
+	{"wim-not-asked", upTo(dhcped, whole(managerEFI), step(StepScript)), windowsPE},
+	{"wim-not-asked", upTo(dhcped, whole(managerEFI), step(StepScript), whole("wgl4_boot.ttf"), whole("boot.sdi")), windowsPE},
+	{"blocks-lost", upTo(dhcped, whole(pxeboot), whole(bootmgrEXE), step(StepScript), whole("boot.sdi"), begins("boot.wim")), windowsPE},
+	{"pe-restarted", upTo(inPE, askedBy(Firmware)), windowsPE},
+	{"no-report", inPE, windowsPE},
+	{"no-report", upTo(inPE, step(StepSystem)), windowsPE},
+}
+
+var inPE = upTo(dhcped, whole(managerEFI), step(StepScript), whole("boot.sdi"), whole("boot.wim"))
+
+// windowsPE makes a Windows image of what was ordered.
+func windowsPE(f *Facts) {
+	f.Order.Image = "dart"
+	f.Image = images.Image{Name: "dart", Kind: images.Windows, Up: images.Agent, Windows: &images.WindowsPE{WIM: "boot.wim", SDI: "boot.sdi"},
+		Files: []images.File{{Name: "boot.wim"}, {Name: "boot.sdi"}, {Name: "wgl4_boot.ttf"}, {Name: managerEFI, Arch: "amd64", Signers: []string{images.MicrosoftWindows2011}},
+			{Name: managerEX, Arch: "amd64", Signers: []string{images.MicrosoftWindows2023}}, {Name: pxeboot}, {Name: bootmgrEXE}}}
 }
 
 var rescueImage = images.Image{Name: "rescue", Kind: images.Linux, Kernel: "vmlinuz", Initrd: []string{"initrd.img"}, Up: images.Agent,

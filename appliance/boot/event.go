@@ -8,6 +8,7 @@ type Step string
 // The steps of a boot, in the order in which they come.
 const (
 	StepArmed    Step = "armed"
+	StepPower    Step = "power"    // the machine's power button is pressed, and what came of it
 	StepDiscover Step = "discover" // DHCP DISCOVER of a boot client
 	StepOffer    Step = "offer"    // boot part offered
 	StepDialect  Step = "dialect"  // DHCP talks to the client in another way, or knows now which one works

@@ -166,6 +166,17 @@ func (t *Table) Cancel(machine, by string) (Order, error) {
 	return o.Order, nil
 }
 
+// Fail ends an order that cannot come to anything, with the reason. One that is over is a Refusal.
+func (t *Table) Fail(orderID, reason string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o, ok := t.orders[orderID]
+	if !ok || !o.State.Open() {
+		return &Refusal{Reason: "no open order " + orderID}
+	}
+	return t.endLocked(o, Failed, reason, time.Now())
+}
+
 // Up tells that the booted system of an order reported; it ends the order.
 // To report again, or too late, is no error.
 func (t *Table) Up(orderID string) error {
