@@ -22,7 +22,7 @@ func decode(raw []byte) []byte {
 }
 
 // orderOf tells UTF-16 by its mark, else by where the NULs of its first ASCII
-// characters stand; nil for what has eight bits. (curl -d drops the NULs of a
+// characters stand; nil for what has eight bits. (A newer curl -d drops the NULs of a
 // file, and then its mark alone says nothing.)
 func orderOf(raw []byte) (binary.ByteOrder, []byte) {
 	mark, text := 0, raw
