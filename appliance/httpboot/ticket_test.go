@@ -216,7 +216,7 @@ func TestTicketByTools(t *testing.T) {
 		{whole, "curl -F file=@" + file + " " + box + "/inv32.xml"},
 		{whole, "curl -F file=@" + file + " " + box},
 		{whole, "curl -H Expect:100-continue -T - " + box + "/inv32.xml <" + file}, // in chunks
-		{" 127.0.0.1: <E></E>", "curl -d @" + plain + " " + box + "/inv32.xml"}, // of UTF-16 only newer ones leave more than a byte
+		{" 127.0.0.1: <E></E>", "curl -d @" + plain + " " + box + "/inv32.xml"},    // of UTF-16 only newer ones leave more than a byte
 		{"5f0c1d" + whole, "curl -H 'Authorization: Bearer 5f0c1d' -T " + file + " " + box + "/agent/ticket"},
 		{" 127.0.0.1: <E>\r\n</E>", "busybox wget -q -O - --post-file " + plain + " " + box + "/inv32.xml"}, // it ends at a NUL
 		{" 127.0.0.1: MDT 118-497-589 two words", "curl -G --data-urlencode 'message=two words' -d dartTicket=118-497-589 " + box + "/MDTMonitorEvent/PostEvent"},
