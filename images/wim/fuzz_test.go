@@ -1,0 +1,100 @@
+package wim
+
+import (
+	"bytes"
+	"io"
+	"testing"
+)
+
+// small bounds what a fuzzed file may unpack to, so that the fuzzer is quick.
+const small = 1 << 20
+
+// Whatever the bytes are, there is a result or an error, and a result is a WIM that is
+// read again with what was added.
+func FuzzOpen(f *testing.F) {
+	f.Add(windowsPE().bytes(), "winpeshl.ini", []byte("new"))
+	f.Add(lzxFile().bytes(), "x", []byte{})
+	f.Fuzz(func(t *testing.T, b []byte, name string, data []byte) {
+		w, err := Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			return
+		}
+		for _, img := range w.Images() {
+			n := 0
+			_ = w.Walk(img.Index, func(path string, e Entry) error {
+				if n++; n > 1000 {
+					return io.EOF
+				}
+				_, _ = w.ReadFile(img.Index, path, small)
+				return nil
+			})
+		}
+		p, err := w.With(0, []Added{{name, data}})
+		if err != nil {
+			return
+		}
+		joined := append(append(bytes.Clone(p.Header), b[len(p.Header):]...), p.Tail...)
+		again, err := Open(bytes.NewReader(joined), int64(len(joined)))
+		if err != nil {
+			t.Fatalf("what was patched cannot be opened: %v", err)
+		}
+		got, err := again.ReadFile(0, system32+`\`+name, int64(len(data)))
+		if err != nil && len(data) > 0 && w.blobs.find(sha1Of(string(data))) >= 0 {
+			return // it was there already, and damaged
+		}
+		if err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("%q of %d bytes: %d bytes, %v", name, len(data), len(got), err)
+		}
+	})
+}
+
+func FuzzLZX(f *testing.F) {
+	f.Add(lzxChunk(3), 1200, byte(0))
+	f.Add(lzxChunk(7), 40_000, byte(3))
+	f.Fuzz(func(t *testing.T, src []byte, size int, order byte) {
+		if size < 0 || size > small {
+			return
+		}
+		d := newLZX(1 << (15 + order%7))
+		once(t, d, src, size)
+	})
+}
+
+func FuzzXPRESS(f *testing.F) {
+	f.Add(append(bytes.Repeat([]byte{0x88}, 256), "some bits of some symbols"...), 40_000)
+	f.Fuzz(func(t *testing.T, src []byte, size int) {
+		if size < 0 || size > 1<<16 {
+			return
+		}
+		once(t, &xpress{}, src, size)
+	})
+}
+
+// once unpacks the same twice: nothing may be left from the first time.
+func once(t *testing.T, u unpacker, src []byte, size int) {
+	first, second := make([]byte, size), make([]byte, size)
+	err := u.unpack(first, src)
+	_ = u.unpack(make([]byte, 100), src)
+	if again := u.unpack(second, src); (err == nil) != (again == nil) || !bytes.Equal(first, second) {
+		t.Errorf("%v, then %v", err, again)
+	}
+}
+
+// lzxChunk is a chunk with blocks of two kinds.
+func lzxChunk(shift int) []byte {
+	var w bitWriter
+	w.verbatim(900+shift, true, true)
+	w.raw([]byte("12345"), 3, 2, 1)
+	w.verbatim(200, true, false)
+	w.bits(0, 16)
+	return w.b
+}
+
+// lzxFile is a Windows PE in a file that says LZX.
+func lzxFile() *crafted {
+	c := windowsPE()
+	c.flags, c.chunk = fileCompressed|fileLZX, 1<<15
+	b := lzxChunk(0)
+	c.blob(b, 900+19+5+200+19, flagCompressed, 1, sha1Of("whatever"))
+	return c
+}
