@@ -1,0 +1,145 @@
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"rescuebox/appliance/bmc"
+	"rescuebox/appliance/boot"
+)
+
+// fakeOrders is a table with one open order.
+type fakeOrders struct {
+	order  boot.Order
+	open   bool
+	told   []string
+	events chan boot.Event
+	failed string
+}
+
+func (f *fakeOrders) OpenOrder(string) (boot.Order, bool) { return f.order, f.open }
+func (f *fakeOrders) Record(e boot.Event)                 { f.told = append(f.told, e.Text) }
+func (f *fakeOrders) Watch() (<-chan boot.Event, func())  { return f.events, func() {} }
+func (f *fakeOrders) Fail(_, reason string) error {
+	f.failed, f.open = reason, false
+	return nil
+}
+
+// fakeController does as its fields say, and writes down what it was told.
+type fakeController struct {
+	state    bmc.State
+	startErr error
+	softErr  error
+	softTime time.Duration // until a soft shutdown is through; 0: never
+	started  func(n int)
+	log      []string
+	starts   int
+}
+
+func (f *fakeController) Power(context.Context) (bmc.State, error) { return f.state, nil }
+func (f *fakeController) Do(_ context.Context, a bmc.Action) error {
+	f.log = append(f.log, string(a))
+	if f.softErr == nil && f.softTime > 0 {
+		time.AfterFunc(f.softTime, func() { f.state = bmc.Off })
+	}
+	return f.softErr
+}
+func (f *fakeController) Set(_ context.Context, b bmc.Boot) (bmc.Next, error) {
+	return bmc.Next{Boot: b, Held: true}, nil
+}
+func (f *fakeController) Start(_ context.Context, b bmc.Boot) (bmc.Next, error) {
+	f.log = append(f.log, fmt.Sprintf("start %s uefi=%t", b.Device, b.UEFI))
+	if f.startErr != nil {
+		return bmc.Next{}, f.startErr
+	}
+	f.state = bmc.On
+	f.starts++
+	if f.started != nil {
+		f.started(f.starts)
+	}
+	return bmc.Next{Boot: b, Held: true}, nil
+}
+func (f *fakeController) Next(context.Context) (bmc.Next, error) {
+	return bmc.Next{Boot: bmc.Boot{Device: bmc.Network, UEFI: true}, Held: true}, nil
+}
+func (f *fakeController) Console(context.Context) (io.ReadWriteCloser, error) {
+	return nil, bmc.ErrUnsupported
+}
+func (f *fakeController) Info(context.Context) (bmc.Info, error) { return bmc.Info{}, nil }
+
+func TestPress(t *testing.T) {
+	const discoverAfter = 40 * time.Second
+	for _, c := range []struct {
+		name       string
+		controller fakeController
+		soft       bool
+		heardAt    int // the press after which the machine is heard of; 0: never
+		log        []string
+		told       string // joined
+		failed     string
+		took       time.Duration
+	}{
+		{name: "at once", heardAt: 1, log: []string{"start network uefi=true"}, took: discoverAfter,
+			told: "the BMC cycles power, and boots once from network, UEFI"},
+		{name: "second press", heardAt: 2, log: []string{"start network uefi=true", "start network uefi=true"}, took: bootPatience + discoverAfter,
+			told: "srv01 was not heard of within 3m0s; the BMC says that power is on and the next boot is network, UEFI; once more"},
+		{name: "never", log: []string{"start network uefi=true", "start network uefi=true"}, took: 2 * bootPatience,
+			failed: "srv01 was power cycled 2 times and did not ask for a network boot: the BMC says that power is on and the next boot is network, UEFI"},
+		{name: "no BMC", controller: fakeController{startErr: bmc.ErrSilent}, log: []string{"start network uefi=true"}, failed: "power: the controller does not answer"},
+		{name: "soft", controller: fakeController{state: bmc.On, softTime: 12 * time.Second}, soft: true, heardAt: 1, took: 15*time.Second + discoverAfter,
+			log: []string{"soft", "start network uefi=true"}, told: "the system is asked to shut down|the system has shut down"},
+		{name: "soft does not help", controller: fakeController{state: bmc.On}, soft: true, heardAt: 1, took: softPatience + discoverAfter,
+			log: []string{"soft", "start network uefi=true"}, told: "the system did not shut down within 2m0s, power is cut"},
+		{name: "soft is unknown", controller: fakeController{state: bmc.On, softErr: bmc.ErrUnsupported}, soft: true, heardAt: 1, took: discoverAfter,
+			log: []string{"soft", "start network uefi=true"}, told: "no orderly shutdown, power is cut: the controller cannot do that"},
+		{name: "soft on a machine that is off", controller: fakeController{state: bmc.Off}, soft: true, heardAt: 1, took: discoverAfter,
+			log: []string{"start network uefi=true"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed}, open: true, events: make(chan boot.Event, 10)}
+				c.controller.started = func(n int) {
+					f.events <- boot.Event{Step: boot.StepPower, Order: "ab"}
+					f.events <- boot.Event{Step: boot.StepDiscover, Order: "another"}
+					if n == c.heardAt {
+						time.AfterFunc(discoverAfter, func() { f.events <- boot.Event{Step: boot.StepDiscover, Order: "ab"} })
+					}
+				}
+				p := &presser{orders: f, uefi: func(string) bool { return true }}
+				begun := time.Now()
+				p.press(t.Context(), f.order, &c.controller, c.soft)
+				if took := time.Since(begun); took != c.took {
+					t.Errorf("took %s, want %s", took, c.took)
+				}
+				if !slices.Equal(c.controller.log, c.log) {
+					t.Errorf("the controller got %q, want %q", c.controller.log, c.log)
+				}
+				if told := strings.Join(f.told, "|"); !strings.Contains(told, c.told) {
+					t.Errorf("told %q, want %q", told, c.told)
+				}
+				if f.failed != c.failed {
+					t.Errorf("failed %q, want %q", f.failed, c.failed)
+				}
+			})
+		})
+	}
+}
+
+// A cancelled order is not pressed again, and does not fail once more.
+func TestPressCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed}, open: true, events: make(chan boot.Event, 10)}
+		c := &fakeController{}
+		time.AfterFunc(time.Minute, func() { f.open = false })
+		(&presser{orders: f, uefi: func(string) bool { return false }}).press(t.Context(), f.order, c, false)
+		if len(c.log) != 1 || f.failed != "" {
+			t.Errorf("%q, failed %q", c.log, f.failed)
+		}
+	})
+}
