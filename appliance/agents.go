@@ -113,8 +113,8 @@ func (b *box) machineAt(a netip.Addr) (string, bool) {
 	return b.table.MachineOf(mac)
 }
 
-// announce puts a new or changed ticket into the timeline: that it is here, not
-// what it says. A ticket is a credential, and viewers read timelines.
+// announce puts a new or changed ticket into the timeline, that it is here, not
+// what it says: a ticket is a credential, and viewers read timelines. Then people are told.
 func (b *box) announce(t ticket.Ticket) error {
 	text := fmt.Sprintf("ticket %s is here", t.ID)
 	switch {
@@ -124,5 +124,5 @@ func (b *box) announce(t ticket.Ticket) error {
 		text += ", unverified: the report did not bear the order's token"
 	}
 	b.table.Record(boot.Event{Step: boot.StepTicket, Machine: t.Machine, Order: t.Order, Text: text})
-	return nil
+	return b.outbox.Put(b.ticketMessage(t))
 }

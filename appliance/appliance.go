@@ -21,6 +21,7 @@ import (
 	"rescuebox/appliance/config"
 	"rescuebox/appliance/dhcp"
 	"rescuebox/appliance/httpboot"
+	"rescuebox/appliance/notify"
 	"rescuebox/appliance/state"
 	"rescuebox/appliance/tftp"
 	"rescuebox/appliance/ticket"
@@ -55,6 +56,7 @@ type box struct {
 	library *images.Library
 	table   *boot.Table
 	tickets *ticket.Desk
+	outbox  *notify.Outbox
 	dhcp    *dhcp.Server
 	sup     *supervisor
 
@@ -102,6 +104,7 @@ func assemble(o Options) (*box, error) {
 	b.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	b.sup = newSupervisor(o.Log, replacing{b.metrics})
 	b.table = b.bootTable()
+	b.outbox = &notify.Outbox{Store: state.NewTable[notify.Entry](db, "outbox", state.Durable), Targets: targetsOf(o.Config.Notify), Log: b.logOf("notify")}
 	b.tickets = &ticket.Desk{LAN: o.Config.LAN.Address, Store: state.NewTable[ticket.Ticket](db, "tickets", state.Durable),
 		Log: b.logOf("ticket"), Announce: b.announce}
 	b.dhcp = b.dhcpServer()
@@ -143,6 +146,8 @@ func (b *box) parts() []part {
 		{"dhcp", b.dhcp.Run},
 		{"tftp", tftpd.Run},
 		{"http", httpd.Run},
+		{"notices", notices{b}.Run},
+		{"notify", b.outbox.Run},
 		{"admin", b.adminServer().Run},
 	}
 	if c.Ticket.DropDir != "" {
@@ -196,6 +201,7 @@ func (b *box) adminServer() *admin.Server {
 		Version: b.Version, Boot: b.table, Images: b.library, Tickets: b.tickets,
 		Tokens: state.NewTable[admin.Token](b.db, "tokens", state.Durable),
 		Audit:  state.NewLog[admin.AuditEntry](b.db, "audit", state.Durable, keptAudit),
+		Relays: newRelays(c), Notifier: notifier{b},
 		Status: b.status, Leases: b.leases, Checks: b.checks(), Gather: b.metrics,
 		Log: b.logOf("admin"), Metrics: replacing{b.metrics}}
 }

@@ -73,11 +73,13 @@ type Server struct {
 	StateDir string         // where the certificate is kept; needed with Listen
 	Version  string
 
-	Boot    Boot
-	Images  *images.Library
-	Tickets Tickets
-	Tokens  Tokens
-	Audit   Audit
+	Boot     Boot
+	Images   *images.Library
+	Tickets  Tickets
+	Tokens   Tokens
+	Audit    Audit
+	Relays   Relays   // nil: nobody is led through
+	Notifier Notifier // nil: nobody is told anything
 
 	// Status tells what the API cannot know by itself: site, LAN, DHCP, parts, Started.
 	Status func() api.Status
@@ -132,7 +134,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		return nil
 	})
 	ready()
-	return g.Wait()
+	err = g.Wait()
+	h.relaying.Wait() // they end with ctx, and http.Server does not know them
+	return err
 }
 
 // httpServer is the server below the routes, with its limits.

@@ -24,8 +24,13 @@ type Audit interface {
 // record writes a changing call into the audit log, before it is answered. A call
 // that cannot be recorded is answered with an error, though it was done: the admin must know.
 func (h *service) record(c *call, status int, failure error) error {
+	return h.recordAs(c, c.req.Method+" "+c.req.URL.Path, status, failure)
+}
+
+// recordAs is record for what is no call of its own, such as the end of a long one.
+func (h *service) recordAs(c *call, what string, status int, failure error) error {
 	e := api.AuditEntry{Time: time.Now().UTC(), Who: c.who.Name, Role: c.who.Role, From: c.who.From,
-		What: c.req.Method + " " + c.req.URL.Path, Args: c.args, Status: status}
+		What: what, Args: c.args, Status: status}
 	if failure != nil {
 		e.Error = failure.Error()
 	}

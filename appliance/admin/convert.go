@@ -90,6 +90,10 @@ func ticketOf(t ticket.Ticket) api.Ticket {
 	for _, a := range t.Addresses {
 		out.Addresses = append(out.Addresses, a.String())
 	}
+	out.Code = t.Code
+	for _, l := range t.Listeners {
+		out.Listeners = append(out.Listeners, l.String())
+	}
 	return out
 }
 

@@ -203,7 +203,8 @@ func TestDocumentRoutes(t *testing.T) {
 func TestDocumentTypes(t *testing.T) {
 	d := readDocument(t)
 	types := []any{api.Error{}, api.Identity{}, api.Version{}, api.LAN{}, api.DHCP{}, api.Listener{}, api.Part{}, api.Order{}, api.Status{},
-		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.File{}, api.Image{}, api.Library{},
+		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.Notifications{},
+		api.NotifyTarget{}, api.Notification{}, api.Delivery{}, api.TestNotification{}, api.File{}, api.Image{}, api.Library{},
 		api.Verified{}, api.Finding{}, api.Diagnosis{}, api.Token{}, api.CreateToken{}, api.NewToken{}, api.AuditEntry{}}
 	for _, v := range types {
 		name := reflect.TypeOf(v).Name()
@@ -299,6 +300,18 @@ func TestDocumentAnswers(t *testing.T) {
 		{"GET /v1/tickets", "", "", 200},
 		{"GET /v1/tickets/{id}", "/v1/tickets/" + ticket.ID, "", 200},
 		{"GET /v1/tickets/{id}", "/v1/tickets/0", "", 404},
+		{"GET /v1/machines/{name}/connect", "/v1/machines/srv01/connect", "", 426},
+		{"GET /v1/machines/{name}/connect", "/v1/machines/srv1/connect", "", 404},
+		{"GET /v1/machines/{name}/connect", "/v1/machines/srv02/connect", "", 404},
+		{"GET /v1/machines/{name}/connect", "/v1/machines/srv01/connect?id=0", "", 404},
+		{"GET /v1/machines/{name}/connect", "/v1/machines/srv01/connect?service=ipmi", "", 400},
+		{"GET /v1/machines/{name}/connect", "/v1/machines/srv01/connect?for=-1h", "", 400},
+		{"GET /v1/relays/{id}", "/v1/relays/0", "", 426},
+		{"GET /v1/notifications", "", "", 200},
+		{"GET /v1/notifications", "/v1/notifications?max=0", "", 400},
+		{"POST /v1/notifications/test", "", `{}`, 201},
+		{"POST /v1/notifications/test", "", `{"target":"nobody"}`, 409},
+		{"POST /v1/notifications/test", "", `{"to":"x"}`, 400},
 		{"GET /v1/images", "", "", 200},
 		{"GET /v1/images/{name}", "/v1/images/rescue", "", 200},
 		{"GET /v1/images/{name}", "/v1/images/drat", "", 404},
@@ -341,6 +354,7 @@ func TestDocumentAnswers(t *testing.T) {
 		asked["DELETE /v1/tokens/{id}"] = true
 	}
 	asked["GET /v1/events"] = true // TestEvents
+	asked["GET /v1/machines/{name}/connect"], asked["GET /v1/relays/{id}"] = true, true // TestConnect
 	for _, r := range h.routes() {
 		if !asked[r.method+" "+r.path] {
 			t.Errorf("no good answer of %s %s was compared", r.method, r.path)

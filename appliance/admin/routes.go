@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -32,6 +33,8 @@ type service struct {
 	mux         *http.ServeMux
 	fingerprint string        // of the certificate, if there is one
 	streams     chan struct{} // places for event streams
+
+	relaying sync.WaitGroup // calls that took their connection over from HTTP
 }
 
 // route is one call of the API.
@@ -39,6 +42,7 @@ type route struct {
 	method, path string
 	role         api.Role                   // least role that may
 	changes      bool                       // goes into the audit log
+	opens        bool                       // writes its own entries of the audit log; those of what was refused are written as for changes
 	status       int                        // of success; 0 is 200
 	limit        time.Duration              // time to answer; 0 is writeTimeout
 	do           func(c *call) (any, error) // answers with JSON
@@ -66,6 +70,10 @@ func (h *service) routes() []route {
 		{method: "GET", path: "/v1/events", role: api.Viewer, raw: h.events},
 		{method: "GET", path: "/v1/tickets", role: api.Operator, do: h.listTickets},
 		{method: "GET", path: "/v1/tickets/{id}", role: api.Operator, do: h.showTicket},
+		{method: "GET", path: "/v1/machines/{name}/connect", role: api.Operator, opens: true, raw: h.connect},
+		{method: "GET", path: "/v1/relays/{id}", role: api.Operator, opens: true, raw: h.relayed},
+		{method: "GET", path: "/v1/notifications", role: api.Operator, do: h.listNotifications},
+		{method: "POST", path: "/v1/notifications/test", role: api.Operator, changes: true, status: http.StatusCreated, do: h.testNotification},
 		{method: "GET", path: "/v1/images", role: api.Viewer, do: h.listImages},
 		{method: "GET", path: "/v1/images/{name}", role: api.Viewer, do: h.showImage},
 		{method: "POST", path: "/v1/images/{name}/verify", role: api.Operator, changes: true, limit: hashLimit, do: h.verifyImage},
@@ -147,7 +155,7 @@ func (h *service) serve(w http.ResponseWriter, req *http.Request, r route) {
 	if err != nil {
 		status = problemOf(err).body.Status
 	}
-	if r.changes {
+	if r.changes || r.opens && err != nil {
 		if recorded := h.record(c, status, err); recorded != nil {
 			err = recorded
 		}
@@ -155,6 +163,7 @@ func (h *service) serve(w http.ResponseWriter, req *http.Request, r route) {
 	switch {
 	case err != nil:
 		h.fail(w, r.path, err)
+	case r.opens: // has answered, and counted
 	case r.raw != nil: // has answered
 		h.count(r.path, status)
 	default:

@@ -100,6 +100,15 @@ func (o *Outbox) Put(m Message) error {
 	})
 }
 
+// Has reports whether a message was taken in, and is on disk.
+func (o *Outbox) Has(id string) bool {
+	o.load.Do(o.restore)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e, known := o.entries[id]
+	return known && e.stored
+}
+
 // put is Put for the targets that want the message.
 func (o *Outbox) put(m Message, wants func(Target) bool) error {
 	o.load.Do(o.restore)
@@ -111,10 +120,7 @@ func (o *Outbox) put(m Message, wants func(Target) bool) error {
 		}
 		return o.storeLocked(e)
 	}
-	e := o.entryOf(m, wants)
-	if len(e.Deliveries) == 0 {
-		return nil
-	}
+	e := o.entryOf(m, wants) // kept where nobody wants it, too: who is added later wants news only
 	if m.Weak && o.tooManyWeakLocked(m.Time) {
 		o.log().Warn("news that anybody on the rescue LAN can cause is not told: there was too much of it", zap.String("machine", m.Machine))
 		return nil
@@ -338,13 +344,16 @@ func (o *Outbox) pruneLocked() {
 	}
 }
 
-// List is all messages that are known, newest first, without their secrets.
+// List is all messages that somebody was to be told, newest first, without their secrets.
 func (o *Outbox) List() []Entry {
 	o.load.Do(o.restore)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var list []Entry
 	for _, e := range o.entries {
+		if len(e.Deliveries) == 0 {
+			continue
+		}
 		c := *e
 		c.Secret, c.SecretShort, c.Deliveries = "", "", slices.Clone(e.Deliveries)
 		for i := range c.Deliveries {

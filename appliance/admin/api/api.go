@@ -180,7 +180,7 @@ type Event struct {
 // Ticket is what lets the admin take over a booted machine.
 type Ticket struct {
 	ID        string    `json:"id"`
-	Kind      string    `json:"kind"` // ssh
+	Kind      string    `json:"kind"` // ssh, dart
 	Machine   string    `json:"machine"`
 	Order     string    `json:"order,omitempty"`
 	Created   time.Time `json:"created"`
@@ -192,10 +192,14 @@ type Ticket struct {
 	Port      int       `json:"port,omitempty"`
 	Address   string    `json:"address,omitempty"`   // where the admin reaches it
 	Addresses []string  `json:"addresses,omitempty"` // all it has
-	HostKeys  []string  `json:"host_keys,omitempty"` // fingerprints
+	// Code is DaRT's ticket number: with an address and its port it is the whole credential.
+	Code      string   `json:"code,omitempty"`
+	Listeners []string `json:"listeners,omitempty"` // where DaRT listens: addresses, each with its port
+	HostKeys  []string `json:"host_keys,omitempty"` // fingerprints
 	// KnownHosts is the ticket's part of a known_hosts file.
 	KnownHosts string `json:"known_hosts,omitempty"`
-	// Command takes the machine over, in a Unix shell, and trusts no other host key.
+	// Command takes the machine over from its own network: in a Unix shell, where it
+	// trusts no other host key, or for DaRT on a Windows PC.
 	Command  string `json:"command,omitempty"`
 	Serial   string `json:"serial,omitempty"`
 	UUID     string `json:"uuid,omitempty"`
@@ -204,6 +208,67 @@ type Ticket struct {
 	Kernel   string `json:"kernel,omitempty"`
 	// SecureBoot is "enabled", "disabled", or empty where nothing is known.
 	SecureBoot string `json:"secure_boot,omitempty"`
+}
+
+// Relay is a way through the box to one port of one machine.
+type Relay struct {
+	ID      string    `json:"id"` // names it in calls; a secret of whoever opened it
+	Machine string    `json:"machine"`
+	Service string    `json:"service"` // ticket
+	Ticket  string    `json:"ticket,omitempty"`
+	Target  string    `json:"target"` // address and port
+	Expires time.Time `json:"expires"`
+}
+
+// RelayEnd says why a way was closed.
+type RelayEnd struct {
+	Closed string `json:"closed"`
+}
+
+// Notifications is who is told, and what is or was to be told.
+type Notifications struct {
+	Targets  []NotifyTarget `json:"targets"`
+	Messages []Notification `json:"messages"` // newest first
+}
+
+// NotifyTarget is one way to tell people.
+type NotifyTarget struct {
+	Name        string   `json:"name"`
+	Type        string   `json:"type"`      // webhook, mail
+	Addresses   []string `json:"addresses"` // without what may be secret
+	Kinds       []string `json:"kinds"`
+	Credentials bool     `json:"credentials"` // may have what tickets hold
+}
+
+// Notification is one message, and what became of it.
+type Notification struct {
+	ID         string     `json:"id"`
+	Kind       string     `json:"kind"` // ticket, done, failed, expired, test
+	Machine    string     `json:"machine,omitempty"`
+	Order      string     `json:"order,omitempty"`
+	Time       time.Time  `json:"time"`
+	Deliveries []Delivery `json:"deliveries"`
+}
+
+// Delivery is a message's way to one address.
+type Delivery struct {
+	Target   string    `json:"target"`
+	Address  string    `json:"address"`
+	State    string    `json:"state"` // waiting, sending, sent, refused, dropped
+	Attempts int       `json:"attempts"`
+	Error    string    `json:"error,omitempty"` // of the last attempt
+	Changed  time.Time `json:"changed"`
+	// Doubt: an attempt was cut off when the receiver may have had the message
+	// already, so that it may have it twice.
+	Doubt bool `json:"doubt,omitempty"`
+}
+
+// Open reports whether there is still something to do.
+func (d Delivery) Open() bool { return d.State == "waiting" || d.State == "sending" }
+
+// TestNotification asks for a test message.
+type TestNotification struct {
+	Target string `json:"target,omitempty"` // "": all
 }
 
 // Library is what machines can boot.

@@ -87,6 +87,18 @@ func (c *Client) Ticket(ctx context.Context, id string) (Ticket, error) {
 	return get[Ticket](ctx, c, "/v1/tickets/"+segment(id))
 }
 
+// Notifications lists who is told, and the latest messages, newest first.
+func (c *Client) Notifications(ctx context.Context, max int) (Notifications, error) {
+	return get[Notifications](ctx, c, "/v1/notifications"+query("max", strconv.Itoa(max)))
+}
+
+// TestNotification sends a test message to a target, or to all of them for "".
+func (c *Client) TestNotification(ctx context.Context, target string) (Notification, error) {
+	var n Notification
+	err := c.do(ctx, http.MethodPost, "/v1/notifications/test", TestNotification{Target: target}, &n)
+	return n, err
+}
+
 // Images lists the library.
 func (c *Client) Images(ctx context.Context) (Library, error) {
 	return get[Library](ctx, c, "/v1/images")
