@@ -39,6 +39,7 @@ var rulesOfSilence = []rule{
 			return fmt.Sprintf("DHCP of this box is switched off, and %s has asked for no file: the site's DHCP server does not name this box, or the machine does not start", s.Machine.Name),
 				"name this box in the site's DHCP server (options 66 and 67), or set [lan] dhcp; look at the machine's power"
 		}},
+	{stageArmed, "box-listening", patienceDHCP, listens, sayListens},
 	{stageArmed, "refused", patienceSoon, func(s *situation) bool { return s.refused.Text != "" },
 		func(s *situation) (string, string) {
 			return s.Machine.Name + " asks and is refused: " + s.refused.Text, "rescuebox doctor"
@@ -69,6 +70,14 @@ var rulesOfSilence = []rule{
 		}},
 }
 
+// Listening takes seconds, and begins anew whenever the box's cable was out.
+func listens(s *situation) bool { return s.LAN.Mode == "listening" }
+
+func sayListens(*situation) (text, hint string) {
+	return "this box still listens for other DHCP servers and answers nobody yet: the link of its own interface comes and goes",
+		"look at the cable and the switch port of the box: rescuebox doctor"
+}
+
 // rulesOfDHCP are for a machine that has asked, and may have taken an address,
 // and then asked for no file.
 func rulesOfDHCP(at stage) []rule {
@@ -93,10 +102,7 @@ func rulesOfDHCP(at stage) []rule {
 }
 
 var rulesOfAsked = []rule{
-	{stageAsked, "box-listening", patienceDHCP, func(s *situation) bool { return s.LAN.Mode == "listening" },
-		func(s *situation) (string, string) {
-			return "this box still listens for other DHCP servers and answers nobody yet", "look at its cable: rescuebox doctor"
-		}},
+	{stageAsked, "box-listening", patienceDHCP, listens, sayListens},
 	{stageAsked, "no-free-address", patienceSoon, func(s *situation) bool { return !s.offered && s.LAN.NoAddress },
 		func(s *situation) (string, string) {
 			return "DISCOVER seen, no offer: all addresses of [lan] range are in use", "make [lan] range larger, or the lease shorter"
@@ -152,7 +158,13 @@ var rulesOfTransfer = []rule{
 			if s.byHTTP() {
 				hint = `some firmware cannot keep up: set [http] rate_limit, 10 Mbit/s to begin with (ipxe#1023, #1545); look at cable and duplex`
 			}
-			return fmt.Sprintf("the download of %s stands still at %d of %d bytes", s.loading, s.bytes, s.total), hint
+			if s.broke == "" {
+				return fmt.Sprintf("the download of %s stands still at %d of %d bytes", s.loading, s.bytes, s.total), hint
+			}
+			if kernelFile(s.Facts, s.loading) { // a loader that has no room for a file sees that when the file begins, and ends it
+				hint = "see whether the machine has memory enough for " + s.Image.Name + "; " + hint
+			}
+			return fmt.Sprintf("the download of %s ended at %d of %d bytes: %s", s.loading, s.bytes, s.total, s.broke), hint
 		}},
 }
 

@@ -39,6 +39,7 @@ type track struct {
 	loading string    // the file on its way; "" for none
 	bytes   int64     // of it that went out
 	total   int64
+	broke   string // why it broke off last; "" while it did not
 	first   string // the loader that went out first
 	loader  string // and last
 	has     map[string]bool
@@ -74,7 +75,7 @@ func follow(f Facts) track {
 		return before
 	}
 	if m := f.Moving; now.loading != "" && m.File == now.loading && m.Time.After(now.since) {
-		now.since, now.bytes = m.Time, m.Bytes
+		now.since, now.bytes, now.broke = m.Time, m.Bytes, ""
 	}
 	return now
 }
@@ -145,12 +146,13 @@ func (t *track) file(f Facts, e Event, started map[string]bool) {
 	case e.Bytes == e.Total && e.Total > 0:
 		t.whole(f, e)
 	case first:
-		t.loading, t.bytes, t.total, t.since = e.File, 0, e.Total, e.Time
+		t.loading, t.bytes, t.total, t.broke, t.since = e.File, 0, e.Total, "", e.Time
 	default: // broke off: no step forward; the machine tries again or gives up
 		if t.loading != e.File {
 			t.since = e.Time
 		}
 		t.loading, t.bytes, t.total = e.File, e.Bytes, e.Total
+		_, t.broke, _ = strings.Cut(e.Text, ": ") // "x broke off over HTTP after 1 of 2 bytes: why"
 	}
 }
 

@@ -151,6 +151,9 @@ func (m *Machine) exchange(d *dhcpv4.DHCPv4, want dhcpv4.MessageType, within tim
 	if enough == nil || m.deaf {
 		within, enough = m.wait(within), never
 	}
+	if m.deaf {
+		within = min(within, deafFor)
+	}
 	end := time.Now().Add(within)
 	var got []*Answer
 	buf := make([]byte, 1<<16)
@@ -212,6 +215,9 @@ func (m *Machine) answer(d *dhcpv4.DHCPv4, payload []byte, src netip.AddrPort) *
 	}
 	return a
 }
+
+// deafFor shortens the waits of a program that hears nothing.
+const deafFor = 300 * time.Millisecond
 
 // discover sends one DISCOVER and collects offers.
 func (m *Machine) discover(xid dhcpv4.TransactionID, secs, collect time.Duration, enough func([]*Answer) bool) ([]*Answer, error) {

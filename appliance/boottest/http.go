@@ -137,7 +137,9 @@ func (m *Machine) httpGet(from origin) (Loaded, error) {
 	}
 	defer c.Close()
 	f := m.memory()
-	if err := m.body(c, f, from.path, http.StatusOK); err != nil {
+	err = m.body(c, f, from.path, http.StatusOK)
+	m.asked(from, f, err, false)
+	if err != nil {
 		return Loaded{}, fmt.Errorf("%s: %w", from, err)
 	}
 	return m.arrived(from, f), nil

@@ -142,6 +142,7 @@ type script struct {
 	vars   map[string]string
 	kernel Loaded
 	images []Loaded
+	named  map[string]Loaded // by the name that iPXE gives them
 	args   string
 	ended  bool
 }
@@ -155,7 +156,7 @@ var errFailed = errors.New("failed")
 // runScript runs a script of the commands that ours has; one that it does not
 // know is an error, as iPXE would say.
 func (m *Machine) runScript(text []byte) error {
-	s := &script{m: m, labels: map[string]int{}, vars: m.settings()}
+	s := &script{m: m, labels: map[string]int{}, vars: m.settings(), named: map[string]Loaded{}}
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)
 		if label, ok := strings.CutPrefix(line, ":"); ok {
@@ -271,7 +272,7 @@ func (s *script) imageCommand(name string, args []string) error {
 	switch name {
 	case "imgfree":
 		if len(args) == 0 {
-			s.images, s.kernel = nil, Loaded{}
+			s.images, s.kernel, s.named = nil, Loaded{}, map[string]Loaded{}
 		}
 	case "kernel", "initrd", "imgfetch", "module":
 		return s.load(name, args)
@@ -286,6 +287,10 @@ func (s *script) imageCommand(name string, args []string) error {
 		if s.kernel.Name == "" {
 			return errFailed
 		}
+		if kind, _ := kindOf(s.kernel.Data); kind == Wimboot {
+			s.ended = true
+			return s.m.runWimboot(s.named)
+		}
 		s.m.out.Kernel, s.m.out.Cmdline, s.ended = s.kernel.Name, s.args, true
 	default:
 		return fmt.Errorf("%s: command not found", name)
@@ -295,8 +300,9 @@ func (s *script) imageCommand(name string, args []string) error {
 
 // load is kernel, initrd and their like: an image, its name, its arguments.
 func (s *script) load(command string, args []string) error {
+	name := ""
 	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
-		args = args[2:] // --name NAME
+		name, args = args[1], args[2:] // --name NAME
 	}
 	if len(args) == 0 {
 		return errFailed
@@ -313,6 +319,9 @@ func (s *script) load(command string, args []string) error {
 		s.kernel, s.args = f, strings.Join(args[1:], " ")
 	}
 	s.images = append(s.images, f)
+	if len(args) == 2 && args[1] == name { // a name in both ways: see runWimboot
+		s.named[name] = f
+	}
 	return nil
 }
 

@@ -98,6 +98,7 @@ type Outcome struct {
 	Heard      []netip.Addr
 	Took       time.Duration
 	Stages     []string // of programs: shim, grub, ipxe …
+	Asked      []string // what it asked for by TFTP or HTTP, as it spelled it, and how that ended
 }
 
 // ErrLocal says that the firmware left the network alone and started the disk.

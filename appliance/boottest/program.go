@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
-	"path"
 	"strings"
 	"time"
 )
@@ -17,12 +16,17 @@ type Kind string
 
 // The kinds of program that a simulated machine can run.
 const (
-	IPXE1   Kind = "ipxe-1"  // Debian's of 2019
-	IPXE2   Kind = "ipxe-2"  // signed, looks for autoexec.ipxe first
-	Shim    Kind = "shim"    // starts its second stage from beside itself
-	GRUB    Kind = "grub"    // Debian's grubnet: no HTTP, prefix /grub
-	Bootmgr Kind = "bootmgr" // Windows' boot manager
-	Kernel  Kind = "kernel"  // the end of the way
+	IPXE1 Kind = "ipxe-1" // Debian's of 2019
+	IPXE2 Kind = "ipxe-2" // signed, looks for autoexec.ipxe first
+	Shim  Kind = "shim"   // starts its second stage from beside itself
+	GRUB  Kind = "grub"   // Debian's grubnet: no HTTP, prefix /grub
+
+	PXEBoot       Kind = "pxeboot"        // Windows' pxeboot.n12, for BIOS
+	BootmgrBIOS   Kind = "bootmgr-bios"   // Windows' bootmgr.exe
+	Bootmgr       Kind = "bootmgr"        // Windows' bootmgfw.efi
+	BootmgrBeside Kind = "bootmgr-beside" // the same, if it looks for its configuration beside itself first
+	Wimboot       Kind = "wimboot"        // boots a WIM under iPXE
+	Kernel        Kind = "kernel"         // the end of the way
 )
 
 // mark comes before a program's kind, where the simulator looks for it.
@@ -155,8 +159,8 @@ func (m *Machine) start(f Loaded, from origin) error {
 		return m.runShim(f, from)
 	case GRUB:
 		return m.runGRUB(from)
-	case Bootmgr:
-		return m.runBootmgr(from)
+	case PXEBoot, BootmgrBIOS, Bootmgr, BootmgrBeside:
+		return m.runWindows(kind, from)
 	}
 	return fmt.Errorf("%s cannot be started by firmware", kind)
 }
@@ -170,12 +174,17 @@ const notFoundWithin = 2 * time.Second
 // optional asks for a file that the program can do without.
 func (m *Machine) optional(from origin, want tftpOptions) (Loaded, bool) {
 	begin := time.Now()
-	f, err := m.tftpGet(from, want)
+	get := func() (Loaded, error) { return m.tftpGet(from, want) }
+	if from.scheme == "http" {
+		get = func() (Loaded, error) { return m.httpGet(from) }
+	}
+	f, err := get()
 	if err == nil {
 		return f, true
 	}
 	var no *TFTPError
-	if took := time.Since(begin); !errors.As(err, &no) || took > notFoundWithin {
+	var noHTTP *HTTPError
+	if took := time.Since(begin); !errors.As(err, &no) && !errors.As(err, &noHTTP) || took > notFoundWithin {
 		m.complain("%s is not there, and that took %s to say: %v", from, took.Round(time.Millisecond), err)
 	}
 	return f, false
@@ -210,34 +219,4 @@ func (m *Machine) runShim(f Loaded, from origin) error {
 		return err
 	}
 	return m.start(next2, next)
-}
-
-// windowsTFTP is what Windows' loaders ask for (Wireshark, packet-tftp.c; facts of WDS).
-var windowsTFTP = tftpOptions{size: true, block: 1456, window: 4, ms: true}
-
-// runBootmgr is bootmgfw.efi: paths with backslashes and capitals; for each file
-// first its size, which it leaves with error 8; policies that nobody has.
-func (m *Machine) runBootmgr(from origin) error {
-	probe := windowsTFTP
-	probe.probe = true
-	for _, name := range []string{`\Boot\BCD`, `\Boot\boot.sdi`, `\Boot\Boot.WIM`} {
-		if err := m.bootmgrPolicy(from); err != nil {
-			return err
-		}
-		if _, err := m.tftpGet(from.at(name), probe); err != nil {
-			return err
-		}
-		if _, err := m.tftpGet(from.at(name), windowsTFTP); err != nil {
-			return err
-		}
-	}
-	m.out.Kernel = "Boot.WIM"
-	return nil
-}
-
-func (m *Machine) bootmgrPolicy(from origin) error {
-	if f, ok := m.optional(from.at(`\EFI\Microsoft\Boot\Policies\SbcpFlightToken.p7b`), windowsTFTP); ok {
-		return fmt.Errorf("got a policy from nowhere: %s", path.Base(f.Name))
-	}
-	return nil
 }

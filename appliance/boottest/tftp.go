@@ -38,9 +38,12 @@ const (
 	opError = 5
 	opOACK  = 6
 
-	errFull    = 3 // RFC 1350: no room
 	errOptions = 8 // RFC 2347: ends a transfer for its options
 )
+
+// blocksQueued is how many blocks GRUB takes ahead (net/tftp.c): it opens a file,
+// which begins the transfer, and then looks for room for it.
+const blocksQueued = 50
 
 // largestData is what fits one Ethernet frame.
 const largestData = 1500 - ipUDPHeaders
@@ -56,6 +59,7 @@ func (e *TFTPError) Error() string { return fmt.Sprintf("TFTP error %d: %s", e.C
 // tftpGet loads a file.
 func (m *Machine) tftpGet(from origin, want tftpOptions) (Loaded, error) {
 	f, err := m.tftpRead(from, want)
+	m.asked(from, f, err, want.probe)
 	if err != nil || want.probe {
 		return Loaded{}, err
 	}
@@ -199,9 +203,6 @@ func (t *transfer) oack(options []byte) error {
 			return err
 		}
 	}
-	if err := t.m.fits(t.size); err != nil {
-		return errors.Join(err, t.send(append([]byte{0, opError, 0, errFull}, "Out of memory\x00"...)))
-	}
 	if t.want.probe {
 		t.done = true
 		return t.send(append([]byte{0, opError, 0, errOptions}, "User aborted the transfer\x00"...))
@@ -246,6 +247,9 @@ func (t *transfer) dataBlock(number uint16, data []byte) error {
 	t.next++
 	t.since++
 	t.asked = false
+	if t.next > blocksQueued && t.m.fits(t.size) != nil {
+		return errors.Join(errMemory, t.send(append([]byte{0, opError, 0, 0}, "closed\x00"...)))
+	}
 	t.done = len(data) < t.block
 	if t.done || t.since >= t.window {
 		return t.ack()
