@@ -129,8 +129,12 @@ func TestTicketArrives(t *testing.T) {
 	path := filepath.Join(t.TempDir(), ticketFile)
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.run(b.courier(path).run)
+		c := b.courier(path)
+		b.run(c.run)
 		time.Sleep(time.Minute)
+		if c.here() {
+			t.Error("a ticket before there is one")
+		}
 		write(t, path, sample[:100])
 		time.Sleep(5 * time.Second)
 		if got := b.seen(); got != nil {
@@ -143,7 +147,7 @@ func TestTicketArrives(t *testing.T) {
 			t.Fatalf("the box got %q", got)
 		}
 		time.Sleep(time.Hour)
-		if got := b.seen(); len(got) != 1 {
+		if got := b.seen(); len(got) != 1 || !c.here() {
 			t.Errorf("sent %d times though nothing changed", len(got))
 		}
 		b.do(func() { b.addrs = nil })
