@@ -19,6 +19,7 @@ var mayImport = map[string][]string{
 	"appliance/tftp":     {"appliance/boot", "images"},
 	"appliance/httpboot": {"appliance/boot", "images"},
 	"appliance/boot":     {"images", "images/bcd", "images/wim"},
+	"images":             {"images/disc", "images/wim"},
 	"images/rescue":      {"images"},
 }
 

@@ -289,9 +289,14 @@ func checkNBP(path string) error {
 		return nil
 	}
 	if k, err := ParseKernel(head); err != nil || !k.EFI {
-		return fmt.Errorf("%s is no UEFI program", path)
+		return noUEFIProgram(path)
 	}
 	return nil
+}
+
+// noUEFIProgram is mostly a web server's page that says that there is no such file.
+func noUEFIProgram(name string) error {
+	return hint(fmt.Errorf("%s is no UEFI program", name), "look at what it is, with file %s, and download it again; programs for the BIOS are not called .efi", filepath.Base(name))
 }
 
 // shimForm is how iPXE's own shim is called: it takes "-shimx64" out of its own
@@ -318,7 +323,7 @@ func (i *Image) checkLoaders(found programs) error {
 			continue
 		}
 		if !ok || !p.EFI {
-			return fmt.Errorf("%s is no UEFI program", f.Name)
+			return noUEFIProgram(f.Name)
 		}
 		if p.err != nil {
 			return fmt.Errorf("%s %w", f.Name, p.err)
@@ -345,7 +350,8 @@ func (i *Image) checkSecondStage(shim File) error {
 	}
 	f, ok := i.Loader(shim.Arch, next)
 	if !ok {
-		return fmt.Errorf("%s loads %s (for %s), which is not among the files", shim.Name, next, shim.Arch)
+		return hint(fmt.Errorf("%s loads %s (for %s), which is not among the files", shim.Name, next, shim.Arch),
+			"%s takes its name for what it loads: name %s of the same release beside it, or the release's directory for %s", shim.Name, next, shim.Arch)
 	}
 	if len(shim.Signers) > 0 && len(f.Signers) == 0 {
 		return fmt.Errorf("%s is not signed, so that %s refuses it wherever Secure Boot is on: take the signed one", f.Name, shim.Name)
@@ -353,10 +359,13 @@ func (i *Image) checkSecondStage(shim File) error {
 	return nil
 }
 
-// Warnings says what of a boot set will not boot everywhere. Microsoft's
+// Warnings says what of a boot set or of an image of Windows will not boot everywhere. Microsoft's
 // authority of 2011 ended in June 2026, and firmware differs in which it trusts: older
 // machines know 2011 only, the newest 2023 only (FOGProject/fogproject#960).
 func (i Image) Warnings() (list []string) {
+	if i.Kind == Windows {
+		return i.windowsWarnings()
+	}
 	if i.Kind != BootSet {
 		return nil
 	}

@@ -92,8 +92,10 @@ func (i Image) check() error {
 		return i.checkLinux()
 	case BootSet:
 		return i.checkBootSet()
+	case Windows:
+		return i.checkWindows()
 	}
-	return fmt.Errorf("kind %q is not known: kinds are %s and %s", i.Kind, Linux, BootSet)
+	return fmt.Errorf("kind %q is not known: kinds are %s, %s and %s", i.Kind, Linux, Windows, BootSet)
 }
 
 func (i Image) checkFiles() error {

@@ -18,6 +18,21 @@ type Import struct {
 	Made    map[string][]byte // files that were made for it, by their names in the image
 	SHA256  map[string]string // what files must hash to, as far as it is known
 	Without error             // what of use is not in it, and why; may be nil
+	// Read are files that lie within another that is open, such as an ISO. Whoever has the
+	// Import closes it.
+	Read map[string]*io.SectionReader
+	// Progress is told how much of a file has been copied; it may be nil.
+	Progress func(step string, done, total int64)
+
+	closer io.Closer
+}
+
+// Close closes what Read reads from.
+func (m Import) Close() error {
+	if m.closer == nil {
+		return nil
+	}
+	return m.closer.Close()
 }
 
 // Import puts an image into the library, as Add does. Programs whose signature
@@ -32,7 +47,7 @@ func (l *Library) Import(m Import) (Image, error) {
 }
 
 func (l *Library) importFiles(m Import) (Image, error) {
-	content := make(map[string]io.Reader, len(m.From)+len(m.Made))
+	content := make(map[string]io.Reader, len(m.From)+len(m.Made)+len(m.Read))
 	for name, path := range m.From {
 		f, err := os.Open(path)
 		if err != nil {
@@ -41,10 +56,30 @@ func (l *Library) importFiles(m Import) (Image, error) {
 		defer f.Close()
 		content[name] = f
 	}
+	for name, part := range m.Read {
+		content[name] = &watched{r: io.NewSectionReader(part, 0, part.Size()), name: name, total: part.Size(), tell: m.Progress}
+	}
 	for name, made := range m.Made {
 		content[name] = bytes.NewReader(made)
 	}
 	return l.add(m.Image, content, m.check)
+}
+
+// watched tells how much of a file has been read.
+type watched struct {
+	r           io.Reader
+	name        string
+	done, total int64
+	tell        func(step string, done, total int64)
+}
+
+func (w *watched) Read(b []byte) (int, error) {
+	n, err := w.r.Read(b)
+	w.done += int64(n)
+	if w.tell != nil {
+		w.tell("copying "+w.name, w.done, w.total)
+	}
+	return n, err
 }
 
 // check has the last word on the files, which are in the library's temporary directory.
@@ -52,6 +87,11 @@ func (m Import) check(i *Image, found programs) error {
 	for _, f := range i.Files {
 		if want, ok := m.SHA256[f.Name]; ok && !strings.EqualFold(want, f.SHA256) {
 			return fmt.Errorf("%s has SHA-256 %s, and %s was expected: download it again", f.Name, f.SHA256, want)
+		}
+		// What lies in a WIM or on an ISO is as whoever made that wanted it: some patch the loader, and
+		// do without Secure Boot.
+		if _, made := m.Made[f.Name]; made && i.Kind == Windows {
+			continue
 		}
 		if err := found[f.Name].damage(); err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)

@@ -54,6 +54,9 @@ func knownAuthorities() (list []*x509.Certificate) {
 	}
 }
 
+// unproven stands behind the name of an authority whose certificate is not at hand.
+const unproven = " (unproven)"
+
 // issuerOf names the authority behind a certificate. Anybody can write a
 // well-known name into a certificate; whether the authority's key really signed it is
 // looked at where its certificate is at hand, in the signature or here. Where it is
@@ -74,7 +77,7 @@ func issuerOf(leaf *x509.Certificate, candidates []*x509.Certificate) (name stri
 		}
 		forged = fmt.Errorf("%w: %q names %s as its issuer, whose key did not sign it", ErrForged, nameOf(leaf.Subject), known.name)
 	}
-	return known.name + " (unproven)", forged
+	return known.name + unproven, forged
 }
 
 // authorityBy finds an authority by the name in a certificate, or by a name that
