@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -225,9 +224,6 @@ func measure(words string) error {
 		last = r.end
 	}
 	slices.Sort(all)
-	if os.Getenv("X") != "" {
-		fmt.Println(all)
-	}
 	spread := 100 * (all[len(all)-1].Seconds()/all[0].Seconds() - 1)
 	fmt.Printf("%.0f %.0f %d\n", float64(total.n)/1e6/last.Sub(first).Seconds(), spread, total.n/1e6)
 	return nil
