@@ -2,6 +2,7 @@ package wim
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha1"
 	"encoding/binary"
 	"slices"
@@ -22,8 +23,8 @@ const (
 // blobTable is the blob table as it lies in the file, and how to find things in it.
 type blobTable struct {
 	raw    []byte
-	images []int    // where the entries of the images' metadata are, in their order
-	sorted []uint32 // where those of contents are, by their hash
+	images []int // where the entries of the images' metadata are, in their order
+	sorted []key // those of contents, by their hash
 }
 
 // newBlobTable reads the table of a file with that many images.
@@ -38,7 +39,7 @@ func newBlobTable(raw []byte, images int, file int64) (*blobTable, error) {
 			return nil, err
 		}
 		if r.flags&flagMetadata == 0 {
-			t.sorted = append(t.sorted, uint32(at))
+			t.sorted = append(t.sorted, t.key(at))
 		} else if le32(t.raw[at+blobReferences:]) > 0 {
 			// Those of deleted images have no references: Windows PE of the WAIK has such.
 			t.images = append(t.images, at)
@@ -47,25 +48,40 @@ func newBlobTable(raw []byte, images int, file int64) (*blobTable, error) {
 	if len(t.images) < images {
 		return nil, damaged("it should have %d images, and the blob table knows %d", images, len(t.images))
 	}
-	slices.SortStableFunc(t.sorted, func(a, b uint32) int { return bytes.Compare(t.hashAt(int(a)), t.hashAt(int(b))) })
+	t.sort()
 	return t, nil
 }
 
 func (t *blobTable) hashAt(at int) []byte { return t.raw[at+blobHash:][:sha1.Size] }
 
-// find is where the entry of a content begins, or −1.
-func (t *blobTable) find(h hash) int {
-	i := sort.Search(len(t.sorted), func(i int) bool { return bytes.Compare(t.hashAt(int(t.sorted[i])), h[:]) >= 0 })
-	if i == len(t.sorted) || !bytes.Equal(t.hashAt(int(t.sorted[i])), h[:]) {
-		return -1
-	}
-	return int(t.sorted[i])
+// key is where an entry is, and how it compares: by the beginning of its hash, by
+// the hash, and by the place, because of two with one hash the first one counts.
+type key struct {
+	begin uint64
+	at    uint32
 }
 
-// refer adds a reference to the entry at a place of a table.
-func refer(table []byte, at int) {
-	n := table[at+blobReferences:]
-	binary.LittleEndian.PutUint32(n, le32(n)+1)
+func (t *blobTable) key(at int) key {
+	return key{binary.BigEndian.Uint64(t.hashAt(at)), uint32(at)}
+}
+
+// sort makes the index.
+func (t *blobTable) sort() {
+	slices.SortFunc(t.sorted, func(a, b key) int {
+		if a.begin != b.begin {
+			return cmp.Compare(a.begin, b.begin)
+		}
+		return cmp.Or(bytes.Compare(t.hashAt(int(a.at)), t.hashAt(int(b.at))), cmp.Compare(a.at, b.at))
+	})
+}
+
+// find is where the entry of a content begins, or −1.
+func (t *blobTable) find(h hash) int {
+	i := sort.Search(len(t.sorted), func(i int) bool { return bytes.Compare(t.hashAt(int(t.sorted[i].at)), h[:]) >= 0 })
+	if i == len(t.sorted) || !bytes.Equal(t.hashAt(int(t.sorted[i].at)), h[:]) {
+		return -1
+	}
+	return int(t.sorted[i].at)
 }
 
 // appendBlob appends an entry with one reference.

@@ -31,6 +31,9 @@ type thing struct {
 	children    []thing
 }
 
+// pad makes the length a multiple of eight.
+func pad(b []byte) []byte { return append(b, make([]byte, align8(len(b))-len(b))...) }
+
 func utf16le(s string) (b []byte) {
 	for _, u := range utf16.Encode([]rune(s)) {
 		b = binary.LittleEndian.AppendUint16(b, u)

@@ -1,11 +1,14 @@
 package wim
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"runtime"
+	"sync"
 )
 
 // Flags of a resource.
@@ -100,47 +103,77 @@ func (f *File) unpacker() unpacker {
 	return &xpress{}
 }
 
-// unpack reads a compressed resource: a table of where the chunks begin, except the first, counted from
+// packed is a compressed resource: a table of where the chunks begin, except the first, counted from
 // the table's end; then the chunks, of which each one that did not shrink is as it was.
+type packed struct {
+	starts, chunks []byte
+	width          int64 // of a number in the table
+	chunk, n       int64 // size and number of the chunks
+	out            []byte
+}
+
+// atOnce is how many chunks are unpacked at once, at most.
+const atOnce = 4
+
+// unpack reads and unpacks a compressed resource.
 func (f *File) unpack(r resource, what string) ([]byte, error) {
-	width, chunk := int64(4), int64(f.chunk)
+	p := packed{width: 4, chunk: int64(f.chunk)}
 	if r.original > math.MaxUint32 {
-		width = 8
+		p.width = 8
 	}
-	chunks := (r.original + chunk - 1) / chunk
-	table := max(chunks-1, 0) * width
+	p.n = (r.original + p.chunk - 1) / p.chunk
+	table := max(p.n-1, 0) * p.width
 	if table > r.size || r.size-table > r.original {
-		return nil, damaged("%s has %d bytes for %d chunks", what, r.size, chunks)
+		return nil, damaged("%s has %d bytes for %d chunks", what, r.size, p.n)
 	}
-	packed, err := f.bytes(r.at, r.size, what)
+	b, err := f.bytes(r.at, r.size, what)
 	if err != nil {
 		return nil, err
 	}
-	out, u := make([]byte, r.original), f.unpacker()
-	starts, packed := packed[:table], packed[table:]
-	var from int64
-	for i := range chunks {
-		to := int64(len(packed))
-		if i < chunks-1 {
-			to = chunkStart(starts[i*width:], width)
-		}
-		part := out[i*chunk : min((i+1)*chunk, r.original)]
-		if to < from || to > int64(len(packed)) || to-from > int64(len(part)) {
-			return nil, damaged("chunk %d of %s has no place", i+1, what)
-		}
-		if src := packed[from:to]; len(src) == len(part) {
-			copy(part, src)
-		} else if err := u.unpack(part, src); err != nil {
-			return nil, damaged("%s: %v", what, err)
-		}
-		from = to
+	p.starts, p.chunks, p.out = b[:table], b[table:], make([]byte, r.original)
+	workers := min(p.n, atOnce, int64(runtime.GOMAXPROCS(0)))
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			u := f.unpacker()
+			for i := w; i < p.n && errs[w] == nil; i += workers {
+				errs[w] = p.unpack(u, i)
+			}
+		})
 	}
-	return out, nil
+	wg.Wait()
+	if err := cmp.Or(errs...); err != nil {
+		return nil, damaged("%s: %v", what, err)
+	}
+	return p.out, nil
 }
 
-func chunkStart(b []byte, width int64) int64 {
-	if width == 4 {
-		return int64(le32(b))
+// unpack unpacks a chunk to its place.
+func (p *packed) unpack(u unpacker, i int64) error {
+	from, to := p.start(i), p.start(i+1)
+	out := p.out[i*p.chunk : min((i+1)*p.chunk, int64(len(p.out)))]
+	if from < 0 || to < from || to > int64(len(p.chunks)) || to-from > int64(len(out)) {
+		return fmt.Errorf("chunk %d has no place", i+1)
 	}
-	return int64(min(le64(b), math.MaxInt64))
+	src := p.chunks[from:to]
+	if len(src) == len(out) {
+		copy(out, src)
+		return nil
+	}
+	return u.unpack(out, src)
+}
+
+// start is where a chunk begins, and where the last one ends.
+func (p *packed) start(i int64) int64 {
+	switch at := (i - 1) * p.width; {
+	case i == 0:
+		return 0
+	case i == p.n:
+		return int64(len(p.chunks))
+	case p.width == 4:
+		return int64(le32(p.starts[at:]))
+	default:
+		return int64(le64(p.starts[at:]))
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -21,8 +22,8 @@ type Added struct {
 	Data []byte
 }
 
-// Patched is a WIM with files added: Header, then the original from byte
-// len(Header) to its end, then Tail; Size bytes together.
+// Patch is a WIM with files added: Header, then the original from byte len(Header)
+// to its end, then the parts of Tail; Size bytes together.
 //
 // The tail has the files' contents, the image's new metadata and the new blob table, all
 // uncompressed and at multiples of eight. The metadata is the old one, byte for byte, with a new
@@ -39,9 +40,22 @@ type Added struct {
 // the images it had. Of wimboot's form it takes what is right in both: the metadata is uncompressed,
 // the listing is at its end, and what is new comes first in it. The integrity table is
 // left away, since it is for other bytes; the XML text stays, though its counts of files are those of before.
+type Patch struct {
+	Header []byte
+	// Tail is in parts, of which all but a few hundred bytes are those of the File and of Added.Data: a hundred
+	// patches take no more memory than one. They must not be changed.
+	Tail [][]byte
+	Size int64
+	// Sum is the SHA-1 of the image's metadata, where the hashes of all contents are: with the
+	// original's hash it says which file this is.
+	Sum [sha1.Size]byte
+}
+
+// Patched is a Patch with the tail in one piece.
 type Patched struct {
 	Header, Tail []byte
 	Size         int64
+	Sum          [sha1.Size]byte
 }
 
 // addedTime is when all added files were made, as a FILETIME: 2024-01-01. Windows wants one, and
@@ -58,9 +72,18 @@ type file struct {
 	hash         hash
 }
 
-// With adds files to \Windows\System32 of an image and makes it the one that boots; image 0 is the
-// one that boots already. The same files give the same bytes.
+// With is Patch with the tail in one piece of memory.
 func (f *File) With(image int, added []Added) (*Patched, error) {
+	p, err := f.Patch(image, added)
+	if err != nil {
+		return nil, err
+	}
+	return &Patched{p.Header, slices.Concat(p.Tail...), p.Size, p.Sum}, nil
+}
+
+// Patch adds files to \Windows\System32 of an image and makes it the one that boots; image 0 is the
+// one that boots already. The same files give the same bytes.
+func (f *File) Patch(image int, added []Added) (*Patch, error) {
 	if image == 0 {
 		image = f.Boot()
 	}
@@ -83,7 +106,7 @@ func (f *File) With(image int, added []Added) (*Patched, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := f.patch(files, len(t))
+	p := newPatch(f)
 	p.contents(files)
 	p.metadata(image, t.with(dir, files, old))
 	return p.finish(), nil
@@ -116,15 +139,22 @@ func filesOf(added []Added) ([]file, error) {
 // keep is the entries of a directory that no file replaces.
 func (t tree) keep(dir node, files []file) (old [][]byte, err error) {
 	var clash error
+	end := 0 // of the last one that was kept
 	err = t.list(dir, func(n node) bool {
 		i, found := slices.BinarySearchFunc(files, n, func(f file, n node) int {
 			return slices.Compare(f.folded, folded(text(n.name())))
 		})
 		switch {
-		case !found:
-			old = append(old, n.raw)
-		case n.dir():
+		case found && n.dir():
 			clash = fmt.Errorf(`%s\%s is a directory and cannot be replaced by a file`, system32, files[i].Name)
+		case found:
+		case end == n.at && len(old) > 0: // it goes on behind it
+			last := &old[len(old)-1]
+			*last = t[n.at-len(*last) : n.at+len(n.raw)]
+			end += len(n.raw)
+		default:
+			old = append(old, n.raw)
+			end = n.at + len(n.raw)
 		}
 		return clash == nil
 	})
@@ -132,38 +162,25 @@ func (t tree) keep(dir node, files []file) (old [][]byte, err error) {
 }
 
 // with is the metadata with another listing of a directory behind it.
-func (t tree) with(dir node, files []file, old [][]byte) []byte {
-	listing := align8(len(t))
-	size := listing + 8
+func (t tree) with(dir node, files []file, old [][]byte) parts {
+	var p parts
+	listing := binary.LittleEndian.AppendUint64(nil, uint64(align8(len(t))))
+	p.add(t[:dir.at+entryListing], listing, t[dir.at+entryListing+len(listing):])
+	p.align()
 	for _, f := range files {
-		size += f.entrySize()
+		p.add(f.entry())
 	}
 	for _, b := range old {
-		size += align8(len(b))
+		p.add(b)
+		p.align()
 	}
-	b := make([]byte, 0, size)
-	b = append(b, t...)
-	b = pad(b)
-	for _, f := range files {
-		b = f.appendEntry(b)
-	}
-	for _, e := range old {
-		b = pad(append(b, e...))
-	}
-	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
-	binary.LittleEndian.PutUint64(b[dir.at+entryListing:], uint64(listing))
-	return b
+	p.add(make([]byte, 8))
+	return p
 }
 
-// pad makes the length a multiple of eight.
-func pad(b []byte) []byte { return append(b, make([]byte, align8(len(b))-len(b))...) }
-
-// entrySize is the length of the file's directory entry: its name has a NUL behind it.
-func (f *file) entrySize() int { return align8(entrySize + 2*len(f.name) + 2) }
-
-// appendEntry appends the file's directory entry: no security descriptor, no short name, no link.
-func (f *file) appendEntry(b []byte) []byte {
-	e := make([]byte, f.entrySize())
+// entry is the file's directory entry, with a NUL behind the name: no security descriptor, no short name, no link.
+func (f *file) entry() []byte {
+	e := make([]byte, align8(entrySize+2*len(f.name)+2))
 	binary.LittleEndian.PutUint64(e, uint64(len(e)))
 	binary.LittleEndian.PutUint32(e[entryAttributes:], attributeNormal)
 	binary.LittleEndian.PutUint32(e[entrySecurity:], 1<<32-1)
@@ -175,34 +192,66 @@ func (f *file) appendEntry(b []byte) []byte {
 	for i, u := range f.name {
 		binary.LittleEndian.PutUint16(e[entrySize+2*i:], u)
 	}
-	return append(b, e...)
+	return e
+}
+
+// parts is bytes in parts that lie elsewhere.
+type parts struct {
+	list [][]byte
+	size int64
+}
+
+func (p *parts) add(list ...[]byte) {
+	for _, b := range list {
+		p.list = append(p.list, b)
+		p.size += int64(len(b))
+	}
+}
+
+// align makes the size a multiple of eight.
+func (p *parts) align() { p.add(make([]byte, align8(p.size)-p.size)) }
+
+func (p *parts) sum() (h hash) {
+	s := sha1.New()
+	for _, b := range p.list {
+		s.Write(b)
+	}
+	s.Sum(h[:0])
+	return h
 }
 
 // patch is a header, blob table and tail that are being made.
 type patch struct {
 	*File
-	header, table []byte
-	tail          []byte
+	header  []byte
+	tail    parts
+	entries map[int][]byte // of the blob table that change, by where they are
+	fresh   []byte         // entries behind them
+	hash    hash
 }
 
-func (f *File) patch(files []file, metadata int) *patch {
-	p := &patch{File: f, header: bytes.Clone(f.header[:])}
-	p.table = append(make([]byte, 0, len(f.blobs.raw)+len(files)*blobSize), f.blobs.raw...)
-	size := metadata + metadata/4 + cap(p.table)
-	for _, n := range files {
-		size += len(n.Data) + 1<<10
-	}
-	p.tail = make([]byte, 0, size)
-	return p
+func newPatch(f *File) *patch {
+	return &patch{File: f, header: bytes.Clone(f.header[:]), entries: map[int][]byte{}}
 }
 
 // append puts a resource at the end of the file.
-func (p *patch) append(b []byte, flags byte) resource {
-	end := p.size + int64(len(p.tail))
-	p.tail = append(p.tail, make([]byte, align8(end)-end)...)
-	at := p.size + int64(len(p.tail))
-	p.tail = append(p.tail, b...)
-	return resource{size: int64(len(b)), at: at, original: int64(len(b)), flags: flags}
+func (p *patch) append(b parts, flags byte) resource {
+	end := p.size + p.tail.size
+	p.tail.add(make([]byte, align8(end)-end))
+	at := p.size + p.tail.size
+	p.tail.add(b.list...)
+	return resource{size: b.size, at: at, original: b.size, flags: flags}
+}
+
+// entry is an entry of the blob table, to be changed.
+func (p *patch) entry(at int) []byte {
+	if at >= len(p.blobs.raw) {
+		return p.fresh[at-len(p.blobs.raw):][:blobSize]
+	}
+	if p.entries[at] == nil {
+		p.entries[at] = bytes.Clone(p.blobs.raw[at:][:blobSize])
+	}
+	return p.entries[at]
 }
 
 // contents appends those contents that the file does not have: each has one entry in the
@@ -218,27 +267,38 @@ func (p *patch) contents(files []file) {
 			at = p.blobs.find(n.hash)
 		}
 		if at >= 0 {
-			refer(p.table, at)
+			references := p.entry(at)[blobReferences:]
+			binary.LittleEndian.PutUint32(references, le32(references)+1)
 			continue
 		}
-		fresh[n.hash] = len(p.table)
-		p.table = appendBlob(p.table, p.append(n.Data, 0), n.hash)
+		fresh[n.hash] = len(p.blobs.raw) + len(p.fresh)
+		var content parts
+		content.add(n.Data)
+		p.fresh = appendBlob(p.fresh, p.append(content, 0), n.hash)
 	}
 }
 
 // metadata appends an image's metadata, and makes it the one that boots.
-func (p *patch) metadata(image int, b []byte) {
-	r, at := p.append(b, flagMetadata), p.blobs.images[image-1]
-	h := sha1.Sum(b)
-	r.put(p.table[at:])
-	copy(p.table[at+blobHash:], h[:])
+func (p *patch) metadata(image int, b parts) {
+	r, e := p.append(b, flagMetadata), p.entry(p.blobs.images[image-1])
+	p.hash = b.sum()
+	r.put(e)
+	copy(e[blobHash:], p.hash[:])
 	r.put(p.header[headerMetadata:])
 	binary.LittleEndian.PutUint32(p.header[headerBoot:], uint32(image))
 }
 
 // finish appends the table.
-func (p *patch) finish() *Patched {
-	p.append(p.table, flagMetadata).put(p.header[headerTable:])
+func (p *patch) finish() *Patch {
+	var table parts
+	from := 0
+	for _, at := range slices.Sorted(maps.Keys(p.entries)) {
+		table.add(p.blobs.raw[from:at], p.entries[at])
+		from = at + blobSize
+	}
+	table.add(p.blobs.raw[from:], p.fresh)
+	p.append(table, flagMetadata).put(p.header[headerTable:])
 	clear(p.header[headerIntegrity:][:resourceSize])
-	return &Patched{Header: p.header, Tail: p.tail, Size: p.size + int64(len(p.tail))}
+	tail := slices.DeleteFunc(p.tail.list, func(b []byte) bool { return len(b) == 0 })
+	return &Patch{Header: p.header, Tail: tail, Size: p.size + p.tail.size, Sum: p.hash}
 }
