@@ -77,6 +77,10 @@ func imageOf(i images.Image) api.Image {
 	for _, f := range i.Files {
 		out.Files = append(out.Files, api.File{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Arch: f.Arch, Signers: f.Signers})
 	}
+	if w := i.Windows; w != nil {
+		out.Windows = &api.Windows{Index: w.Index, Build: w.Build, DaRT: w.DaRT, SDI: w.SDI,
+			WinloadBIOS: w.WinloadBIOS, WinloadEFI: w.WinloadEFI, Has: w.Has, Winpeshl: w.Winpeshl}
+	}
 	return out
 }
 

@@ -204,7 +204,7 @@ func TestDocumentTypes(t *testing.T) {
 	d := readDocument(t)
 	types := []any{api.Error{}, api.Identity{}, api.Version{}, api.LAN{}, api.DHCP{}, api.Listener{}, api.Part{}, api.Order{}, api.Status{},
 		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.Notifications{},
-		api.NotifyTarget{}, api.Notification{}, api.Delivery{}, api.TestNotification{}, api.File{}, api.Image{}, api.Library{},
+		api.NotifyTarget{}, api.Notification{}, api.Delivery{}, api.TestNotification{}, api.File{}, api.Image{}, api.Windows{}, api.Library{},
 		api.Verified{}, api.Finding{}, api.Diagnosis{}, api.Token{}, api.CreateToken{}, api.NewToken{}, api.AuditEntry{}}
 	for _, v := range types {
 		name := reflect.TypeOf(v).Name()
@@ -353,7 +353,7 @@ func TestDocumentAnswers(t *testing.T) {
 	if w := ask(h, "DELETE", "/v1/tokens/"+h.keys.list()[0].ID, token[api.Admin], ""); w.Code == http.StatusNoContent {
 		asked["DELETE /v1/tokens/{id}"] = true
 	}
-	asked["GET /v1/events"] = true // TestEvents
+	asked["GET /v1/events"] = true                                                      // TestEvents
 	asked["GET /v1/machines/{name}/connect"], asked["GET /v1/relays/{id}"] = true, true // TestConnect
 	for _, r := range h.routes() {
 		if !asked[r.method+" "+r.path] {

@@ -292,7 +292,9 @@ type Image struct {
 	KernelEFI string   `json:"kernel_efi,omitempty"`
 	Initrd    []string `json:"initrd,omitempty"`
 	Cmdline   string   `json:"cmdline,omitempty"` // the template, not filled in
-	Files     []File   `json:"files"`
+	// Windows is what is known of an image of Windows PE.
+	Windows *Windows `json:"windows,omitempty"`
+	Files   []File   `json:"files"`
 }
 
 // File is one file of an image.
