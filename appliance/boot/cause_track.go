@@ -40,6 +40,7 @@ type track struct {
 	bytes   int64     // of it that went out
 	total   int64
 	broke   string // why it broke off last; "" while it did not
+	brokeAt time.Time
 	first   string // the loader that went out first
 	loader  string // and last
 	has     map[string]bool
@@ -75,7 +76,10 @@ func follow(f Facts) track {
 		return before
 	}
 	if m := f.Moving; now.loading != "" && m.File == now.loading && m.Time.After(now.since) {
-		now.since, now.bytes, now.broke = m.Time, m.Bytes, ""
+		now.since, now.bytes = m.Time, m.Bytes
+		if m.Time.After(now.brokeAt) {
+			now.broke = ""
+		}
 	}
 	return now
 }
@@ -152,6 +156,7 @@ func (t *track) file(f Facts, e Event, started map[string]bool) {
 			t.since = e.Time
 		}
 		t.loading, t.bytes, t.total = e.File, e.Bytes, e.Total
+		t.brokeAt = e.Time
 		_, t.broke, _ = strings.Cut(e.Text, ": ") // "x broke off over HTTP after 1 of 2 bytes: why"
 	}
 }

@@ -206,7 +206,6 @@ func TestLoaderCA(t *testing.T) {
 	}
 }
 
-
 // capture is a WIM as an admin has it.
 func capture(t testing.TB, pe boottest.WindowsPE) []byte {
 	t.Helper()

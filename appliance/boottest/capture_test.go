@@ -118,12 +118,12 @@ func golden(t *testing.T, file, got string) {
 	t.Helper()
 	if os.Getenv("GOLDEN") != "" {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 	}
 	want, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	if got != string(want) {
 		t.Errorf("%s differs; now it is\n%s", file, got)

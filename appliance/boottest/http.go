@@ -138,7 +138,7 @@ func (m *Machine) httpGet(from origin) (Loaded, error) {
 	defer c.Close()
 	f := m.memory()
 	err = m.body(c, f, from.path, http.StatusOK)
-	m.asked(from, f, err, false)
+	m.asked("GET "+from.path, f, err, false)
 	if err != nil {
 		return Loaded{}, fmt.Errorf("%s: %w", from, err)
 	}
@@ -196,6 +196,7 @@ func (m *Machine) httpBoot(from origin, breaks bool) (file Loaded, disk bool, er
 	} else {
 		err = m.body(c, into, from.path, http.StatusOK)
 	}
+	m.asked("HEAD, GET "+from.path, into, err, false)
 	if err != nil {
 		return file, false, fmt.Errorf("%s: %w", from, err)
 	}

@@ -250,14 +250,11 @@ func (s *site) library() {
 	linux := images.Image{Kind: images.Linux, Kernel: "vmlinuz", Initrd: []string{"initrd.img"}, Cmdline: cmdline, Up: images.Served}
 	s.add(l, linux, "rescue", "amd64", amd64)
 	s.add(l, linux, "rescue-arm64", "arm64", rescue("arm64"))
-	s.add(l, images.Image{Kind: images.Linux, Kernel: "boot.sdi", Initrd: []string{"boot.wim"}, Up: images.Served}, "winpe", "amd64",
-		map[string][]byte{"boot.sdi": noise("sdi", 300_000), "boot.wim": noise("wim", initrdSize), "bcd": noise("bcd", 20_000)})
 	set := images.Image{Kind: images.BootSet}
 	s.add(l, set, "ipxe", "", map[string][]byte{"undionly.kpxe": Program(IPXE1, "", 74_000), "snponly.efi": Program(IPXE1, "amd64", 173_792)})
 	s.add(l, set, "shim", "", map[string][]byte{"shimx64.efi": Program(Shim, "amd64", 948_504), "grubx64.efi": Program(GRUB, "amd64", 1_843_520),
 		"shimaa64.efi": Program(Shim, "arm64", 848_504), "grubaa64.efi": Program(GRUB, "arm64", 1_743_520), "grubia32.efi": Program(GRUB, "i386", 600_000)})
 	s.add(l, set, "signed", "", map[string][]byte{"snponly-shimx64.efi": Program(Shim, "amd64", 900_000), "snponly.efi": Program(IPXE2, "amd64", 250_000)})
-	s.add(l, set, "windows", "", map[string][]byte{"snponly.efi": Program(Bootmgr, "amd64", 1_500_000)})
 }
 
 func (s *site) add(l *images.Library, i images.Image, name, arch string, files map[string][]byte) {

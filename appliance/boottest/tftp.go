@@ -59,7 +59,7 @@ func (e *TFTPError) Error() string { return fmt.Sprintf("TFTP error %d: %s", e.C
 // tftpGet loads a file.
 func (m *Machine) tftpGet(from origin, want tftpOptions) (Loaded, error) {
 	f, err := m.tftpRead(from, want)
-	m.asked(from, f, err, want.probe)
+	m.asked("tftp "+from.path+want.String(), f, err, want.probe)
 	if err != nil || want.probe {
 		return Loaded{}, err
 	}

@@ -203,7 +203,7 @@ func (m *Machine) runWimboot(files map[string]Loaded) error {
 }
 
 // asked notes a request and its end. Sizes of what is made for an order are left out.
-func (m *Machine) asked(from origin, f *memory, err error, probe bool) {
+func (m *Machine) asked(request string, f *memory, err error, probe bool) {
 	answer := "not found"
 	switch {
 	case err == nil && probe:
@@ -215,5 +215,18 @@ func (m *Machine) asked(from origin, f *memory, err error, probe bool) {
 	case !errors.As(err, new(*TFTPError)) && !errors.As(err, new(*HTTPError)):
 		answer = "broke off"
 	}
-	m.out.Asked = append(m.out.Asked, fmt.Sprintf("%s %s: %s", from.scheme, from.path, answer))
+	m.out.Asked = append(m.out.Asked, request+": "+answer)
+}
+
+// String is a request's options.
+func (o tftpOptions) String() (s string) {
+	for _, p := range []struct {
+		is   bool
+		text string
+	}{{o.size, " tsize=0"}, {o.block != 0, fmt.Sprintf(" blksize=%d", o.block)}, {o.window != 0, fmt.Sprintf(" windowsize=%d", o.window)}, {o.ms, " msftwindow"}} {
+		if p.is {
+			s += p.text
+		}
+	}
+	return s
 }
