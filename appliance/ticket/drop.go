@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,7 +35,8 @@ const (
 // only at those named *.xml or inv32*. Whose a file is, its name says (srv01.xml,
 // inv32-srv01.xml, 52-54-00-12-34-56.xml), else the addresses in it; nobody has
 // proved anything, so its ticket is not verified. A file is removed when the desk
-// has it on disk, byte for byte; whatever else lies there stays as it is.
+// has it on disk, byte for byte. What has a ticket's name and cannot be one gets
+// another, since the next machine may need that name; whatever else lies there stays as it is.
 type Drop struct {
 	Dir       string
 	MachineOf func(netip.Addr) (machine string, ok bool) // whose address it is
@@ -129,12 +131,17 @@ func (s *search) look() (pending bool, err error) {
 // file takes one file in, if it is one; false where it shall be looked at again soon.
 func (s *search) file(name string) (settled bool) {
 	if !isTicketName(name) {
-		s.warn(name, "a file in the drop directory is not named *.xml or inv32*, it stays there")
+		if !strings.HasSuffix(name, refused) {
+			s.warn(name, "a file in the drop directory is not named *.xml or inv32*, it stays there")
+		}
 		return true
 	}
 	f, info, err := s.open(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		return true
+	case errors.Is(err, errNoFile):
+		s.setAside(name, err)
 		return true
 	case err != nil:
 		s.warn(name, "a file in the drop directory cannot be read: "+bareErrno(err))
@@ -142,7 +149,9 @@ func (s *search) file(name string) (settled bool) {
 	}
 	defer f.Close()
 	if info.Size() > MaxReport {
-		s.warn(name, "a file in the drop directory is too large for a ticket, it stays there")
+		if !beingWritten(f) {
+			s.setAside(name, errTooLarge)
+		}
 		return true
 	}
 	raw, err := io.ReadAll(io.LimitReader(f, MaxReport+1))
@@ -153,7 +162,7 @@ func (s *search) file(name string) (settled bool) {
 		return false
 	}
 	i, err := ParseInvitation(raw)
-	if err != nil && time.Since(info.ModTime()) < s.settle {
+	if err != nil && time.Since(changed(info)) < s.settle {
 		return false
 	}
 	machine := s.machine(name, i)
@@ -173,6 +182,9 @@ func (s *search) file(name string) (settled bool) {
 // that others use.
 func isTicketName(name string) bool {
 	name = strings.ToLower(name)
+	if strings.HasSuffix(name, refused) {
+		return false
+	}
 	return strings.HasSuffix(name, ".xml") || strings.HasPrefix(name, "inv32")
 }
 
@@ -202,7 +214,23 @@ func (s *search) open(name string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-var errNoFile = errors.New("it is a link, a directory, a pipe or a device")
+// Why something in the directory can be no ticket.
+var (
+	errNoFile   = errors.New("it is a link, a directory, a pipe or a device")
+	errTooLarge = errors.New("it is too large")
+)
+
+// refused ends the names of what was set aside.
+const refused = ".refused"
+
+// setAside frees a ticket's name of what is none.
+func (s *search) setAside(name string, why error) {
+	s.warn(name, "what has a ticket's name in the drop directory is none, and gets the name "+refused+": "+why.Error())
+	to := fmt.Sprintf("%.200s.%08x%s", name, rand.Uint32(), refused)
+	if err := unix.Renameat(int(s.dir.Fd()), name, int(s.dir.Fd()), to); err != nil {
+		s.warn(name, "what is no ticket keeps a ticket's name in the drop directory: "+bareErrno(err))
+	}
+}
 
 // bareErrno is an error without the path in it.
 func bareErrno(err error) string {
@@ -222,6 +250,12 @@ func beingWritten(f *os.File) bool {
 		_, _ = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
 	}
 	return errors.Is(err, unix.EAGAIN)
+}
+
+// changed is when a file was last changed, by this box's clock: its modification
+// time is whatever the machine that copied it says.
+func changed(info fs.FileInfo) time.Time {
+	return time.Unix(info.Sys().(*syscall.Stat_t).Ctim.Unix())
 }
 
 // machine tells whose a file is, by its name or by the addresses in it. Two
@@ -255,7 +289,7 @@ func (s *search) remove(name string, read fs.FileInfo) {
 	var st unix.Stat_t
 	err := unix.Fstatat(int(s.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	was := read.Sys().(*syscall.Stat_t)
-	if err != nil || st.Ino != was.Ino || st.Mtim.Nano() != was.Mtim.Nano() || st.Size != was.Size {
+	if err != nil || st.Ino != was.Ino || st.Ctim.Nano() != was.Ctim.Nano() || st.Size != was.Size {
 		return
 	}
 	if err := unix.Unlinkat(int(s.dir.Fd()), name, 0); err != nil {
