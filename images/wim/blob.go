@@ -9,8 +9,8 @@ import (
 	"sort"
 )
 
-// hash is the SHA-1 of a blob's content; all zero is that of an empty file.
-type hash [sha1.Size]byte
+// digest is the SHA-1 of a blob's content; all zero is that of an empty file.
+type digest [sha1.Size]byte
 
 // Layout of an entry of the blob table.
 const (
@@ -32,7 +32,7 @@ func newBlobTable(raw []byte, images int, file int64) (*blobTable, error) {
 	t := &blobTable{raw: raw[:len(raw)/blobSize*blobSize]}
 	for at := 0; at < len(t.raw); at += blobSize {
 		r := resourceOf(t.raw[at:])
-		if le16(t.raw[at+blobPart:]) != 1 || r.flags&flagFree != 0 || r.original == 0 || hash(t.hashAt(at)) == (hash{}) {
+		if le16(t.raw[at+blobPart:]) != 1 || r.flags&flagFree != 0 || r.original == 0 || digest(t.hashAt(at)) == (digest{}) {
 			continue // no blob of this file: what wimboot adds has part 0
 		}
 		if err := r.check("a content", file); err != nil {
@@ -76,7 +76,7 @@ func (t *blobTable) sort() {
 }
 
 // find is where the entry of a content begins, or −1.
-func (t *blobTable) find(h hash) int {
+func (t *blobTable) find(h digest) int {
 	i := sort.Search(len(t.sorted), func(i int) bool { return bytes.Compare(t.hashAt(int(t.sorted[i].at)), h[:]) >= 0 })
 	if i == len(t.sorted) || !bytes.Equal(t.hashAt(int(t.sorted[i].at)), h[:]) {
 		return -1
@@ -85,7 +85,7 @@ func (t *blobTable) find(h hash) int {
 }
 
 // appendBlob appends an entry with one reference.
-func appendBlob(table []byte, r resource, h hash) []byte {
+func appendBlob(table []byte, r resource, h digest) []byte {
 	table = append(table, make([]byte, blobSize)...)
 	e := table[len(table)-blobSize:]
 	r.put(e)

@@ -42,14 +42,14 @@ func utf16le(s string) (b []byte) {
 }
 
 // blob adds bytes as they are in the file.
-func (c *crafted) blob(raw []byte, original int, flags byte, references uint32, h hash) {
+func (c *crafted) blob(raw []byte, original int, flags byte, references uint32, h digest) {
 	r := resource{size: int64(len(raw)), at: int64(headerSize + len(c.body)), original: int64(original), flags: flags}
 	c.body = append(c.body, raw...)
 	c.table = appendBlob(c.table, r, h)
 	binary.LittleEndian.PutUint32(c.table[len(c.table)-blobSize+blobReferences:], references)
 }
 
-func (c *crafted) content(b []byte) (h hash) {
+func (c *crafted) content(b []byte) (h digest) {
 	if len(b) == 0 {
 		return h
 	}
@@ -104,7 +104,7 @@ func (c *crafted) entry(th thing) (listing int) {
 	return listing
 }
 
-func (c *crafted) stream(name string, h hash) {
+func (c *crafted) stream(name string, h digest) {
 	s := make([]byte, align8(streamSize+2*len(name)+2))
 	binary.LittleEndian.PutUint64(s, uint64(len(s)))
 	copy(s[streamHash:], h[:])

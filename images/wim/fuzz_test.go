@@ -3,7 +3,9 @@ package wim
 import (
 	"bytes"
 	"io"
+	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // small bounds what a fuzzed file may unpack to, so that the fuzzer is quick.
@@ -44,6 +46,34 @@ func FuzzOpen(f *testing.F) {
 		}
 		if err != nil || !bytes.Equal(got, data) {
 			t.Fatalf("%q of %d bytes: %d bytes, %v", name, len(data), len(got), err)
+		}
+	})
+}
+
+// The metadata of an image that has the right SHA-1 is still anybody's.
+func FuzzMetadata(f *testing.F) {
+	f.Add(windowsPE().metadata, "winpeshl.ini")
+	f.Fuzz(func(t *testing.T, metadata []byte, name string) {
+		c := &crafted{metadata: metadata}
+		w := openBytes(t, c.bytes())
+		n := 0
+		walk := w.Walk(1, func(string, Entry) error {
+			if n++; n > 1000 {
+				return io.EOF
+			}
+			return nil
+		})
+		if _, err := w.Patch(0, []Added{{name, []byte("x")}}); err != nil {
+			return
+		}
+		list, err := w.ReadDir(0, system32)
+		if err != nil && walk == nil {
+			t.Fatalf("what can be patched cannot be read: %v", err)
+		}
+		for _, e := range list {
+			if got, err := w.Entry(0, system32+"/"+e.Name); err != nil && e.Name != "" && utf8.ValidString(e.Name) && !strings.ContainsAny(e.Name, `\/\ufffd`) {
+				t.Fatalf("%q is listed and not found: %+v, %v", e.Name, got, err)
+			}
 		}
 	})
 }

@@ -186,15 +186,15 @@ func folded(name []uint16) []uint16 {
 
 // hash is that of the unnamed stream. It may lie in a stream of its own: Windows writes it
 // there where a file has named ones, too.
-func (n node) hash() (h hash) {
-	if copy(h[:], n.raw[entryHash:]); h != (hash{}) {
+func (n node) hash() (h digest) {
+	if copy(h[:], n.raw[entryHash:]); h != (digest{}) {
 		return h
 	}
 	at := align8(int(le64(n.raw)))
 	for range le16(n.raw[entryStreams:]) {
 		s := n.raw[at:]
 		if le16(s[streamName:]) == 0 {
-			if copy(h[:], s[streamHash:]); h != (hash{}) {
+			if copy(h[:], s[streamHash:]); h != (digest{}) {
 				return h
 			}
 		}
@@ -222,7 +222,7 @@ func (f *File) tree(image int) (tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sha1.Sum(b) != hash(f.blobs.hashAt(at)) {
+	if sha1.Sum(b) != digest(f.blobs.hashAt(at)) {
 		return nil, damaged("%s has another SHA-1 than it should", what)
 	}
 	f.trees[image] = b
@@ -367,7 +367,7 @@ func (f *File) content(n node, most int64) ([]byte, error) {
 		return nil, fmt.Errorf("is a link or another reparse point, which are not followed")
 	}
 	h := n.hash()
-	if h == (hash{}) {
+	if h == (digest{}) {
 		return []byte{}, nil
 	}
 	at := f.blobs.find(h)

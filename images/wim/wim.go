@@ -12,6 +12,7 @@ package wim
 
 import (
 	"errors"
+	"hash"
 	"io"
 	"slices"
 	"sync"
@@ -42,6 +43,7 @@ type File struct {
 
 	mu    sync.Mutex
 	trees map[int]tree
+	sums  map[int]hash.Cloner // of the trees as they begin in a patch
 }
 
 // Image is what the XML text says of an image; what it does not say is empty.
@@ -68,7 +70,7 @@ type Entry struct {
 // Open reads the header, the blob table and the XML text. It neither closes r
 // nor keeps a position in it.
 func Open(r io.ReaderAt, size int64) (*File, error) {
-	f := &File{r: r, size: size, trees: map[int]tree{}}
+	f := &File{r: r, size: size, trees: map[int]tree{}, sums: map[int]hash.Cloner{}}
 	count, err := f.readHeader()
 	if err != nil {
 		return nil, err

@@ -7,10 +7,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"io/fs"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -69,7 +72,7 @@ const system32 = `\Windows\System32`
 type file struct {
 	Added
 	name, folded []uint16
-	hash         hash
+	hash         digest
 }
 
 // With is Patch with the tail in one piece of memory.
@@ -87,7 +90,13 @@ func (f *File) Patch(image int, added []Added) (*Patch, error) {
 	if image == 0 {
 		image = f.Boot()
 	}
+	files, err := filesOf(added)
+	if err != nil {
+		return nil, err
+	}
+	hashed := hashAll(files)
 	t, err := f.tree(image)
+	hashed.Wait()
 	if err != nil {
 		return nil, err
 	}
@@ -98,17 +107,15 @@ func (f *File) Patch(image int, added []Added) (*Patch, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := filesOf(added)
-	if err != nil {
-		return nil, err
-	}
 	old, err := t.keep(dir, files)
 	if err != nil {
 		return nil, err
 	}
 	p := newPatch(f)
 	p.contents(files)
-	p.metadata(image, t.with(dir, files, old))
+	if err := p.metadata(image, t.until(dir), listing(files, old)); err != nil {
+		return nil, err
+	}
 	return p.finish(), nil
 }
 
@@ -122,9 +129,6 @@ func filesOf(added []Added) ([]file, error) {
 			return nil, fmt.Errorf("%q is no name for a file in %s", a.Name, system32)
 		}
 		n.folded = folded(slices.Clone(n.name))
-		if len(a.Data) > 0 {
-			n.hash = sha1.Sum(a.Data)
-		}
 		files = append(files, n)
 	}
 	slices.SortFunc(files, func(a, b file) int { return slices.Compare(a.folded, b.folded) })
@@ -136,18 +140,27 @@ func filesOf(added []Added) ([]file, error) {
 	return files, nil
 }
 
+// hashAll starts to hash the contents, each for itself; an empty one has no hash.
+func hashAll(files []file) *sync.WaitGroup {
+	var wg sync.WaitGroup
+	for i := range files {
+		if len(files[i].Data) > 0 {
+			wg.Go(func() { files[i].hash = sha1.Sum(files[i].Data) })
+		}
+	}
+	return &wg
+}
+
 // keep is the entries of a directory that no file replaces.
 func (t tree) keep(dir node, files []file) (old [][]byte, err error) {
 	var clash error
 	end := 0 // of the last one that was kept
 	err = t.list(dir, func(n node) bool {
-		i, found := slices.BinarySearchFunc(files, n, func(f file, n node) int {
-			return slices.Compare(f.folded, folded(text(n.name())))
-		})
+		i := slices.IndexFunc(files, func(f file) bool { return n.named(f.folded) })
 		switch {
-		case found && n.dir():
+		case i >= 0 && n.dir():
 			clash = fmt.Errorf(`%s\%s is a directory and cannot be replaced by a file`, system32, files[i].Name)
-		case found:
+		case i >= 0:
 		case end == n.at && len(old) > 0: // it goes on behind it
 			last := &old[len(old)-1]
 			*last = t[n.at-len(*last) : n.at+len(n.raw)]
@@ -161,12 +174,16 @@ func (t tree) keep(dir node, files []file) (old [][]byte, err error) {
 	return old, cmp.Or(clash, err)
 }
 
-// with is the metadata with another listing of a directory behind it.
-func (t tree) with(dir node, files []file, old [][]byte) parts {
-	var p parts
-	listing := binary.LittleEndian.AppendUint64(nil, uint64(align8(len(t))))
-	p.add(t[:dir.at+entryListing], listing, t[dir.at+entryListing+len(listing):])
+// until is the metadata up to a new listing of a directory.
+func (t tree) until(dir node) (p parts) {
+	at := binary.LittleEndian.AppendUint64(nil, uint64(align8(len(t))))
+	p.add(t[:dir.at+entryListing], at, t[dir.at+entryListing+len(at):])
 	p.align()
+	return p
+}
+
+// listing is a new listing of a directory.
+func listing(files []file, old [][]byte) (p parts) {
 	for _, f := range files {
 		p.add(f.entry())
 	}
@@ -211,13 +228,10 @@ func (p *parts) add(list ...[]byte) {
 // align makes the size a multiple of eight.
 func (p *parts) align() { p.add(make([]byte, align8(p.size)-p.size)) }
 
-func (p *parts) sum() (h hash) {
-	s := sha1.New()
+func (p *parts) writeTo(h io.Writer) {
 	for _, b := range p.list {
-		s.Write(b)
+		h.Write(b)
 	}
-	s.Sum(h[:0])
-	return h
 }
 
 // patch is a header, blob table and tail that are being made.
@@ -227,7 +241,7 @@ type patch struct {
 	tail    parts
 	entries map[int][]byte // of the blob table that change, by where they are
 	fresh   []byte         // entries behind them
-	hash    hash
+	hash    digest
 }
 
 func newPatch(f *File) *patch {
@@ -257,9 +271,9 @@ func (p *patch) entry(at int) []byte {
 // contents appends those contents that the file does not have: each has one entry in the
 // table, however many files have it. An empty one has none.
 func (p *patch) contents(files []file) {
-	fresh := map[hash]int{}
+	fresh := map[digest]int{}
 	for _, n := range files {
-		if n.hash == (hash{}) {
+		if n.hash == (digest{}) {
 			continue
 		}
 		at, known := fresh[n.hash]
@@ -279,13 +293,37 @@ func (p *patch) contents(files []file) {
 }
 
 // metadata appends an image's metadata, and makes it the one that boots.
-func (p *patch) metadata(image int, b parts) {
-	r, e := p.append(b, flagMetadata), p.entry(p.blobs.images[image-1])
-	p.hash = b.sum()
+func (p *patch) metadata(image int, until, listing parts) error {
+	h, err := p.sum(image, until)
+	if err != nil {
+		return err
+	}
+	listing.writeTo(h)
+	h.Sum(p.hash[:0])
+	until.add(listing.list...)
+	r, e := p.append(until, flagMetadata), p.entry(p.blobs.images[image-1])
 	r.put(e)
 	copy(e[blobHash:], p.hash[:])
 	r.put(p.header[headerMetadata:])
 	binary.LittleEndian.PutUint32(p.header[headerBoot:], uint32(image))
+	return nil
+}
+
+// sum is the SHA-1 of an image's metadata up to where the new listing begins: it is the same
+// for every patch, and most of the work.
+func (f *File) sum(image int, until parts) (hash.Hash, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sums[image] == nil {
+		h := sha1.New()
+		until.writeTo(h)
+		c, ok := h.(hash.Cloner)
+		if !ok {
+			return h, nil
+		}
+		f.sums[image] = c
+	}
+	return f.sums[image].Clone()
 }
 
 // finish appends the table.

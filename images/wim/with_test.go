@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -461,5 +462,26 @@ func TestImages(t *testing.T) {
 	list, err := f.ReadDir(1, "")
 	if err != nil || len(list) != 3 {
 		t.Errorf("the root has %v, %v", list, err)
+	}
+}
+
+// A patch takes little memory of its own, however large the image is and what is added; a hundred
+// machines may boot at once.
+func TestPatchSharesMemory(t *testing.T) {
+	f := openPath(t, manyFiles(3000).capture(t))
+	added := []Added{{"agent.exe", make([]byte, 8<<20)}, {"lib0002.dll", []byte("new")}}
+	first, err := f.Patch(0, added)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	second, err := f.Patch(0, added)
+	runtime.ReadMemStats(&after)
+	if err != nil || first.Sum != second.Sum || !bytes.Equal(bytes.Join(first.Tail, nil), bytes.Join(second.Tail, nil)) {
+		t.Errorf("the second patch is another one: %v", err)
+	}
+	if got := after.TotalAlloc - before.TotalAlloc; got > 64<<10 {
+		t.Errorf("a patch took %d bytes", got)
 	}
 }
