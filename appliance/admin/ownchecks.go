@@ -2,8 +2,12 @@ package admin
 
 import (
 	"context"
-	"syscall"
+	"errors"
+	"io"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"rescuebox/images"
 )
@@ -42,25 +46,45 @@ func (h *service) checkParts(context.Context) []Finding {
 const (
 	lowSpace  = 512 << 20
 	fullSpace = 32 << 20
+	fewFiles  = 64 // inodes
 )
 
 // checkDisk looks at the space for state and images.
 func (h *service) checkDisk(context.Context) []Finding {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(h.StateDir, &fs); err != nil {
-		return Fault(Failed, "state-unreadable", "", "the state directory %s cannot be looked at: %s", h.StateDir, err)
+	var fs unix.Statfs_t
+	if err := errors.Join(unix.Statfs(h.StateDir, &fs), inUse(h.StateDir)); err != nil {
+		return Fault(Failed, "state-unreadable", "look whether its disk is there (findmnt, dmesg) and whose it is: ls -la "+h.StateDir,
+			"the state directory %s cannot be looked at: %s", h.StateDir, err)
 	}
 	free := int64(fs.Bavail) * int64(fs.Bsize)
 	const hint = "remove an image that nobody boots: rescuebox image rm"
 	switch {
-	case fs.Flags&syscall.MS_RDONLY != 0:
+	case fs.Flags&unix.ST_RDONLY != 0:
 		return Fault(Failed, "disk-read-only", "look for disk errors: dmesg", "%s is read-only, so no order and no ticket can be kept", h.StateDir)
 	case free < fullSpace:
 		return Fault(Failed, "disk-full", hint, "%d MiB are free in %s", free>>20, h.StateDir)
+	case fs.Files > 0 && fs.Ffree < fewFiles:
+		return Fault(Failed, "disk-full", "look who made so many: du --inodes -d 2 "+h.StateDir, "%d more files can be made in %s", fs.Ffree, h.StateDir)
 	case free < lowSpace:
 		return Fault(Warning, "disk-low", hint, "%d MiB are free in %s", free>>20, h.StateDir)
 	}
 	return Fine("%d MiB are free in %s", free>>20, h.StateDir)
+}
+
+// inUse looks whether a directory is the one that the state was opened in: a disk
+// that has fallen off leaves an empty directory, which seems to have all the space there is.
+func inUse(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if _, err := d.Readdirnames(1); errors.Is(err, io.EOF) {
+		return errors.New("it is empty: the disk that it was on is gone, and what is kept now is lost with the next start")
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // checkMachines looks whether there is anything to boot.

@@ -122,6 +122,8 @@ func (c *cli) printTicket(t api.Ticket) error {
 	add("system", strings.TrimSuffix(t.System+", kernel "+t.Kernel, ", kernel "))
 	add("Secure Boot", t.SecureBoot)
 	add("address", t.Address)
+	add("DaRT ticket", t.Code)
+	add("port", dartPort(t))
 	add("other", strings.Join(others(t), " "))
 	add("host key", strings.Join(t.HostKeys, " "))
 	add("serial", t.Serial)
@@ -139,8 +141,25 @@ func (c *cli) printTicket(t api.Ticket) error {
 	if err != nil || command == "" {
 		return err
 	}
-	_, err = fmt.Fprintf(c.out, "\n%s\n", clean(command))
+	_, err = fmt.Fprintf(c.out, "\n%s\n\nor from elsewhere, through the box:\n\n%s\n", clean(command), clean(c.connectLine(t)))
 	return err
+}
+
+// connectLine is the command that takes the machine over through the box.
+func (c *cli) connectLine(t api.Ticket) string {
+	line := "rescuebox connect " + t.Machine
+	if c.site != "" {
+		line = "rescuebox --site " + c.site + " connect " + t.Machine
+	}
+	return line
+}
+
+// dartPort is the port of a DaRT ticket; that of SSH is in its command.
+func dartPort(t api.Ticket) string {
+	if t.Code == "" || t.Port == 0 {
+		return ""
+	}
+	return strconv.Itoa(t.Port)
 }
 
 // others are a machine's addresses beside the best one.
