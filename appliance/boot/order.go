@@ -247,6 +247,7 @@ func (t *Table) endLocked(o *entry, s State, reason string, now time.Time) error
 		o.Reason = reason
 	}
 	o.told = nil
+	t.overlays.forget(o.ID)
 	if t.open[o.Machine] == o {
 		delete(t.open, o.Machine)
 	}

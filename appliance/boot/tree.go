@@ -251,10 +251,12 @@ func textFile(name, text string) *File {
 }
 
 // tagOf is a name for a content made of a known file and a text.
-func tagOf(base string, text []byte) string {
+func tagOf(base string, texts ...[]byte) string {
 	h := sha256.New()
 	io.WriteString(h, base)
-	h.Write(text)
+	for _, text := range texts {
+		h.Write(text)
+	}
 	return hex.EncodeToString(h.Sum(nil))
 }
 

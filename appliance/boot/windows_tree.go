@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -106,7 +107,7 @@ func (t *Table) orderedWIM(d Decision, mac MAC) (*File, error) {
 		return nil, err
 	}
 	base := f.ReadSeeker.(*os.File)
-	o, err := t.overlays.of(d.Order.ID+" "+f.SHA256, func() (*overlay, error) {
+	o, err := t.overlays.of(overlayKey{d.Order.ID, f.SHA256}, func() (*overlay, error) {
 		added, err := t.orderedFiles(d)
 		if err != nil || len(added) == 0 {
 			return &overlay{}, err
@@ -180,9 +181,12 @@ type overlays struct {
 	list []*overlay // used last first
 }
 
+// overlayKey is an order and the SHA-256 of its image's WIM.
+type overlayKey struct{ order, wim string }
+
 // overlay is what an order's WIM has beside the image's; without patched it is that as it is.
 type overlay struct {
-	key     string
+	key     overlayKey
 	made    sync.Mutex // held while it is made
 	patched *wim.Patched
 	tag     string
@@ -190,7 +194,7 @@ type overlay struct {
 }
 
 // of finds an overlay or makes it, once for all who ask for it meanwhile.
-func (l *overlays) of(key string, create func() (*overlay, error)) (*overlay, error) {
+func (l *overlays) of(key overlayKey, create func() (*overlay, error)) (*overlay, error) {
 	o := l.find(key)
 	o.made.Lock()
 	defer o.made.Unlock()
@@ -205,7 +209,7 @@ func (l *overlays) of(key string, create func() (*overlay, error)) (*overlay, er
 	return o, nil
 }
 
-func (l *overlays) find(key string) *overlay {
+func (l *overlays) find(key overlayKey) *overlay {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	found := &overlay{key: key}
@@ -221,6 +225,13 @@ func (l *overlays) find(key string) *overlay {
 	return found
 }
 
+// forget drops those of an order that has ended. Who still reads one keeps it meanwhile.
+func (l *overlays) forget(order string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = slices.DeleteFunc(l.list, func(o *overlay) bool { return o.key.order == order })
+}
+
 // newOverlay adds files to a WIM.
 func newOverlay(base io.ReaderAt, f *File, index int, added []wim.Added) (*overlay, error) {
 	w, err := wim.Open(base, f.Size)
@@ -231,5 +242,5 @@ func newOverlay(base io.ReaderAt, f *File, index int, added []wim.Added) (*overl
 	if err != nil {
 		return nil, err
 	}
-	return &overlay{patched: p, tag: tagOf(f.SHA256, append(bytes.Clone(p.Header), p.Tail...))}, nil
+	return &overlay{patched: p, tag: tagOf(f.SHA256, p.Header, p.Tail)}, nil
 }
