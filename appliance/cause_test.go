@@ -32,6 +32,10 @@ func TestCauseOfAStop(t *testing.T) {
 		return boottest.Faults{Starts: func(f boottest.Loaded) bool { return f.Name != name }}
 	}
 	sound := boottest.Faults{}
+	bigInitrd := func(c *clinic) {
+		c.replace(images.Image{Name: "rescue", Kind: images.Linux, Arch: "amd64", Kernel: "vmlinuz", Initrd: []string{"initrd.img"}, Up: images.Agent},
+			map[string][]byte{"vmlinuz": boottest.Program(boottest.Kernel, "amd64", 20_000), "initrd.img": make([]byte, 8<<20)})
+	}
 	for _, test := range []struct {
 		key, personality, machine string
 		fault                     func(c *clinic)
@@ -72,11 +76,11 @@ func TestCauseOfAStop(t *testing.T) {
 		{"kernel-not-asked", "Intel UNDI", "", func(c *clinic) {
 			c.filter("in", "tcp dport 80 tcp flags syn limit rate over 1/hour burst 1 packets reject with tcp reset")
 		}, sound, []string{"HTTP"}},
-		{"download-stalled", "EDK2 new", "", func(c *clinic) {
+		{"download-stalled", "Intel UNDI", "", func(c *clinic) {
 			c.filter("out", "meta l4proto udp udp sport != { 67, 68, 4011 } quota over 4000 bytes drop")
-		}, sound, []string{"of 9000 bytes", "cable"}},
-		{"machine-ends-download", "Intel UNDI", "", nil, boottest.Faults{Memory: 40_000}, []string{"memory", "initrd.img"}},
-		{"machine-ends-download", "EDK2 new", "", nil, boottest.Faults{Memory: 40_000}, []string{"memory", "initrd.img"}},
+		}, sound, []string{"at 2912 of 7000 bytes", "cable"}},
+		{"download-stalled", "Intel UNDI", "", bigInitrd, boottest.Faults{Memory: 1 << 20}, []string{"initrd.img ended", "memory"}},
+		{"download-stalled", "EDK2 new", "", bigInitrd, boottest.Faults{Memory: 1 << 20}, []string{"initrd.img ended", "memory"}},
 	} {
 		t.Run(test.key+" "+test.personality, func(t *testing.T) {
 			c := newClinic(t)
@@ -112,7 +116,7 @@ func TestCauseIsAnotherServer(t *testing.T) {
 			c.open("proxy", test.machine)
 			o := c.order()
 			m := c.machine(boottest.Faults{})
-			m.Hurry = 10
+			m.Hurry = inVain
 			c.power(m, test.personality)
 			c.diagnose(o, test.key)
 		})
@@ -125,7 +129,7 @@ func TestCauseNoAddressServer(t *testing.T) {
 	c.open("proxy", "")
 	o := c.order()
 	m := c.machine(boottest.Faults{})
-	m.Hurry = 10
+	m.Hurry = inVain
 	c.power(m, "EDK2 new")
 	c.diagnose(o, "no-address-server")
 }
@@ -166,7 +170,7 @@ func TestCauseUnknownCard(t *testing.T) {
 	o := c.order()
 	m := c.machine(boottest.Faults{})
 	m.Card = c.plug(boot.MAC{0x52, 0x54, 0, 0x12, 0x34, 0x99})
-	m.Hurry = 10
+	m.Hurry = inVain
 	c.power(m, "Intel UNDI")
 	c.diagnose(o, "unknown-card")
 }

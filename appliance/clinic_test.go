@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"rescuebox/appliance/admin"
+	"rescuebox/appliance/admin/api"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/boottest"
 	"rescuebox/appliance/config"
@@ -79,6 +80,7 @@ type clinic struct {
 	state    string // directory
 	machines string // of the file of the site, in place of srv01
 
+	api  *api.Client    // of the API's own checks
 	card *boottest.Card // of srv01, once it was plugged in
 }
 
@@ -122,7 +124,10 @@ func (c *clinic) open(mode, tail string) {
 	if c.box, err = assemble(Options{Config: cfg, Log: zap.NewNop(), Notify: func(string) {}}); err != nil {
 		c.t.Fatal(err)
 	}
-	c.box.scouting.wait = 2 * time.Second // the site's server does not ping before it offers
+	c.box.scouting.wait = 300 * time.Millisecond
+	if c.leases != "" {
+		c.box.scouting.wait = 2 * time.Second // the site's server does not ping before it offers
+	}
 	c.stock()
 	ctx, cancel := context.WithCancel(context.Background())
 	c.box.sup.start(ctx, c.box.parts())
@@ -270,7 +275,8 @@ func (c *clinic) boot(personality string) boottest.Outcome {
 func (c *clinic) diagnose(o boot.Order, key string, words ...string) {
 	c.t.Helper()
 	var cause boot.Cause
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) { // the box sees the last acknowledgement after the machine sent it
+	// The box sees the last acknowledgement after the machine sent it, and gives a silent machine half a minute.
+	for end := time.Now().Add(45 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		var ok bool
 		if cause, ok = c.box.table.Cause(c.t.Context(), o.ID, time.Now().Add(4*time.Minute)); ok && cause.Key == key {
 			c.says(key, cause.Text, cause.Hint, words...)

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -60,16 +61,19 @@ func (b *box) checks() []admin.Check {
 func (b *box) checkInterface(context.Context) []admin.Finding {
 	name, want := b.Config.LAN.Interface, b.Config.LAN.Address
 	link, err := netlink.LinkByName(name)
-	if err != nil {
+	switch {
+	case errors.As(err, new(netlink.LinkNotFoundError)):
 		return admin.Fault(admin.Failed, "interface-missing", "interfaces are "+interfaces()+": set [lan] interface", "there is no interface %s", name)
+	case err != nil:
+		return unreadable(name, err)
 	}
 	attrs := link.Attrs()
 	if attrs.Flags&net.FlagUp == 0 {
 		return admin.Fault(admin.Failed, "interface-down", "ip link set "+name+" up, and make it come up at boot", "%s is down", name)
 	}
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := addressesOf(link)
 	if err != nil {
-		return admin.Fault(admin.Failed, "interface-unreadable", "", "the addresses of %s cannot be read: %s", name, err)
+		return unreadable(name, err)
 	}
 	has := slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(want.Addr().AsSlice()) })
 	switch {
@@ -83,6 +87,23 @@ func (b *box) checkInterface(context.Context) []admin.Finding {
 			"%s has an MTU of %d: TFTP uses smaller blocks, and larger frames of others are lost", name, attrs.MTU)
 	}
 	return admin.Fine("%s is up and has %s", name, want)
+}
+
+// addressesOf asks once more where the list changed while the kernel told it.
+func addressesOf(link netlink.Link) (list []netlink.Addr, err error) {
+	for range 3 {
+		if list, err = netlink.AddrList(link, netlink.FAMILY_V4); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return list, err
+}
+
+// unreadable is about this daemon, not about the interface.
+func unreadable(name string, err error) []admin.Finding {
+	return admin.Fault(admin.Failed, "interface-unreadable",
+		"journalctl -u rescueboxd; its unit must leave it AF_NETLINK (RestrictAddressFamilies) and enough files (LimitNOFILE)",
+		"the interface %s cannot be looked at: %s", name, err)
 }
 
 func interfaces() string {

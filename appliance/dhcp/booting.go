@@ -144,7 +144,9 @@ func (s *Server) requested(p *packet, mem *memory, text string) {
 }
 
 func (s *Server) event(p *packet, mem *memory, v verdict, step boot.Step, text string, gap time.Duration) {
-	if v.machine == "" || !mem.once(step, time.Now(), gap) {
+	// iPXE's are not the firmware's, however soon they follow: by them it is seen that iPXE runs.
+	equal := step + boot.Step(" of "+p.client.Program)
+	if v.machine == "" || !mem.once(equal, time.Now(), gap) {
 		return
 	}
 	if step == step4011 {

@@ -27,6 +27,7 @@ func (s *Server) packet(sh *shard, p *packet, j job) {
 	s.look(p, mode)
 	s.noteSystem(p, mem)
 	if mode == Listening {
+		s.noteUnanswered(p, mem)
 		s.drop("listening")
 		return
 	}

@@ -157,6 +157,14 @@ func (s *Server) noteSystem(p *packet, mem *memory) {
 	s.Boot.Record(boot.Event{Step: boot.StepSystem, MAC: p.mac, Text: who + " asks for an address"})
 }
 
+// noteUnanswered tells the timeline that a machine asks while we answer nobody:
+// where that lasts it is the cause that it does not boot.
+func (s *Server) noteUnanswered(p *packet, mem *memory) {
+	if p.notBoot == "" && s.Boot != nil && p.kind == dhcpv4.MessageTypeDiscover {
+		s.decide(p, mem)
+	}
+}
+
 // watchLink returns when the interface is no longer the one that was opened.
 // While there is no carrier, silence says nothing about other servers.
 func (s *Server) watchLink(ctx context.Context, l *link) {
