@@ -103,9 +103,15 @@ func (v *service) taken(w http.ResponseWriter, r *http.Request, c *conn, err err
 	return "sent"
 }
 
-// refuseAgent says whether a token is missing or the wrong one.
+// refuseAgent says whether a token is missing or the wrong one, or when to come
+// again: an error that knows has a method RetryAfter.
 func (v *service) refuseAgent(w http.ResponseWriter, r *http.Request, c *conn, err error) string {
 	var no *boot.Refusal
+	var later interface{ RetryAfter() time.Duration }
+	if errors.As(err, &no) && errors.As(err, &later) {
+		w.Header().Set("Retry-After", strconv.Itoa(int(later.RetryAfter().Seconds())))
+		return v.refuseFor(w, r, c, err, http.StatusTooManyRequests)
+	}
 	if errors.As(err, &no) && bearer(r) == "" {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		return v.refuseFor(w, r, c, err, http.StatusUnauthorized)

@@ -114,10 +114,13 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte("GET //boot//525400123456//f HTTP/1.1\r\nHost: x\r\nRange: bytes=1-2,3-4\r\n\r\n"))
 	f.Add([]byte("HEAD /f HTTP/1.0\r\n\r\nGET / HTTP/1.1\r\n\r\n"))
 	f.Add([]byte("POST /agent/up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"))
+	f.Add([]byte("PUT /inv32.xml HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n<E/>"))
+	f.Add([]byte("POST / HTTP/1.0\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 58\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\nx\r\n--b--"))
+	f.Add([]byte("GET /MDTMonitorEvent/PostEvent?dartTicket=1&message=%zz HTTP/1.1\r\nHost: x\r\n\r\n"))
 	f.Add([]byte("GET /boot\\..\\f%00 HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"\r\n\r\n"))
 	tree, _ := treeWith(f, 1000)
 	core, logged := observer.New(zap.DebugLevel)
-	url, _ := start(f, tree, func(s *Server) { s.Agents = &agents{}; s.Log = zap.New(core) })
+	url, _ := start(f, tree, func(s *Server) { s.Agents, s.Tickets, s.Log = &agents{}, &desk{}, zap.New(core) })
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if bytes.Contains(p, []byte("panic")) { // the tree's own
 			return

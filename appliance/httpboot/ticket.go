@@ -14,7 +14,8 @@ import (
 
 // Tickets takes what DaRT, or a script in its place, brings. A token may be
 // empty: whether that is enough is theirs to say. An error that is a
-// *boot.Refusal is told to the machine.
+// *boot.Refusal is told to the machine; one that also has a method RetryAfter()
+// time.Duration tells it to come again.
 type Tickets interface {
 	// Ticket takes an inv32.xml as it came: at most 64 KiB.
 	Ticket(token string, from netip.Addr, raw []byte) error

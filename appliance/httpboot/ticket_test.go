@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -31,6 +32,8 @@ func (d *desk) note(token string, from netip.Addr, what string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
+	case strings.Contains(what, "flood"):
+		return &boot.Refusal{Reason: "too many different tickets", Err: later{}}
 	case token != "" && token != "5f0c1d", strings.Contains(what, "too many"):
 		return &boot.Refusal{Reason: "no order has this token"}
 	case strings.Contains(what, "disk"):
@@ -39,6 +42,12 @@ func (d *desk) note(token string, from netip.Addr, what string) error {
 	d.came = append(d.came, token+" "+from.String()+": "+what)
 	return nil
 }
+
+// later is an error that knows when to come again.
+type later struct{}
+
+func (later) Error() string             { return "later" }
+func (later) RetryAfter() time.Duration { return time.Minute }
 
 func (d *desk) Ticket(token string, from netip.Addr, raw []byte) error {
 	return d.note(token, from, string(raw))
@@ -87,6 +96,7 @@ func TestTicket(t *testing.T) {
 		{"any directory, any case", "POST", "//X/Inv32.XML", "", inv32, 204, "", " 127.0.0.1: " + inv32},
 		{"wrong token", "PUT", "/agent/inv32.xml", "Bearer x", inv32, 403, "no order has this token\n", ""},
 		{"stranger", "PUT", "/inv32.xml", "", "too many", 401, "no order has this token\n", ""},
+		{"too many tickets", "PUT", "/inv32.xml", "", "flood", 429, "too many different tickets\n", ""},
 		{"empty", "PUT", "/inv32.xml", "", "", 400, "the ticket is empty\n", ""},
 		{"as large as may be", "PUT", "/inv32.xml", "", strings.Repeat("x", maxReport), 204, "", " 127.0.0.1: " + strings.Repeat("x", maxReport)},
 		{"too large", "PUT", "/inv32.xml", "", strings.Repeat("x", maxReport+1), 413, "the ticket has more than 65536 bytes\n", ""},
@@ -103,6 +113,9 @@ func TestTicket(t *testing.T) {
 		resp, got := do(t, tc.method, url+tc.path, strings.NewReader(tc.body), "Authorization", tc.auth)
 		if resp.StatusCode != tc.status || got != tc.want {
 			t.Errorf("%s: %s, %q", tc.name, resp.Status, got)
+		}
+		if again := resp.Header.Get("Retry-After"); (again == "60") != (tc.status == 429) {
+			t.Errorf("%s: Retry-After %q", tc.name, again)
 		}
 		if took := d.taken(); took != tc.took {
 			t.Errorf("%s: taken %.200q", tc.name, took)
@@ -244,4 +257,15 @@ func valuesOf(m map[string]any) (list []any) {
 		list = append(list, v)
 	}
 	return list
+}
+
+// FuzzForm: no form makes a file that is larger than a ticket.
+func FuzzForm(f *testing.F) {
+	f.Add("b", []byte("--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"inv32.xml\"\r\nContent-Type: text/xml\r\n\r\n<E/>\r\n--b--\r\n"))
+	f.Add("b", []byte("--b\r\nContent-Disposition: form-data; name=f\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n=3CE/>\r\n--b--"))
+	f.Fuzz(func(t *testing.T, boundary string, form []byte) {
+		if file, no := fileOf(multipart.NewReader(bytes.NewReader(form), boundary)); len(file) > maxReport || len(file) > len(form) || no != nil && file != nil {
+			t.Fatalf("%d bytes, %v", len(file), no)
+		}
+	})
 }

@@ -85,7 +85,16 @@ type window struct {
 var ErrUnknown = errors.New("no such ticket")
 
 // ErrTooMany refuses a machine that reports something new all the time.
-var ErrTooMany = errors.New("the machine reported too many different tickets, later ones are taken again in some minutes")
+var ErrTooMany error = tooMany{}
+
+type tooMany struct{}
+
+func (tooMany) Error() string {
+	return "the machine reported too many different tickets, later ones are taken again in some minutes"
+}
+
+// RetryAfter is when to come again, for the answer over HTTP.
+func (tooMany) RetryAfter() time.Duration { return time.Minute }
 
 // Report takes a booted machine's report in: raw stored first, then read, stored
 // and announced. Agents retry, so the same report again is the same ticket and
