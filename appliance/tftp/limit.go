@@ -21,6 +21,7 @@ const (
 	maxPerAddress = 8
 	maxPerMachine = 16
 	maxStanding   = maxTransfers / 2
+	maxUploads    = 32
 )
 
 // byStanding is who "gives" the order of a standing assignment (boot.Order.By).
@@ -43,6 +44,7 @@ type transfer struct {
 	request  string      // the datagram
 	begun    time.Time   //
 	machine  string      // "" until place
+	upload   bool        // the client writes
 	standing bool        // the machine boots without an admin's order
 	heard    atomic.Bool // the client has acknowledged something
 	again    atomic.Bool // the client has sent the request again
@@ -103,6 +105,14 @@ func (t *transfers) place(tr *transfer, d boot.Decision) bool {
 		tr.machine, tr.standing = machine, standing
 	}
 	return ok
+}
+
+// placeUpload finds room among those who write.
+func (t *transfers) placeUpload(tr *transfer) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tr.upload = t.roomLocked(maxUploads, func(o *transfer) bool { return o.upload })
+	return tr.upload
 }
 
 // roomLocked reports whether there is room for one more among the transfers of

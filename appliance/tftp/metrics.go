@@ -17,7 +17,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 	return metrics{
 		requests: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rescuebox_tftp_requests_total",
-			Help: "Read requests by result: sent, probed, broken, refused, busy, invalid, repeated, failed.",
+			Help: "Requests by result: sent, taken (a ticket), probed, broken, refused, busy, invalid, repeated, failed.",
 		}, []string{"result"})),
 		sent: register(reg, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rescuebox_tftp_sent_bytes_total", Help: "Bytes of files that clients acknowledged."})),

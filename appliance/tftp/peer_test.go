@@ -149,7 +149,7 @@ func lossy(t *testing.T, server netip.AddrPort, drop func(packet []byte) bool) n
 			mu.Lock()
 			client = from
 			to := transfer
-			if buf[1] == opRRQ {
+			if buf[1] == opRRQ || buf[1] == opWRQ {
 				to = server
 			}
 			if !drop(buf[:n]) {

@@ -22,6 +22,7 @@ const (
 	codeOther    = 0
 	codeNotFound = 1
 	codeAccess   = 2
+	codeTooLarge = 3
 	codeIllegal  = 4
 )
 
@@ -52,9 +53,11 @@ const maxPath = 512
 // maxText bounds the text of an error packet: firmware prints one or two lines.
 const maxText = 200
 
-// request is a read request after checking.
+// request is a read request after checking, or the write request of a ticket.
 type request struct {
 	path     string // as the wire had it
+	write    bool   // the client has a ticket for us
+	size     int64  // of what the client has for us; 0 if it did not say
 	netascii bool
 	blksize  int           // what the client asked for; 0 if it did not
 	tsize    bool          // the client wants to hear the file's size
@@ -80,9 +83,7 @@ func parseRequest(p []byte) (*request, *refusal) {
 		return nil, nil
 	}
 	switch binary.BigEndian.Uint16(p) {
-	case opRRQ:
-	case opWRQ:
-		return nil, &refusal{codeAccess, "this box takes no files over TFTP"}
+	case opRRQ, opWRQ:
 	default:
 		return nil, nil
 	}
@@ -93,7 +94,10 @@ func parseRequest(p []byte) (*request, *refusal) {
 	if len(fields[0]) > maxPath {
 		return nil, &refusal{codeIllegal, "the file name is longer than 512 bytes"}
 	}
-	r := &request{path: fields[0]}
+	r := &request{path: fields[0], write: p[1] == opWRQ}
+	if r.write && !isTicket(r.path) {
+		return nil, &refusal{codeAccess, "this box takes no files over TFTP but tickets: inv32.xml"}
+	}
 	switch strings.ToLower(fields[1]) {
 	case "octet":
 	case "netascii":
@@ -103,6 +107,12 @@ func parseRequest(p []byte) (*request, *refusal) {
 	}
 	r.options(fields[2:])
 	return r, nil
+}
+
+// isTicket reports whether a file that somebody wants to write is a ticket of
+// DaRT, in whatever directory.
+func isTicket(path string) bool {
+	return strings.EqualFold(path[strings.LastIndexAny(path, `/\\`)+1:], "inv32.xml")
 }
 
 // options reads pairs of name and value. The first of a name counts.
@@ -115,7 +125,12 @@ func (r *request) options(fields []string) {
 				r.blksize = int(min(n, maxBlock))
 			}
 		case "tsize":
-			r.tsize = true
+			// Of a size too large for a number ParseInt makes the largest one.
+			n, err := strconv.ParseInt(fields[1], 10, 64)
+			r.tsize = !r.write || n > 0 || n == 0 && err == nil
+			if r.write && r.tsize {
+				r.size = n
+			}
 		case "timeout":
 			n, err := strconv.ParseUint(fields[1], 10, 8)
 			if err == nil && n > 0 && r.timeout == 0 {
@@ -130,11 +145,11 @@ func (r *request) options(fields []string) {
 			r.msft = fields[1] == msftAsks
 		}
 	}
-	if r.netascii {
+	if r.netascii && !r.write {
 		r.tsize = false // the size on the wire is not that of the file
 		r.window = 0    // no way back in a text that is converted as it goes out
 	}
-	r.msft = r.msft && r.window > 0
+	r.msft = r.msft && r.window > 0 && !r.write
 }
 
 // block is the size of the blocks.

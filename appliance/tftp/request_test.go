@@ -2,6 +2,7 @@ package tftp
 
 import (
 	"bytes"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,12 @@ func TestParseRequest(t *testing.T) {
 		"no name":           {rq(opRRQ, "", "octet"), nil, codeIllegal},
 		"mail":              {rq(opRRQ, "f", "mail"), nil, codeIllegal},
 		"write":             {rq(opWRQ, "f", "octet"), nil, codeAccess},
+		"ticket":            {rq(opWRQ, `\\BOX/Tickets\INV32.xml`, "octet", "tsize", "1400", "blksize", "1428", "windowsize", "4", "msftwindow", "31416"), &request{path: `\\BOX/Tickets\INV32.xml`, write: true, tsize: true, size: 1400, blksize: 1428, window: 4}, -1},
+		"ticket as text":    {rq(opWRQ, "inv32.xml", "netascii", "tsize", "0"), &request{path: "inv32.xml", write: true, netascii: true, tsize: true}, -1},
+		"vast ticket":       {rq(opWRQ, "inv32.xml", "octet", "tsize", "99999999999999999999999"), &request{path: "inv32.xml", write: true, tsize: true, size: math.MaxInt64}, -1},
+		"ticket of -1":      {rq(opWRQ, "inv32.xml", "octet", "tsize", "-1"), &request{path: "inv32.xml", write: true}, -1},
+		"not quite":         {rq(opWRQ, "inv32.xml/x", "octet"), nil, codeAccess},
+		"not quite, either": {rq(opWRQ, "xinv32.xml", "octet"), nil, codeAccess},
 		"data":              {rq(opDATA, "f", "octet"), nil, -1},
 		"error":             {rq(opERROR, "f", "octet"), nil, -1},
 		"oack":              {rq(opOACK, "f", "octet"), nil, -1},
@@ -70,6 +77,7 @@ func TestParseRequest(t *testing.T) {
 func FuzzParseRequest(f *testing.F) {
 	f.Add(rq(opRRQ, "boot/525400123456/undionly.kpxe", "octet", "tsize", "0", "blksize", "1456"))
 	f.Add(rq(opWRQ, "f", "netascii"))
+	f.Add(rq(opWRQ, `\x\inv32.xml`, "octet", "tsize", "70000", "windowsize", "9"))
 	f.Add(rq(opRRQ, `\Boot\boot.sdi`, "octet", "tsize", "0", "blksize", "1456", "windowsize", "4", "msftwindow", "31416"))
 	f.Add([]byte("\x00\x01\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, p []byte) {
@@ -82,6 +90,9 @@ func FuzzParseRequest(f *testing.F) {
 		}
 		if r == nil {
 			return
+		}
+		if r.write && !strings.HasSuffix(strings.ToLower(r.path), "inv32.xml") || r.size < 0 || r.size > 0 && !r.write {
+			t.Fatalf("writes %q, %d bytes", r.path, r.size)
 		}
 		if r.path == "" || len(r.path) > maxPath || strings.ContainsRune(r.path, 0) {
 			t.Fatalf("path %q", r.path)

@@ -1,6 +1,7 @@
 // Package tftp serves the tree of boot files over TFTP: RFC 1350 with the
 // options blksize (RFC 2348), tsize and timeout (RFC 2349), windowsize (RFC
-// 7440) and msftwindow (Windows' boot programs).
+// 7440) and msftwindow (Windows' boot programs). The one file that it takes is a
+// ticket of DaRT, inv32.xml: a script in WinPE has tftp, and maybe no curl.
 //
 // One socket takes the requests. Each is checked, decided by the tree, and
 // answered from a socket of its own by a sender. The sender is our own; of
@@ -38,6 +39,13 @@ type Tree interface {
 	Record(e boot.Event)
 }
 
+// Tickets takes what machines write. An error that is a *boot.Refusal is told to
+// the machine. When it returns none, the ticket is on disk.
+type Tickets interface {
+	// Ticket takes an inv32.xml as it came: at most 64 KiB. TFTP knows no tokens.
+	Ticket(token string, from netip.Addr, raw []byte) error
+}
+
 // Around a block are the headers of IP, UDP and TFTP.
 const (
 	headers     = 20 + 8 + 4
@@ -49,10 +57,12 @@ type Server struct {
 	Addr      netip.AddrPort // IPv4; all addresses and port 69 where they are zero
 	BlockSize int            // the largest block; 0 is 1468. The MTU of the way to a client can make it smaller
 	Tree      Tree
+	Tickets   Tickets               // nil: nobody may write
 	Log       *zap.Logger           // nil: none
 	Metrics   prometheus.Registerer // nil: none
 
 	patience time.Duration // tests shorten it
+	dally    time.Duration // and this
 }
 
 // dispatcher is a server that runs: it owns the socket of the requests and
@@ -63,6 +73,7 @@ type dispatcher struct {
 	conn      *net.UDPConn
 	control   *ipv4.PacketConn // conn with the address that a request was sent to
 	transfers transfers
+	writers   writers
 	field     field
 	air       *semaphore.Weighted // bytes that may be on their way at once
 	wg        sync.WaitGroup
@@ -93,6 +104,9 @@ func (d *dispatcher) defaults() {
 	}
 	if d.patience == 0 {
 		d.patience = defaultPatience
+	}
+	if d.dally == 0 {
+		d.dally = defaultDally
 	}
 	if d.Log == nil {
 		d.Log = zap.NewNop()
@@ -167,6 +181,10 @@ func (d *dispatcher) dispatch(ctx context.Context, p []byte, from netip.AddrPort
 		d.wg.Go(func() {
 			defer d.metrics.transfers.Dec()
 			defer d.transfers.release(t)
+			if r.write {
+				d.metrics.requests.WithLabelValues(d.take(ctx, t, r, local)).Inc()
+				return
+			}
 			result := d.answer(ctx, t, r, local)
 			for result == "probed" && t.again.Swap(false) {
 				// The request came again before the error packet that ended the

@@ -92,7 +92,8 @@ func TestRefusalsCarryTheirReason(t *testing.T) {
 		{rq(opRRQ, "missing", "octet"), wireError{codeNotFound, "file not found"}},
 		{rq(opRRQ, "broken", "octet"), wireError{codeOther, "the box failed: see its log"}},
 		{rq(opRRQ, "short", "octet"), wireError{codeNotFound, "file not found"}},
-		{rq(opWRQ, "f", "octet"), wireError{codeAccess, "this box takes no files over TFTP"}},
+		{rq(opWRQ, "f", "octet"), wireError{codeAccess, "this box takes no files over TFTP but tickets: inv32.xml"}},
+		{rq(opWRQ, "inv32.xml", "octet"), wireError{codeAccess, "this box takes no files over TFTP"}}, // without Tickets
 		{rq(opRRQ, "f", "mail"), wireError{codeIllegal, "the mode is neither octet nor netascii"}},
 		{rq(opRRQ, strings.Repeat("x", 600), "octet"), wireError{codeIllegal, "the file name is longer than 512 bytes"}},
 	} {
@@ -144,24 +145,38 @@ func TestStrayPacketsGetNoAnswer(t *testing.T) {
 
 func TestSizeProbeIsNoFailureAndNothingServed(t *testing.T) {
 	tree, _ := treeWith(t, 5000)
-	addr, stop := start(t, tree, nil)
+	reg := prometheus.NewRegistry()
+	addr, stop := start(t, tree, func(s *Server) { s.Metrics = reg })
+	windows := []string{"f", "octet", "tsize", "0", "blksize", "1456", "windowsize", "4", "msftwindow", msftAsks}
+	edk2 := []string{"f", "octet", "tsize", "0", "blksize", "1468"}
+	probes := []struct {
+		request []string
+		end     []byte
+	}{
+		{edk2, []byte{0, opERROR, 0, 8, 'n', 'o', 0}}, // after OACK
+		{edk2, []byte{0, opERROR, 0, 0, 0}},           // others
+		{edk2, []byte{0, opERROR, 0, 8}},              // without a text
+		{windows, []byte{0, opERROR, 0, 8, 0}},
+		{windows, []byte{0, opERROR, 0, 0, 0}},
+		{[]string{"f", "octet"}, []byte{0, opERROR, 0, 0, 0}}, // after the first block
+	}
 	var c *client
-	for _, end := range [][]byte{
-		{0, opERROR, 0, 8, 'n', 'o', 0}, // EDK2: after OACK
-		{0, opERROR, 0, 0, 0},           // others
-		{0, opERROR, 0, 8},              // without a text
-	} {
+	for _, probe := range probes {
 		c = dialTest(t, addr) // a new port, as firmware does: the old one's transfer may not have ended yet
-		c.request(rq(opRRQ, "f", "octet", "tsize", "0", "blksize", "1468"))
-		if op, _, _, err := c.receive(soon); op != opOACK {
+		c.request(rq(opRRQ, probe.request...))
+		if op, _, _, err := c.receive(soon); op != opOACK && (op != opDATA || len(probe.request) > 2) {
 			t.Fatalf("opcode %d, %v", op, err)
 		}
-		c.answer(end)
+		c.answer(probe.end)
 	}
 	// Nothing is sent again: the transfer is over.
 	if op, _, _, err := c.receive(800 * time.Millisecond); err == nil {
 		t.Errorf("opcode %d after the probe", op)
 	}
+	counted := newMetrics(reg).requests
+	eventually(t, "all are counted", func() bool {
+		return testutil.ToFloat64(counted.WithLabelValues("probed")) == float64(len(probes))
+	})
 	stop()
 	if served, events := tree.seen(); len(served)+len(events) != 0 {
 		t.Errorf("served %v, events %v", served, events)
