@@ -144,7 +144,7 @@ type windowsPE struct {
 func choosePE(f *wim.File, index int) (*windowsPE, error) {
 	all := f.Images()
 	if index < 0 || index > len(all) {
-		return nil, hint(fmt.Errorf("has %d images, and no image %d", len(all), index), "%s", imagesInWords(all))
+		return nil, hint(fmt.Errorf("has no image %d", index), "%s", imagesInWords(all))
 	}
 	order := []int{index}
 	if index == 0 {

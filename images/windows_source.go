@@ -2,6 +2,7 @@ package images
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -349,17 +350,26 @@ func cured(err error, src *windowsSource) error {
 	return err
 }
 
-// convert is the command that makes any WIM one that Windows boots. Without
-// --boot the new one would name no image that boots (wimlib 1.13).
+// convert is the command that makes any WIM one that Windows boots. Without --boot the new
+// one would name no image that boots; where the old one names none, wimlib refuses it (1.13).
 func (s *windowsSource) convert() string {
-	from, first := s.wimPath, ""
+	const bootIndex = 120 // in the header
+	from, first, boot := s.wimPath, "", ""
+	if b := make([]byte, 4); wimReads(s.wim, b, bootIndex) && binary.LittleEndian.Uint32(b) > 0 {
+		boot = " --boot"
+	}
 	if s.iso {
 		from = path.Base(s.wimPath)
 		first = fmt.Sprintf("7z e %s %s && ", quote(s.path), quote(s.wimPath))
 	} else if s.wimPath != s.path {
 		from = filepath.Join(s.path, filepath.FromSlash(s.wimPath))
 	}
-	return fmt.Sprintf("%swimlib-imagex export %s all boot-lzx.wim --compress=LZX --chunk-size=32K --boot (Debian's package wimtools), and add boot-lzx.wim", first, quote(from))
+	return fmt.Sprintf("%swimlib-imagex export %s all boot-lzx.wim --compress=LZX --chunk-size=32K%s (Debian's package wimtools), and add boot-lzx.wim", first, quote(from), boot)
+}
+
+func wimReads(r io.ReaderAt, b []byte, at int64) bool {
+	n, _ := r.ReadAt(b, at)
+	return n == len(b)
 }
 
 // quote makes a path one word of a shell.

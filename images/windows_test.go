@@ -281,10 +281,10 @@ func TestWindowsIndex(t *testing.T) {
 		}
 	}
 	for want, w := range map[string]WindowsFiles{
-		"has 2 images, and no image 3":     {Path: two, Index: 3},
+		"has no image 3":                   {Path: two, Index: 3},
 		"has no Windows PE in image 1":     {Path: none, Index: 1},
 		"holds no Windows PE":              {Path: capture(t, []string{"--compress=none"}, installed)},
-		"has 2 images, and no image -1":    {Path: two, Index: -1},
+		"has no image -1":                  {Path: two, Index: -1},
 		"sdi is not what its name says":    {Path: two, With: []string{write(t, []byte("<html>"), t.TempDir(), "boot.sdi")}},
 		"no file that a Windows image has": {Path: two, With: []string{write(t, []byte("x"), t.TempDir(), "boot.ini")}},
 		"no such file or directory":        {Path: two, With: []string{"/nowhere/boot.sdi"}},
@@ -375,7 +375,13 @@ func TestWindowsRefused(t *testing.T) {
 
 // The command in the hint does cure a solid WIM.
 func TestWindowsCure(t *testing.T) {
-	solid := capture(t, []string{"--solid", "--boot"}, pe(0x8664))
+	for _, boot := range []string{"--boot", "--no-acls"} { // with a boot index and without
+		cure(t, capture(t, []string{"--solid", boot}, pe(0x8664)))
+	}
+}
+
+func cure(t *testing.T, solid string) {
+	t.Helper()
 	_, _, err := addWindows(t, WindowsFiles{Path: solid})
 	var h *Hinted
 	if !errors.As(err, &h) {

@@ -106,14 +106,13 @@ func (o *imageOptions) showCommand() *cobra.Command {
 }
 
 func writeImage(w io.Writer, i api.Image) error {
-	for _, line := range [][2]string{
+	lines := [][2]string{
 		{"name", i.Name}, {"title", i.Title}, {"kind", i.Kind}, {"arch", i.Arch}, {"size", size(i.Size)}, {"source", i.Source},
 		{"added", day(i.Added)}, {"kernel", i.Kernel}, {"kernel (UEFI)", i.KernelEFI}, {"initrd", strings.Join(i.Initrd, " ")},
 		{"arguments", i.Cmdline}, {"up", upInWords(i.Up)},
-	} {
-		if line[1] != "" {
-			fmt.Fprintf(w, "%-14s %s\n", line[0], line[1])
-		}
+	}
+	if err := writeLines(w, append(lines, windowsLines(i)...)); err != nil {
+		return err
 	}
 	fmt.Fprintln(w)
 	var rows [][]string
@@ -140,9 +139,12 @@ func signedBy(f api.File) string {
 
 // warnings are those of the image that the API describes.
 func warnings(i api.Image) []string {
-	described := images.Image{Kind: images.Kind(i.Kind)}
+	described := images.Image{Kind: images.Kind(i.Kind), Arch: i.Arch}
 	for _, f := range i.Files {
-		described.Files = append(described.Files, images.File{Name: f.Name, Signers: f.Signers})
+		described.Files = append(described.Files, images.File{Name: f.Name, Arch: f.Arch, Signers: f.Signers})
+	}
+	if w := i.Windows; w != nil {
+		described.Windows = &images.WindowsPE{SDI: w.SDI, WinloadBIOS: w.WinloadBIOS, WinloadEFI: w.WinloadEFI}
 	}
 	return described.Warnings()
 }
@@ -297,7 +299,7 @@ func (d directory) RemoveImage(_ context.Context, name string) error { return d.
 // describe is an image as the API has it.
 func describe(i images.Image) api.Image {
 	out := api.Image{Name: i.Name, Kind: string(i.Kind), Title: i.Title, Arch: i.Arch, Source: i.Source, Added: i.Added,
-		Size: i.Size(), Up: string(i.Up), Kernel: i.Kernel, KernelEFI: i.KernelEFI, Initrd: i.Initrd, Cmdline: i.Cmdline, Files: []api.File{}}
+		Size: i.Size(), Up: string(i.Up), Kernel: i.Kernel, KernelEFI: i.KernelEFI, Initrd: i.Initrd, Cmdline: i.Cmdline, Windows: windowsOf(i.Windows), Files: []api.File{}}
 	for _, f := range i.Files {
 		out.Files = append(out.Files, api.File{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Arch: f.Arch, Signers: f.Signers})
 	}

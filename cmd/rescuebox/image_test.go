@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -21,9 +22,24 @@ import (
 // TestImageCommand runs testdata/image*.txt. Their command run takes the exit
 // code that is expected, and the arguments of rescuebox.
 func TestImageCommand(t *testing.T) {
+	runImageScripts(t, imageScripts(t))
+}
+
+// TestImageWindows runs testdata/windows.txt, whose ISO and WIM are made with Debian's tools.
+func TestImageWindows(t *testing.T) {
+	for tool, pkg := range map[string]string{"wimlib-imagex": "wimtools", "genisoimage": "genisoimage"} {
+		if _, err := exec.LookPath(tool); err != nil && os.Getenv("CI") == "true" {
+			t.Fatalf("apt-get install %s: %v", pkg, err)
+		} else if err != nil {
+			t.Skipf("apt-get install %s: %v", pkg, err)
+		}
+	}
+	runImageScripts(t, []string{"testdata/windows.txt"})
+}
+
+func runImageScripts(t *testing.T, files []string) {
 	testscript.Run(t, testscript.Params{
-		Dir:   "testdata",
-		Files: imageScripts(t),
+		Files: files,
 		Setup: func(env *testscript.Env) error {
 			kernel := filepath.Join(env.WorkDir, ".kernel")
 			env.Setenv("KERNEL", kernel)
