@@ -153,7 +153,8 @@ func (d *Desk) take(said Ticket) (Ticket, error) {
 }
 
 // find is the ticket that something is said of anew: the same report's, the
-// order's, or the one with the same number, a verified one before others.
+// order's, or the one with the same number, a verified one before others. Each order
+// has a ticket of its own, should two boots have the same number.
 func (d *Desk) find(said Ticket) (entry, bool) {
 	code, same := codeOf(said), identify(said)
 	d.mu.RLock()
@@ -166,6 +167,7 @@ func (d *Desk) find(said Ticket) (entry, bool) {
 			return e, true
 		case said.Verified && e.Verified && said.Order != "" && e.Order == said.Order:
 			order = id
+		case said.Verified && e.Verified:
 		case code != "" && e.Code == code && (e.Verified || number == ""):
 			number = id
 		}

@@ -61,7 +61,11 @@ func TestDaRT(t *testing.T) {
 	if again.ID != tk.ID || again.Code != otherCode || again.Port != 50000 || len(b.told) != 1 || len(b.List("")) != 1 {
 		t.Errorf("RemoteRecovery.exe was started again: %s of %d, announced %d times", again.Code, len(b.List("")), len(b.told))
 	}
-	if ssh := b.must(t, report(t, nil)); ssh.ID == tk.ID || len(b.List("srv01")) != 2 {
+	next, err := b.DaRT("srv01", "0badbeef", true, srv01, inv32(otherCode, "192.168.77.100:50000"))
+	if err != nil || next.ID == tk.ID || next.Order != "0badbeef" || len(b.told) != 2 || len(b.List("")) != 2 {
+		t.Errorf("the next order's ticket with the same number: %v, %v, announced %d times", next, err, len(b.told))
+	}
+	if ssh := b.must(t, report(t, nil)); ssh.ID == tk.ID || len(b.List("srv01")) != 3 {
 		t.Error("an SSH ticket of the order took the place of the DaRT ticket")
 	}
 }
