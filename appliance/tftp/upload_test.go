@@ -45,6 +45,13 @@ func (d *desk) Ticket(token string, from netip.Addr, raw []byte) error {
 	return d.err
 }
 
+// answer is what the desk says from now on.
+func (d *desk) answer(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err = err
+}
+
 func (d *desk) tickets() [][]byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -148,7 +155,7 @@ func TestTicketsThatAreNotTaken(t *testing.T) {
 		{[]string{"inv32.xml.exe", "octet"}, []byte(sample), nil, wireError{codeAccess, "this box takes no files over TFTP but tickets: inv32.xml"}},
 		{[]string{"inv32.xml", "mail"}, []byte(sample), nil, wireError{codeIllegal, "the mode is neither octet nor netascii"}},
 	} {
-		d.err = tc.err
+		d.answer(tc.err)
 		_, err := dialTest(t, addr).put(rq(opWRQ, tc.fields...), tc.content)
 		var got *wireError
 		if !errors.As(err, &got) || *got != tc.want {
@@ -285,9 +292,7 @@ func TestPeersWriteTickets(t *testing.T) {
 					t.Errorf("%d bytes came of %d: %.100q", len(got[i]), len(content), got[i])
 				}
 			}
-			d.mu.Lock()
-			d.err = &boot.Refusal{Reason: "no machine of this site"}
-			d.mu.Unlock()
+			d.answer(&boot.Refusal{Reason: "no machine of this site"})
 			file := filepath.Join(t.TempDir(), "inv32.xml")
 			os.WriteFile(file, []byte(sample), 0o600)
 			args := tc.command(addr.Addr().String(), fmt.Sprint(addr.Port()), file)
