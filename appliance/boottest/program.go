@@ -140,7 +140,7 @@ func (m *Machine) start(f Loaded, from origin) error {
 	if !ok {
 		return fmt.Errorf("%s is no program", f.Name)
 	}
-	if cpu := madeFor(f.Data); cpu != m.cpu() {
+	if cpu := madeFor(f.Data); cpu != m.cpu() && kind != BootmgrBIOS { // which firmware does not start itself
 		return fmt.Errorf("%s is made for %q, the firmware is %q: it refuses", f.Name, cpu, m.cpu())
 	}
 	if !m.starts(f) {
@@ -168,8 +168,9 @@ func (m *Machine) start(f Loaded, from origin) error {
 func (m *Machine) stages() []string { return m.out.Stages }
 
 // notFoundWithin is how soon a "no" must come: loaders ask for a dozen files
-// that are not there, and silence costs a time-out for each.
-const notFoundWithin = 2 * time.Second
+// that are not there, and silence costs a time-out for each. A busy test machine may lose
+// a request or two.
+const notFoundWithin = 5 * time.Second
 
 // optional asks for a file that the program can do without.
 func (m *Machine) optional(from origin, want tftpOptions) (Loaded, bool) {

@@ -117,6 +117,9 @@ func (w *windowsLoader) windows(p plan, ext, fonts string, extra ...string) erro
 		if err != nil {
 			return fmt.Errorf("%s: 0xc0000001: %w", name, err)
 		}
+		if !w.m.starts(f) {
+			return fmt.Errorf("%s: 0xc000000f", name)
+		}
 		w.m.out.Kernel = f.Name
 	}
 	for _, name := range extra {

@@ -60,13 +60,14 @@ func (w WindowsPE) contents() map[string][]byte {
 		manager = BootmgrBeside
 	}
 	const system = "Windows/System32/"
+	disk := append([]byte("$SDI0001"), Program(Kernel, "", 317_000)...)
 	files := map[string][]byte{
 		"Windows/Boot/PXE/pxeboot.n12":            Program(PXEBoot, "", 25_000),
-		"Windows/Boot/PXE/bootmgr.exe":            Program(BootmgrBIOS, "", 400_000),
+		"Windows/Boot/PXE/bootmgr.exe":            Program(BootmgrBIOS, "i386", 400_000),
 		"Windows/Boot/EFI/bootmgfw.efi":           Program(manager, cpu, 1_500_000),
 		"Windows/Boot/EFI_EX/bootmgfw_EX.efi":     Program(manager, cpu, 1_600_000),
-		"Windows/Boot/DVD/PCAT/boot.sdi":          Program(Kernel, "", 317_000),
-		"Windows/Boot/DVD/EFI/boot.sdi":           Program(Kernel, "", 317_000),
+		"Windows/Boot/DVD/PCAT/boot.sdi":          disk,
+		"Windows/Boot/DVD/EFI/boot.sdi":           disk,
 		"Windows/Boot/Fonts/wgl4_boot.ttf":        []byte(strings.Repeat("font", 12_000)),
 		"Windows/Boot/Fonts/segmono_boot.ttf":     []byte(strings.Repeat("Font", 11_000)),
 		"Windows/Boot/Fonts/segoe_slboot.ttf":     []byte(strings.Repeat("fonT", 10_000)),
