@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 )
 
@@ -118,8 +119,12 @@ func (v *service) say(w http.ResponseWriter, r *http.Request, c *conn) string {
 	if no != nil {
 		return refuse(w, r, no.status, no.reason, "")
 	}
-	return v.taken(w, r, c, v.Tickets.Say(bearer(r), c.from, strings.ToValidUTF8(string(line), "\uFFFD")))
+	said := ticketNumber.ReplaceAllString(strings.ToValidUTF8(string(line), "\uFFFD"), "(ticket)")
+	return v.taken(w, r, c, v.Tickets.Say(bearer(r), c.from, said))
 }
+
+// ticketNumber is the form of DaRT's: viewers who may not have it read timelines.
+var ticketNumber = regexp.MustCompile(`[0-9]{3}-[0-9]{3}-[0-9]{3}`)
 
 // mdtEvent answers as the monitoring service of the Microsoft Deployment Toolkit does.
 func (v *service) mdtEvent(w http.ResponseWriter, r *http.Request, c *conn) string {

@@ -105,6 +105,7 @@ func TestTicket(t *testing.T) {
 		{"read it back", "GET", "/inv32.xml", "", "", 404, "there is no inv32.xml\n", ""},
 		{"delete", "DELETE", "/agent/ticket", "", "", 405, "tickets are for PUT or POST\n", ""},
 		{"say", "POST", "/agent/say", "Bearer 5f0c1d", "RemoteRecovery.exe does not start\xff", 204, "", "5f0c1d 127.0.0.1: says RemoteRecovery.exe does not start\uFFFD"},
+		{"say a secret", "POST", "/agent/say", "", "Ticket: 118-497-589.", 204, "", " 127.0.0.1: says Ticket: (ticket)."},
 		{"say nothing", "POST", "/agent/say", "", " \r\n", 400, "the line is empty\n", ""},
 		{"say too much", "POST", "/agent/say", "", strings.Repeat("x", maxSaying+1), 413, "the line has more than 4096 bytes\n", ""},
 		{"get say", "GET", "/agent/say", "", "", 405, "lines for the timeline are for POST\n", ""},
