@@ -35,6 +35,8 @@ type Mail struct {
 	PasswordFile string
 	TLS          TLSMode
 	CAFile       string // PEM: trusted beside the system's own
+
+	dial func(ctx context.Context, network, address string) (net.Conn, error) // tests may set it
 }
 
 // Limits of a mail server (times of RFC 5321, section 4.5.3.2).
@@ -82,7 +84,11 @@ func (m *Mail) open(ctx context.Context) (s *session, err error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := (&net.Dialer{Timeout: smtpDial}).DialContext(ctx, "tcp", m.Server)
+	dial := m.dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: smtpDial}).DialContext
+	}
+	raw, err := dial(ctx, "tcp", m.Server)
 	if err != nil {
 		return nil, err
 	}
