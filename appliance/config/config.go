@@ -147,7 +147,39 @@ type Machine struct {
 	Dialect    string     // how DHCP talks to it, a name of package dhcp; "" for auto, the default, finds out
 	LoaderCA   string     // whose signature Microsoft's boot manager bears: "2011", "2023", or "" for auto, the default: what worked last
 	Address    netip.Addr // reservation, or zero
-	BMC        *BMC       // nil: none
+	// Firmware is by what it boots: "uefi", "bios", or "" for auto, the default: as its network card asks.
+	Firmware    string
+	Serial      string    // a serial port of the box that leads to its console, or ""
+	SerialSpeed int       // baud; default 115200
+	BMC         *BMC      // nil: none
+	Power       *Power    // nil: none
+	Shutdown    *Shutdown // nil: none
+}
+
+// Power is [machine.power], a switch where there is no BMC, or for when it does not answer.
+type Power struct {
+	Kind string // "pikvm", "pdu", "wol" or "command"
+	// Of a PiKVM.
+	URL          string // https://…
+	User         string // of SNMPv3, too; "" there is SNMP 2c
+	PasswordFile string
+	// Of a power distribution unit, by SNMP.
+	Host          string // address or name, with a port where it is not 161
+	Model         string // "apc", "raritan" or "eaton"
+	Outlet        int    // from 1
+	CommunityFile string // of SNMP 2c
+	// Of a command: programs with their arguments; nil where it cannot. Status prints "on" or "off".
+	On, Off, Cycle, Status []string
+}
+
+// Shutdown is [machine.shutdown]: how its own system is asked to go down.
+type Shutdown struct {
+	Kind         string // "winrm" or "ssh"
+	Host         string // address or name, with a port where it is not the usual one
+	User         string
+	PasswordFile string // of WinRM
+	KeyFile      string // of SSH: a private key
+	HostKey      string // of SSH: "ssh-ed25519 AAAA…"
 }
 
 // BMC is [machine.bmc], the machine's own controller.

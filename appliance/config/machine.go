@@ -64,8 +64,19 @@ func (c *checker) machine(path string, raw rawMachine, lan LAN) Machine {
 			"missing: a machine is known by a MAC or a UUID"))
 	}
 	m.Address = c.reservation(path+".address", raw.Address, lan)
+	m.Firmware = read(c, path+".firmware", raw.Firmware, firmware)
+	m.Serial = read(c, path+".serial", raw.Serial, optional(serialPort))
+	if raw.Serial != "" || raw.Speed != 0 {
+		m.SerialSpeed = c.speed(path+".serial_speed", raw)
+	}
 	if raw.BMC != nil {
 		m.BMC = c.bmc(path+".bmc", *raw.BMC)
+	}
+	if raw.Power != nil {
+		m.Power = c.power(path+".power", *raw.Power, len(raw.MAC))
+	}
+	if raw.Shutdown != nil {
+		m.Shutdown = c.shutdown(path+".shutdown", *raw.Shutdown)
 	}
 	return m
 }

@@ -117,7 +117,37 @@ type rawMachine struct {
 	Dialect    string   `toml:"dialect"`
 	LoaderCA   string   `toml:"loader_ca"`
 	Address    string   `toml:"address"`
-	BMC        *rawBMC  `toml:"bmc"`
+	Firmware   string   `toml:"firmware"`
+	Serial     string   `toml:"serial"`
+	Speed      int      `toml:"serial_speed"`
+
+	BMC      *rawBMC      `toml:"bmc"`
+	Power    *rawPower    `toml:"power"`
+	Shutdown *rawShutdown `toml:"shutdown"`
+}
+
+type rawPower struct {
+	Kind          string   `toml:"kind"`
+	URL           string   `toml:"url"`
+	User          string   `toml:"user"`
+	PasswordFile  string   `toml:"password_file"`
+	Host          string   `toml:"host"`
+	Model         string   `toml:"model"`
+	Outlet        int      `toml:"outlet"`
+	CommunityFile string   `toml:"community_file"`
+	On            []string `toml:"on"`
+	Off           []string `toml:"off"`
+	Cycle         []string `toml:"cycle"`
+	Status        []string `toml:"status"`
+}
+
+type rawShutdown struct {
+	Kind         string `toml:"kind"`
+	Host         string `toml:"host"`
+	User         string `toml:"user"`
+	PasswordFile string `toml:"password_file"`
+	KeyFile      string `toml:"key_file"`
+	HostKey      string `toml:"host_key"`
 }
 
 type rawBMC struct {

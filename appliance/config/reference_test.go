@@ -104,6 +104,19 @@ func TestReferenceShowsTheDefaults(t *testing.T) {
 		Mails: []Mail{{Name: "mail", Server: "mail.example.org:587", From: mail.Address{Name: "rescuebox kazan-2", Address: "rescue@example.org"},
 			To: []string{"anna@example.org"}, TLS: "starttls", Kinds: UsualKinds}},
 	}
+	example := func(name, mac string, m Machine) Machine {
+		m.Name, m.MACs, m.Chain = name, []string{"52:54:00:12:34:" + mac}, "auto"
+		return m
+	}
+	const secrets = "/etc/rescuebox/secrets/"
+	outlet := func(args ...string) []string { return append([]string{"/usr/local/bin/outlet", "5"}, args...) }
+	want.Machines = append(want.Machines,
+		example("pc02", "60", Machine{Power: &Power{Kind: "pikvm", URL: "https://192.168.77.30", User: "admin", PasswordFile: secrets + "pikvm"}}),
+		example("nas03", "61", Machine{Power: &Power{Kind: "pdu", Host: "192.168.77.40", Model: "apc", Outlet: 3, CommunityFile: secrets + "pdu"}}),
+		example("pc04", "62", Machine{Power: &Power{Kind: "wol"}}),
+		example("pc05", "63", Machine{Power: &Power{Kind: "command", On: outlet("on"), Off: outlet("off"), Cycle: outlet("cycle"), Status: outlet()}}),
+		example("dc06", "64", Machine{Shutdown: &Shutdown{Kind: "winrm", Host: "192.168.77.16", User: "rescue", PasswordFile: secrets + "dc06-windows"}}),
+		example("db07", "65", Machine{Shutdown: &Shutdown{Kind: "ssh", Host: "192.168.77.17", User: "rescue", KeyFile: secrets + "db07-ssh", HostKey: someKey}}))
 	if diff := cmp.Diff(want, got, sameConfig); diff != "" {
 		t.Error(diff)
 	}
@@ -124,7 +137,7 @@ func TestReferenceExplainsEveryKey(t *testing.T) {
 		}
 		// Keys may stand in one block below one comment, as those of a relay do.
 		above := strings.TrimSpace(lines[i-1])
-		if !strings.HasPrefix(above, "# ") && !key.MatchString(above) && !strings.HasPrefix(above, "#[[") && !strings.HasPrefix(above, "#   ") {
+		if !strings.HasPrefix(above, "# ") && !key.MatchString(above) && !strings.HasPrefix(above, "#[") && !strings.HasPrefix(above, "#   ") {
 			t.Errorf("%s:%d: %s has no comment above it", reference, i+1, m[1])
 		}
 	}
