@@ -499,6 +499,7 @@ func FuzzImageToml(f *testing.F) {
 	f.Add([]byte("kind = 'bootset'\n[[file]]\nname='a'\nsize=1\nsha256='" + sumHex("") + "'\n"))
 	f.Add([]byte("kind = 'linux'\nkernel = 'k'\ncmdline = '{{.URL}}'\nup = 'agent'\n[[file]]\nname='k'\nsize=1\nsha256='" + sumHex("") + "'\n"))
 	f.Add([]byte("kind = 'linux'\nfoo = 1\n"))
+	f.Add([]byte("kind = 'windows'\nup = 'agent'\n[windows]\nwim='w'\nindex=1\ndart='10'\n[[file]]\nname='w'\nsize=1\nsha256='" + sumHex("") + "'\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		i, err := parse("x", text)
 		if err != nil {

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -37,8 +38,7 @@ func IsWindows(path string) bool {
 		return false
 	}
 	if info.IsDir() {
-		_, err := bootWIM(os.DirFS(path))
-		return err == nil
+		return len(rootsOf(os.DirFS(path))) > 0
 	}
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".iso", ".wim", ".esd", ".swm":
@@ -48,11 +48,34 @@ func IsWindows(path string) bool {
 	return err == nil && (strings.HasPrefix(string(head), "MSWIM\x00") || strings.HasPrefix(string(head), "WLPWM\x00"))
 }
 
-// Import opens what was given, finds what boots in it and what it is, and reads
+// Imports opens what was given, finds what boots in it and what it is, and reads
 // every file of the image that boots once, so that damage is found here and not
-// when a machine hangs. Close the import when it has come in.
-func (w WindowsFiles) Import() (Import, error) {
-	src, err := openWindows(w.Path)
+// when a machine hangs. An ISO for several CPUs, as Microsoft's Media Creation Tool makes it, is
+// as many images: NAME for x64 and NAME-i386 for the other. Close the imports when they have come in.
+func (w WindowsFiles) Imports() (list []Import, err error) {
+	below, err := windowsRoots(w.Path)
+	if err != nil {
+		return nil, err
+	}
+	for n, dir := range below {
+		m, err := w.importFrom(dir)
+		if err != nil {
+			for _, m := range list {
+				m.Close()
+			}
+			return nil, err
+		}
+		if n > 0 {
+			m.Image.Name += "-" + cmp.Or(m.Image.Arch, dir)
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// importFrom takes what lies below a directory of the ISO.
+func (w WindowsFiles) importFrom(below string) (Import, error) {
+	src, err := openWindows(w.Path, below)
 	if err != nil {
 		return Import{}, err
 	}

@@ -79,17 +79,22 @@ func (i Image) windowsWarnings() (list []string) {
 	return list
 }
 
-func (i Image) biosWarnings(has func(string) bool) (list []string) {
+func (i Image) biosWarnings(has func(string) bool) []string {
 	if i.Windows.WinloadBIOS == "" {
 		return []string{"the WIM has no winload.exe: it does not boot on BIOS machines"}
 	}
+	var missing []string
 	for _, name := range []string{"pxeboot.n12", "bootmgr.exe"} {
 		if !has(name) {
-			list = append(list, name+" is missing, which a BIOS machine needs for Microsoft's own way: it boots with iPXE and wimboot (put wimboot from "+
-				"https://github.com/ipxe/wimboot/releases into a boot set), or take \\Windows\\Boot\\PXE\\"+name+" out of an installed Windows and add the image again, with --with "+name)
+			missing = append(missing, name)
 		}
 	}
-	return list
+	if missing == nil {
+		return nil
+	}
+	return []string{strings.Join(missing, " and ") + " missing, which BIOS machines need for Microsoft's own way: they boot the image with iPXE and wimboot " +
+		"(put wimboot from https://github.com/ipxe/wimboot/releases into a boot set); or take what is missing out of \\Windows\\Boot\\PXE of an installed Windows " +
+		"and add the image again, with --with " + strings.Join(missing, " --with ")}
 }
 
 func (i Image) uefiWarnings(has func(string) bool) (list []string) {

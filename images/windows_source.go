@@ -25,6 +25,7 @@ type windowsSource struct {
 	tree    fs.FS             // of the ISO; nil for a WIM by itself
 	beside  string            // the directory of a WIM by itself
 	iso     bool
+	trouble error // why only half of the disc can be read
 	close   []io.Closer
 }
 
@@ -45,17 +46,53 @@ func (s *windowsSource) named(err error) error {
 	return fmt.Errorf("%s of %s %w", s.wimPath, s.path, err)
 }
 
-// openWindows opens what an admin has: by the first bytes, not by the name.
-func openWindows(path string) (*windowsSource, error) {
-	info, err := os.Stat(path)
+// windowsRoots are the directories of what was given that have a Windows each: mostly one,
+// itself, which is "". So is what has none: to open it says why.
+func windowsRoots(path string) ([]string, error) {
+	s := &windowsSource{path: path}
+	defer s.Close()
+	tree, err := s.open()
 	if err != nil {
 		return nil, err
 	}
+	if tree != nil {
+		if roots := rootsOf(tree); len(roots) > 0 {
+			return roots, nil
+		}
+	}
+	return []string{""}, nil
+}
+
+func rootsOf(tree fs.FS) (roots []string) {
+	if _, err := bootWIM(tree); err == nil {
+		return []string{""}
+	}
+	for _, cpu := range []string{"x64", "x86", "arm64"} {
+		dir, err := lookup(tree, cpu)
+		if err != nil {
+			continue
+		}
+		if below, err := fs.Sub(tree, dir); err == nil {
+			if _, err := bootWIM(below); err == nil {
+				roots = append(roots, dir)
+			}
+		}
+	}
+	return roots
+}
+
+// openWindows opens what an admin has, or what lies below a directory of it.
+func openWindows(path, below string) (*windowsSource, error) {
 	s := &windowsSource{path: path}
-	if info.IsDir() {
-		err = s.openTree(os.DirFS(path))
-	} else {
-		err = s.openFile(path)
+	tree, err := s.open()
+	if err == nil && below != "" {
+		tree, err = fs.Sub(tree, below)
+	}
+	if err == nil && tree != nil {
+		err = s.openTree(tree)
+	}
+	if err != nil && s.trouble != nil {
+		err = fmt.Errorf("%w; and the disc's UDF cannot be read: it %w", err, s.trouble)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -63,47 +100,43 @@ func openWindows(path string) (*windowsSource, error) {
 	return s, nil
 }
 
-func (s *windowsSource) openFile(path string) error {
-	f, err := os.Open(path)
+// open looks at the first bytes, not at the name. The tree is nil for a WIM by itself.
+func (s *windowsSource) open() (fs.FS, error) {
+	info, err := os.Stat(s.path)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return os.DirFS(s.path), nil
+	case !info.Mode().IsRegular(): // a pipe would be waited for
+		return nil, fmt.Errorf("%s is no regular file", s.path)
+	case info.Size() == 0:
+		return nil, fmt.Errorf("%s is empty", s.path)
+	}
+	f, err := os.Open(s.path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.close = append(s.close, f)
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is no regular file", path)
-	}
-	if info.Size() == 0 {
-		return fmt.Errorf("%s is empty", path)
-	}
 	d, err := disc.Open(f, info.Size())
 	if errors.Is(err, disc.ErrNoDisc) { // then it is a WIM, or package wim says what it is not
-		s.wim, s.wimPath = io.NewSectionReader(f, 0, info.Size()), path
-		return s.openBeside(path)
+		s.wim, s.wimPath = io.NewSectionReader(f, 0, info.Size()), s.path
+		s.openBeside()
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("%s %w", path, err)
+		return nil, fmt.Errorf("%s %w", s.path, err)
 	}
-	s.iso = true
-	if err := s.openTree(d); err != nil {
-		if trouble := d.Trouble(); trouble != nil {
-			err = fmt.Errorf("%w; and the disc's UDF cannot be read: it %w", err, trouble)
-		}
-		return err
-	}
-	return nil
+	s.iso, s.trouble = true, d.Trouble()
+	return d, nil
 }
 
 // openBeside looks for the rest of an unpacked ISO around a WIM.
-func (s *windowsSource) openBeside(path string) error {
-	s.beside = filepath.Dir(path)
-	if abs, err := filepath.Abs(path); err == nil && strings.EqualFold(filepath.Base(filepath.Dir(abs)), "sources") {
+func (s *windowsSource) openBeside() {
+	s.beside = filepath.Dir(s.path)
+	if abs, err := filepath.Abs(s.path); err == nil && strings.EqualFold(filepath.Base(filepath.Dir(abs)), "sources") {
 		s.tree = os.DirFS(filepath.Dir(filepath.Dir(abs)))
 	}
-	return nil
 }
 
 func (s *windowsSource) openTree(tree fs.FS) error {
@@ -141,7 +174,8 @@ func bootWIM(tree fs.FS) (string, error) {
 		about = "in sources are " + strings.Join(there, ", ")
 	}
 	return "", hint(fmt.Errorf("there is no sources/boot.wim in it: %s", about),
-		"take the ISO that DaRT's wizard made, or Windows' own; a WIM of another name can be given by itself")
+		"take the ISO that DaRT's wizard made, or Windows' own; a WIM of another name can be given by itself. "+
+			"A netboot directory of Debian's installer needs a name before it: rescuebox image add NAME DIR")
 }
 
 func wimsIn(tree fs.FS, dir string) (names []string) {

@@ -120,10 +120,11 @@ func read(t testing.TB, path string) []byte {
 // addWindows imports into a new library.
 func addWindows(t testing.TB, w WindowsFiles) (Image, error, error) {
 	t.Helper()
-	m, err := w.Import()
+	list, err := w.Imports()
 	if err != nil {
 		return Image{}, nil, err
 	}
+	m := list[0]
 	defer m.Close()
 	l := &Library{Dir: filepath.Join(t.TempDir(), "library")}
 	i, err := l.Import(m)
@@ -216,7 +217,7 @@ func TestWindowsKinds(t *testing.T) {
 		"arm64": {tree: without(arm, map[string][]byte{sys + "boot/winload.exe": nil, sys + "winload.exe": nil, "Windows/Boot/PXE/pxeboot.n12": nil}), arch: "arm64",
 			want: func(w *WindowsPE) { w.WinloadBIOS = "" }, warnings: []string{"bootmgfw.efi has no", "bootmgfw_ex.efi has no"}},
 		"no pxeboot": {tree: without(x64, map[string][]byte{"Windows/Boot/PXE/pxeboot.n12": nil}), arch: "amd64",
-			warnings: []string{"pxeboot.n12 is missing, which a BIOS machine needs for Microsoft's own way: it boots with iPXE and wimboot", "bootmgfw.efi", "bootmgfw_ex.efi"}},
+			warnings: []string{"pxeboot.n12 missing, which BIOS machines need for Microsoft's own way: they boot the image with iPXE and wimboot", "bootmgfw.efi", "bootmgfw_ex.efi"}},
 		"no frame": {tree: without(x64, map[string][]byte{"Windows/Boot/DVD/PCAT/boot.sdi": nil}), arch: "amd64", want: func(w *WindowsPE) { w.SDI = "" },
 			warnings: []string{"boot.sdi is missing, without which no loader boots the WIM", "bootmgfw.efi", "bootmgfw_ex.efi"}},
 		"a frame of ConfigMgr": {tree: without(x64, map[string][]byte{"Windows/Boot/DVD/PCAT/boot.sdi": nil, "sms/Boot/Boot.sdi": []byte("$SDI0001")}), arch: "amd64"},
@@ -361,6 +362,7 @@ func TestWindowsRefused(t *testing.T) {
 		"another ISO":  {odd, nil, "no sources/boot.wim in it: in sources are install.wim", "take the ISO that DaRT's wizard made"},
 		"nothing":      {filepath.Join(dir, "none.iso"), nil, "no such file", ""},
 		"directory":    {t.TempDir(), nil, "no sources/boot.wim in it", ""},
+		"a pipe":       {"/dev/null", nil, "is no regular file", ""},
 	} {
 		_, _, err := addWindows(t, WindowsFiles{Path: c.path})
 		if err == nil || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.want) {
@@ -464,17 +466,69 @@ func TestLoaderCA(t *testing.T) {
 	}
 }
 
+// An ISO for several CPUs is several images, each with its own loaders.
+func TestWindowsBothArchitectures(t *testing.T) {
+	files := map[string][]byte{"setup.exe": []byte("x")}
+	for dir, machine := range map[string]uint16{"x64": 0x8664, "x86": 0x14c} {
+		files[dir+"/sources/boot.wim"] = read(t, capture(t, nil, pe(machine)))
+		files[dir+"/boot/boot.sdi"] = []byte("$SDI0001 of " + dir)
+	}
+	for name, path := range map[string]string{"ISO": windowsISO(t, files, "-udf"), "directory": plant(t, files)} {
+		if !IsWindows(path) {
+			t.Errorf("%s: no Windows", name)
+		}
+		list, err := WindowsFiles{Path: path, Name: "setup"}.Imports()
+		if err != nil || len(list) != 2 {
+			t.Fatalf("%s: %v, %v", name, list, err)
+		}
+		l := &Library{Dir: t.TempDir()}
+		for _, m := range list {
+			defer m.Close()
+			if _, err := l.Import(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for cpu, want := range map[string][2]string{"amd64": {"setup", "$SDI0001 of x64"}, "i386": {"setup-i386", "$SDI0001 of x86"}} {
+			i, err := l.GetFor("setup", cpu)
+			if f, _ := i.File("boot.sdi"); err != nil || i.Name != want[0] || i.Arch != cpu || f.SHA256 != sumHex(want[1]) {
+				t.Errorf("%s for %s: %+v, %v", name, cpu, i, err)
+			}
+		}
+	}
+}
+
+// Loaders that the WIM lacks are taken from the ISO: of the image's CPU, and not what is no program.
+func TestWindowsLoadersOfTheISO(t *testing.T) {
+	bare := read(t, capture(t, nil, without(pe(0x14c), map[string][]byte{"Windows/Boot/EFI/bootmgfw.efi": nil, "Windows/Boot/EFI_EX/bootmgfw_EX.efi": nil})))
+	ia32, root := append(peImage(0x14c, 10), "ia32"...), append(peImage(0x14c, 10), "root"...)
+	for name, c := range map[string]struct {
+		files map[string][]byte
+		want  []byte
+	}{
+		"that of the CPU":  {map[string][]byte{"efi/boot/bootx64.efi": peImage(0x8664, 10), "efi/boot/bootia32.efi": ia32, "bootmgr.efi": root}, ia32},
+		"that of the root": {map[string][]byte{"efi/boot/bootx64.efi": peImage(0x8664, 10), "bootmgr.efi": root}, root},
+		"none that is one": {map[string][]byte{"bootmgr.efi": []byte("text")}, nil},
+	} {
+		c.files["sources/boot.wim"] = bare
+		i, notes, err := addWindows(t, WindowsFiles{Path: windowsISO(t, c.files), Name: "x"})
+		if f, ok := i.File("bootmgfw.efi"); err != nil || ok != (c.want != nil) || ok && f.SHA256 != sumHex(string(c.want)) || (notes == nil) != ok {
+			t.Errorf("%s: %+v, %v, %v", name, f, notes, err)
+		}
+	}
+}
+
 func TestWindowsProgress(t *testing.T) {
 	last := map[string][2]int64{}
-	m, err := WindowsFiles{Path: capture(t, nil, pe(0x8664)), Name: "x", Progress: func(step string, done, total int64) {
+	list, err := WindowsFiles{Path: capture(t, nil, pe(0x8664)), Name: "x", Progress: func(step string, done, total int64) {
 		if was := last[step]; done < was[0] || done > total {
 			t.Errorf("%s: %d of %d after %v", step, done, total, was)
 		}
 		last[step] = [2]int64{done, total}
-	}}.Import()
+	}}.Imports()
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := list[0]
 	defer m.Close()
 	if _, err := (&Library{Dir: t.TempDir()}).Import(m); err != nil {
 		t.Fatal(err)

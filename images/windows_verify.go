@@ -13,7 +13,7 @@ import (
 // Files of a WIM as they are checked: one that is larger than large is read alone, since
 // it is unpacked in memory, and the box may be small; one that has more than maxChecked not at all.
 const (
-	largeFile  = 32 << 20
+	largeFile  = 8 << 20
 	maxChecked = 512 << 20
 )
 

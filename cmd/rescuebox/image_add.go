@@ -109,11 +109,7 @@ func (f addFlags) source(args []string, progress func(string, int64, int64)) ([]
 
 func (f addFlags) find(args []string, progress func(string, int64, int64)) ([]images.Import, error) {
 	if f.isWindows(args) {
-		m, err := f.findWindows(args, progress)
-		if err != nil {
-			return nil, err
-		}
-		return []images.Import{m}, nil
+		return f.findWindows(args, progress)
 	}
 	if f.name != "" || f.index != 0 || len(f.with) > 0 {
 		return nil, usagef("--name, --index and --with go with an ISO or a WIM of Windows: rescuebox image add FILE.iso")
@@ -158,23 +154,23 @@ func (f addFlags) isWindows(args []string) bool {
 	return images.IsWindows(path) || len(args) == 1 && strings.ContainsAny(path, `/\`)
 }
 
-func (f addFlags) findWindows(args []string, progress func(string, int64, int64)) (images.Import, error) {
+func (f addFlags) findWindows(args []string, progress func(string, int64, int64)) ([]images.Import, error) {
 	if len(f.initrd) > 0 || f.cmdline != "" || len(f.sha256) > 0 {
-		return images.Import{}, usagef("an image of Windows has no --initrd, --cmdline or --sha256")
+		return nil, usagef("an image of Windows has no --initrd, --cmdline or --sha256")
 	}
 	w := images.WindowsFiles{Name: f.name, Path: args[len(args)-1], Index: f.index, With: f.with, Progress: progress}
 	if len(args) == 2 {
 		if f.name != "" && f.name != args[0] {
-			return images.Import{}, usagef("two names are given, %s and %s", args[0], f.name)
+			return nil, usagef("two names are given, %s and %s", args[0], f.name)
 		}
 		w.Name = args[0]
 	}
 	if w.Name != "" {
 		if err := images.CheckName(w.Name); err != nil { // not after a minute of work
-			return images.Import{}, &usageError{err}
+			return nil, &usageError{err}
 		}
 	}
-	return w.Import()
+	return w.Imports()
 }
 
 func closeImports(list []images.Import) {
