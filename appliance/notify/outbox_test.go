@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,10 +69,14 @@ type attempt struct {
 
 func (p *people) Addresses() []string  { return p.names }
 func (p *people) Show(a string) string { return "<" + a + ">" }
-func (p *people) attempts() (n []string) {
+func (p *people) letters() []attempt {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, a := range p.got {
+	return slices.Clone(p.got)
+}
+
+func (p *people) attempts() (n []string) {
+	for _, a := range p.letters() {
 		n = append(n, fmt.Sprintf("%s %s %s", a.at.Round(time.Second), a.Address, a.Message.ID))
 	}
 	return n
@@ -82,9 +87,10 @@ var begun time.Time // of the bubble: every synctest bubble begins at the same t
 func (p *people) Send(ctx context.Context, l Letter, mark func()) error {
 	p.mu.Lock()
 	p.got = append(p.got, attempt{time.Since(begun), l})
+	answer := p.answer
 	p.mu.Unlock()
-	if p.answer != nil {
-		return p.answer(l, mark)
+	if answer != nil {
+		return answer(l, mark)
 	}
 	mark()
 	return nil
@@ -176,9 +182,10 @@ func TestSecretIsNotStored(t *testing.T) {
 // hour; what is new is tried at once, and when the receiver is back, all goes.
 func TestBackoff(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		p := &people{names: []string{"chat"}, answer: func(Letter, func()) error {
-			if down {
+			if down.Load() {
 				return errors.New("connection refused")
 			}
 			return nil
@@ -187,9 +194,11 @@ func TestBackoff(t *testing.T) {
 		defer running(t, o)()
 		o.Put(news("first"))
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		got := p.letters()
 		var waits []time.Duration
-		for i, a := range p.got[1:] {
-			waits = append(waits, a.at-p.got[i].at)
+		for i, a := range got[1:] {
+			waits = append(waits, a.at-got[i].at)
 		}
 		want := firstRetry
 		for i, w := range waits {
@@ -204,11 +213,12 @@ func TestBackoff(t *testing.T) {
 		before := len(p.attempts())
 		o.Put(news("second"))
 		synctest.Wait()
-		if n := len(p.attempts()); n != before+1 || p.got[before].Message.ID != "second" {
+		if n := len(p.attempts()); n != before+1 || p.letters()[before].Message.ID != "second" {
 			t.Errorf("what is new was not tried at once: %q", p.attempts()[before:])
 		}
-		down = false
+		down.Store(false)
 		time.Sleep(lastRetry * 12 / 10)
+		synctest.Wait()
 		for _, e := range o.List() {
 			if d := e.Deliveries[0]; d.State != Sent || d.Address != "<chat>" {
 				t.Errorf("%s is %+v", e.ID, d)
@@ -230,6 +240,7 @@ func TestPoison(t *testing.T) {
 		defer running(t, o)()
 		o.Put(news("poison"))
 		time.Sleep(30 * time.Minute)
+		synctest.Wait()
 		for i := range 5 {
 			o.Put(news(fmt.Sprint(i)))
 			synctest.Wait()
@@ -237,6 +248,7 @@ func TestPoison(t *testing.T) {
 				t.Errorf("message %d waits: %+v", i, e.Deliveries[0])
 			}
 			time.Sleep(time.Minute)
+			synctest.Wait()
 		}
 	})
 }
@@ -258,8 +270,10 @@ func TestLaterAndRefused(t *testing.T) {
 		defer running(t, o)()
 		o.Put(news("a"))
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		o.Put(news("b"))
 		time.Sleep(24 * time.Hour)
+		synctest.Wait()
 		got := p.attempts()
 		slices.Sort(got)
 		want := []string{"0s busy a", "0s fine a", "0s strict a", "10m0s fine b", "10m0s strict b", "1h0m0s busy a", "1h0m0s busy b"}
@@ -299,11 +313,14 @@ func TestStopInTheMiddle(t *testing.T) {
 			go func() { time.Sleep(time.Second); close(hang) }()
 			stop()
 
+			p.mu.Lock()
 			p.answer = nil
+			p.mu.Unlock()
 			after := &Outbox{Store: &memory{docs: map[string]Entry{"1": crashed}}, Targets: targets}
 			defer running(t, after)()
 			after.Put(news("1"))
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			if len(p.got) != 2 || p.got[0].Letter.ID != p.got[1].Letter.ID {
 				t.Errorf("reached %v: %d attempts: %+v", reached, len(p.got), p.got)
 			}
@@ -335,6 +352,7 @@ func TestStoreFails(t *testing.T) {
 			t.Errorf("the second time: %v; on disk: %v", err, o.Has("1"))
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if len(p.got) != 1 || store.docs["1"].Deliveries[0].State != Sent {
 			t.Errorf("%d attempts, stored as %+v", len(p.got), store.docs["1"])
 		}
@@ -360,6 +378,7 @@ func TestTargetsChange(t *testing.T) {
 		o.Put(news("1"))
 		o.Put(done)
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if len(fresh.got) != 0 {
 			t.Errorf("told of old news: %q", fresh.attempts())
 		}
@@ -383,11 +402,13 @@ func TestAge(t *testing.T) {
 		defer running(t, o)()
 		o.Put(news("1"))
 		time.Sleep(maxAge + 2*tidyEvery)
+		synctest.Wait()
 		if d := o.List()[0].Deliveries[0]; d.State != Dropped || d.Error != "it is older than 7 days; down" {
 			t.Errorf("%+v", d)
 		}
 		n := len(p.attempts())
 		time.Sleep(keepEnded)
+		synctest.Wait()
 		if len(p.attempts()) != n || len(o.List()) != 0 || len(store.docs) != 0 {
 			t.Errorf("%d attempts more; %d messages known, %d stored", len(p.attempts())-n, len(o.List()), len(store.docs))
 		}
@@ -407,6 +428,7 @@ func TestNumber(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Millisecond)
+			synctest.Wait()
 		}
 		for i := range maxWeak + 30 {
 			put(fmt.Sprintf("weak%d", i), true)
@@ -430,6 +452,7 @@ func TestNumber(t *testing.T) {
 			t.Error("not the oldest one was dropped")
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		put("weak again", true)
 		if o.entries["weak again"] == nil {
 			t.Error("an hour later there is no room for a weak one")
@@ -451,6 +474,7 @@ func TestTry(t *testing.T) {
 				t.Fatal(i, err)
 			}
 			time.Sleep(time.Second)
+			synctest.Wait()
 		}
 		if len(a.got) != 3 || len(b.got) != 1 {
 			t.Errorf("%d and %d attempts", len(a.got), len(b.got))
