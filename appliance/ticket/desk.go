@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.uber.org/zap"
 )
 
@@ -47,7 +49,8 @@ type Desk struct {
 	// Reachable reports whether the box has a way to an address; others are the
 	// last choice. Routed does; nil: there is one to every address.
 	Reachable func(netip.Addr) bool
-	Log       *zap.Logger // nil: nothing is logged
+	Log       *zap.Logger           // nil: nothing is logged
+	Metrics   prometheus.Registerer // nil: none
 	// Announce tells the world of a ticket that is new or changed, after it is
 	// stored. Where it fails, the next report of the same announces again. It
 	// may call Get and List, but not Report. May be nil.
@@ -57,6 +60,7 @@ type Desk struct {
 	changes   map[sender]*window
 
 	load    sync.Once
+	came    *prometheus.CounterVec // by kind and result
 	mu      sync.RWMutex
 	tickets map[string]entry
 }
@@ -113,7 +117,7 @@ func (d *Desk) DaRT(machine, order string, verified bool, from netip.Addr, raw [
 	return d.take(Ticket{Kind: DaRT, Machine: machine, Order: order, Verified: verified, From: from, Raw: raw})
 }
 
-// take takes in what has been said of a machine: said has the head of a ticket, and Raw.
+// take takes in what has been said of a machine, one thing after the other.
 func (d *Desk) take(said Ticket) (Ticket, error) {
 	if len(said.Raw) > MaxReport {
 		return Ticket{}, fmt.Errorf("the report of %s has %d bytes, more than the %d of the largest one taken", said.Machine, len(said.Raw), MaxReport)
@@ -121,14 +125,35 @@ func (d *Desk) take(said Ticket) (Ticket, error) {
 	d.load.Do(d.restore)
 	d.reporting.Lock()
 	defer d.reporting.Unlock()
+	t, news, err := d.takeLocked(said)
+	d.came.WithLabelValues(string(said.Kind), resultOf(t, news, err)).Inc()
+	return t, err
+}
 
+// resultOf is one word for how a report went.
+func resultOf(t Ticket, news bool, err error) string {
+	switch {
+	case errors.Is(err, ErrTooMany):
+		return "refused"
+	case err != nil:
+		return "failed"
+	case !news:
+		return "repeated"
+	case t.Problem != "":
+		return "unreadable"
+	}
+	return "taken"
+}
+
+// takeLocked takes in what said has: the head of a ticket, and Raw.
+func (d *Desk) takeLocked(said Ticket) (t Ticket, news bool, err error) {
 	e, known := d.find(said)
 	if !known {
 		e.Ticket = Ticket{ID: identify(said), Kind: said.Kind, Machine: said.Machine, Created: time.Now()}
 	}
 	if !known || d.isNews(e.Ticket, said) {
 		if !d.mayChange(sender{said.Machine, said.Verified}) {
-			return Ticket{}, ErrTooMany
+			return Ticket{}, false, ErrTooMany
 		}
 		e.Order, e.Verified = said.Order, said.Verified
 		e.Updated, e.From, e.Raw, e.Announced = time.Now(), said.From, bytes.Clone(said.Raw), false
@@ -142,14 +167,14 @@ func (d *Desk) take(said Ticket) (Ticket, error) {
 		d.announce(&e)
 		d.set(e)
 		d.forget(e.Ticket)
-		return e.Ticket, err
+		return e.Ticket, true, err
 	}
 	if e.stored {
-		return e.Ticket, nil
+		return e.Ticket, false, nil
 	}
-	err := d.store(&e)
+	err = d.store(&e)
 	d.set(e)
-	return e.Ticket, err
+	return e.Ticket, false, err
 }
 
 // find is the ticket that something is said of anew: the same report's, the
@@ -264,6 +289,8 @@ func newestFirst(a, b Ticket) int {
 
 // restore reads the store. What cannot be read must not keep new tickets out.
 func (d *Desk) restore() {
+	d.came = promauto.With(d.Metrics).NewCounterVec(prometheus.CounterOpts{Name: "rescuebox_ticket_reports_total",
+		Help: "Reports of booted machines by kind and result: taken, repeated, unreadable, refused (too many), failed (not on disk)."}, []string{"kind", "result"})
 	list, err := d.Store.All()
 	if err != nil {
 		d.log().Error("older tickets are missing", zap.NamedError("err", err))

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -177,5 +179,31 @@ func TestTicketIsSecret(t *testing.T) {
 	}
 	if doc, err := json.Marshal(tk); err != nil || !bytes.Contains(doc, []byte(dartCode)) {
 		t.Errorf("the state does not get the ticket: %v", err)
+	}
+}
+
+func TestReportsAreCounted(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	b := newBench(&disk{docs: map[string][]byte{}})
+	b.Metrics = reg
+	b.dart(t, true, inv32(dartCode, "192.168.77.100:1"))
+	b.dart(t, false, inv32(dartCode, "192.168.77.100:1"))
+	b.dart(t, false, []byte("junk"))
+	for i := range maxChanges {
+		b.DaRT("srv01", "", false, srv01, fmt.Append(nil, i))
+	}
+	b.disk.full = true
+	b.DaRT("srv01", "0badcafe", true, srv01, inv32(otherCode, "192.168.77.100:1"))
+	families, err := reg.Gather()
+	if err != nil || len(families) != 1 || families[0].GetName() != "rescuebox_ticket_reports_total" {
+		t.Fatal(families, err)
+	}
+	got := map[string]float64{}
+	for _, m := range families[0].GetMetric() {
+		got[m.GetLabel()[0].GetValue()+" "+m.GetLabel()[1].GetValue()] = m.GetCounter().GetValue()
+	}
+	want := map[string]float64{"dart taken": 1, "dart repeated": 1, "dart unreadable": maxChanges, "dart refused": 1, "dart failed": 1}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
 	}
 }
