@@ -1,13 +1,10 @@
 package boottest
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,10 +91,10 @@ func captureMedia(t *testing.T) *media {
 func (m *media) addTo(s *site) {
 	l := &images.Library{Dir: filepath.Join(s.dir, "state", "images")}
 	for name, wim := range m.files {
-		found, err := images.WindowsFiles{Name: name, Path: wim}.Import()
-		if err == nil {
-			_, err = l.Import(found)
-			err = errors.Join(err, found.Close())
+		list, err := images.WindowsFiles{Name: name, Path: wim}.Imports()
+		for _, found := range list {
+			_, failed := l.Import(found)
+			err = errors.Join(err, failed, found.Close())
 		}
 		if err != nil {
 			s.t.Fatal(err)
@@ -162,7 +159,7 @@ func (s *site) judgeWindows(r windowsRow, media *media, machine *Machine, out Ou
 	if told.Order != order || told.Server != "http://192.168.77.1" {
 		s.t.Errorf("%s: the agent is told %s and %s", r.name, told.Order, told.Server)
 	}
-	if err := machine.sendsTicket(told.Server, told.Token); err != nil {
+	if err := machine.SendTicket(told.Server, told.Token, TicketXML("118-497-589", machine.Address().String(), 3389)); err != nil {
 		s.t.Errorf("%s: %v", r.name, err)
 		return
 	}
@@ -233,33 +230,6 @@ func (m *media) checkWIM(dir, image string, wim []byte) (told agentConfig, err e
 		err = fmt.Errorf("the WIM has other files: %s", out)
 	}
 	return told, err
-}
-
-// sendsTicket is what the agent does in Windows PE.
-func (m *Machine) sendsTicket(server, token string) error {
-	at, err := netip.ParseAddrPort(strings.TrimPrefix(server, "http://") + ":80")
-	if err != nil {
-		return err
-	}
-	conn, err := m.Card.dial(at)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(httpTimeout))
-	req, err := http.NewRequest(http.MethodPut, server+"/agent/ticket", bytes.NewReader(TicketXML("118-497-589", m.Address().String(), 3389)))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	if err := req.Write(conn); err != nil {
-		return err
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
-	if err == nil && resp.StatusCode/100 != 2 {
-		err = errors.New("the ticket: " + resp.Status)
-	}
-	return err
 }
 
 // TestLoaderOfAnotherCA: a machine whose Secure Boot has revoked the CA of 2011 refuses the

@@ -1,11 +1,16 @@
 package boottest
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode/utf16"
 )
 
@@ -113,4 +118,37 @@ func TicketXML(code, address string, port int) []byte {
 		b = append(b, byte(u), byte(u>>8))
 	}
 	return b
+}
+
+// SendTicket is what the agent does in a Windows PE that the machine has booted: it
+// brings DaRT's ticket to the box, with the order's token.
+func (m *Machine) SendTicket(server, token string, raw []byte) error {
+	at, err := originOf(server + "/")
+	if err != nil {
+		return err
+	}
+	conn, err := m.Card.dial(at.server)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(httpTimeout))
+	req, err := http.NewRequest(http.MethodPut, server+"/agent/ticket", bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	if err := req.Write(conn); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return fmt.Errorf("no answer to the ticket: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		return &HTTPError{resp.StatusCode, string(text)}
+	}
+	return nil
 }

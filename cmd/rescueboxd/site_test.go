@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,11 +15,14 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"rescuebox/appliance/boottest"
 )
 
 // TestSite runs testdata/*.txt, once with SeaBIOS and once with OVMF, and
-// testdata/firmware/*.txt, which name the firmware of each machine themselves;
-// with RESCUEBOX_TEST_SITE=arm64 only testdata/arm64/*.txt. Each
+// testdata/firmware/*.txt, which name the firmware of each machine themselves, and
+// testdata/windows/*.txt, whose machines are simulated: nobody here has Microsoft's loaders.
+// With RESCUEBOX_TEST_SITE=arm64 it runs testdata/arm64/*.txt alone, with =windows those. Each
 // script has a branch of its own, made by scripts/lab: the daemon under test on
 // a rescue LAN in network namespaces, and virtual servers that boot from it.
 // It takes minutes, needs root and QEMU, and so runs only where asked for:
@@ -32,12 +36,14 @@ func TestSite(t *testing.T) {
 	if os.Getenv("RESCUEBOX_TEST_SITE") == "" {
 		t.Skip("whole-site tests run with RESCUEBOX_TEST_SITE=1, as in scripts/test")
 	}
-	needTools(t)
-	b := build(t)
-	suites := map[string]string{"bios": "testdata", "uefi": "testdata", "firmware": "testdata/firmware"}
-	if os.Getenv("RESCUEBOX_TEST_SITE") == "arm64" {
-		suites = map[string]string{"arm64": "testdata/arm64"} // its rescue image takes a quarter of an hour to build
+	suites := map[string]string{"bios": "testdata", "uefi": "testdata", "firmware": "testdata/firmware", "windows": "testdata/windows"}
+	only := os.Getenv("RESCUEBOX_TEST_SITE")
+	switch only {
+	case "arm64", "windows": // the rescue image for arm64 takes a quarter of an hour to build; simulated Windows needs none
+		suites = map[string]string{only: "testdata/" + only}
 	}
+	needTools(t, only == "windows")
+	b := build(t, only != "windows")
 	for name, dir := range suites {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -58,24 +64,36 @@ func TestSite(t *testing.T) {
 					"mend":    command(1, (*site).mend),     // MACHINE: put the cable back
 					"ssh":     command(2, (*site).ssh),      // MACHINE COMMAND: run it there, as the machine's ticket says
 					"until":   command(3, (*site).until),    // SECONDS REGEXP PROGRAM...: until its output matches
+					"winpe":   command(1, (*site).winpe),    // NAME [dart]: make NAME.wim, which looks like a Windows PE, with DaRT
+					"loader":  command(2, (*site).loader),   // MACHINE FIRMWARE: boot a simulated machine, and keep its Windows PE as MACHINE.wim
+					"inv32":   command(2, (*site).inv32),    // MACHINE CODE: send a DaRT ticket as the files in MACHINE.wim say
 				},
 			})
 		})
 	}
 }
 
+// virtualTools are what virtual machines need, with Debian's packages.
+var virtualTools = map[string]string{
+	"qemu-system-x86_64": "qemu-system-x86", "ip": "iproute2", "dnsmasq": "dnsmasq-base", "socat": "socat", "jq": "jq",
+	"mcopy": "mtools", "ssh": "openssh-client", "perfdhcp": "kea-admin", "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
+	"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd": "ovmf-ia32", "qemu-system-aarch64": "qemu-system-arm", "qemu-aarch64-static": "qemu-user-static",
+	"arch-test": "arch-test", "grub-mkimage": "grub-common", "/usr/lib/grub/i386-efi/efinet.mod": "grub-efi-ia32-bin",
+	"/usr/share/AAVMF/AAVMF_CODE.fd": "qemu-efi-aarch64", "/usr/lib/shim/shimx64.efi.signed": "shim-signed",
+	"/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "grub-efi-amd64-signed",
+	"/usr/lib/ipxe/undionly.kpxe":                        "ipxe", "/usr/lib/ipxe/qemu/pxe-virtio.rom": "ipxe-qemu",
+}
+
 // needTools skips the test where a program is missing; in CI it must not be.
-func needTools(t *testing.T) {
+func needTools(t *testing.T, simulated bool) {
 	t.Helper()
-	for tool, pkg := range map[string]string{
-		"qemu-system-x86_64": "qemu-system-x86", "ip": "iproute2", "dnsmasq": "dnsmasq-base", "socat": "socat", "jq": "jq",
-		"mcopy": "mtools", "ssh": "openssh-client", "perfdhcp": "kea-admin", "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
-		"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd": "ovmf-ia32", "qemu-system-aarch64": "qemu-system-arm", "qemu-aarch64-static": "qemu-user-static",
-		"arch-test": "arch-test", "grub-mkimage": "grub-common", "/usr/lib/grub/i386-efi/efinet.mod": "grub-efi-ia32-bin",
-		"/usr/share/AAVMF/AAVMF_CODE.fd": "qemu-efi-aarch64", "/usr/lib/shim/shimx64.efi.signed": "shim-signed",
-		"/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "grub-efi-amd64-signed",
-		"/usr/lib/ipxe/undionly.kpxe":                        "ipxe", "/usr/lib/ipxe/qemu/pxe-virtio.rom": "ipxe-qemu",
-	} {
+	tools := map[string]string{
+		"wimlib-imagex": "wimtools", "ip": "iproute2", "nft": "nftables", "ssh-keygen": "openssh-client", "jq": "jq",
+	}
+	if !simulated {
+		maps.Copy(tools, virtualTools)
+	}
+	for tool, pkg := range tools {
 		_, err := exec.LookPath(tool)
 		if strings.HasPrefix(tool, "/usr/") {
 			_, err = os.Stat(tool)
@@ -108,7 +126,8 @@ type binaries struct {
 	goCache string // scripts have a home of their own
 }
 
-func build(t *testing.T) binaries {
+// build builds the programs, and the library unless all machines are simulated.
+func build(t *testing.T, rescue bool) binaries {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -126,7 +145,9 @@ func build(t *testing.T) binaries {
 	}
 	b.goCache = run("go", "env", "GOCACHE")
 	b.dir = run("scripts/lab", "programs")
-	b.library = run("scripts/lab", "library", b.dir)
+	if rescue {
+		b.library = run("scripts/lab", "library", b.dir)
+	}
 	return b
 }
 
@@ -137,6 +158,8 @@ type site struct {
 	dir      string // of the lab
 	firmware string // bios or uefi, else the name of the suite
 	env      []string
+	lan      *boottest.LAN                // of simulated machines
+	machines map[string]*boottest.Machine // that are simulated, by name
 }
 
 type siteKey struct{}
@@ -257,6 +280,9 @@ func (s *site) up(ts *testscript.TestScript) error {
 	images := filepath.Join(s.dir, "state", "images")
 	if err := os.MkdirAll(images, 0o755); err != nil {
 		return err
+	}
+	if s.library == "" {
+		return nil
 	}
 	return exec.Command("cp", "-a", "--reflink=auto", filepath.Join(s.library, "rescue"), images).Run()
 }
