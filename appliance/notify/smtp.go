@@ -236,9 +236,12 @@ func code(err error) int {
 // plainly is an error whose text, the server's, steers nobody's terminal.
 func plainly(err error) error {
 	var e *textproto.Error
+	var nonsense textproto.ProtocolError
 	switch {
 	case errors.As(err, &e):
 		return fmt.Errorf("%d %s", e.Code, oneLine(e.Msg, 200))
+	case errors.As(err, &nonsense):
+		return errors.New(oneLine(nonsense.Error(), 200))
 	case errors.Is(err, io.EOF):
 		return errors.New("it hung up")
 	}

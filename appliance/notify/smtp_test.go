@@ -325,6 +325,7 @@ func FuzzMailServer(f *testing.F) {
 	f.Add("220 hi\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n221 bye\r\n")
 	f.Add("220-hi\r\n220 hi\r\n250-x\r\n250 STARTTLS\r\n550 \x1b[2J\r\n")
 	f.Add("220 " + strings.Repeat("x", 10000))
+	f.Add("220 hi\r\n" + strings.Repeat("\x1b", 10000) + "\r\n")
 	l := Letter{ID: "1", Address: "anna@example.org", Message: Message{Kind: Test}, Words: Words{Subject: "s", Text: "t\n"}}
 	f.Fuzz(func(t *testing.T, says string) {
 		m := &Mail{Server: "mx.example.org:25", From: mail.Address{Address: "box@example.org"}, TLS: NoTLS}
