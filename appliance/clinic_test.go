@@ -80,8 +80,9 @@ type clinic struct {
 	state    string // directory
 	machines string // of the file of the site, in place of srv01
 
-	api  *api.Client    // of the API's own checks
-	card *boottest.Card // of srv01, once it was plugged in
+	powered bool           // a machine was on
+	api     *api.Client    // of the API's own checks
+	card    *boottest.Card // of srv01, once it was plugged in
 }
 
 func newClinic(t *testing.T) *clinic {
@@ -259,6 +260,10 @@ func (c *clinic) power(m *boottest.Machine, personality string) boottest.Outcome
 	if !ok {
 		c.t.Fatalf("no personality %q", personality)
 	}
+	if c.powered { // no machine restarts within the two seconds in which DHCP takes a packet for a repetition
+		time.Sleep(2500 * time.Millisecond)
+	}
+	c.powered = true
 	out := m.PowerOn(p)
 	c.t.Logf("%s: %v, %v, in %s", personality, out.Stages, out.Err, out.Took.Round(time.Millisecond))
 	return out
@@ -278,12 +283,11 @@ func (c *clinic) diagnose(o boot.Order, key string, words ...string) {
 	// The box sees the last acknowledgement after the machine sent it, and gives a silent machine half a minute.
 	for end := time.Now().Add(45 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		var ok bool
-		if cause, ok = c.box.table.Cause(c.t.Context(), o.ID, time.Now().Add(4*time.Minute)); ok && cause.Key == key {
-			c.says(key, cause.Text, cause.Hint, words...)
+		if cause, ok = c.box.table.Cause(c.t.Context(), o.ID, time.Now().Add(4*time.Minute)); ok && cause.Key == key && cause.Text != "" && cause.Hint != "" && lacks(cause.Text+"\n"+cause.Hint, words) == "" {
 			return
 		}
 	}
-	c.t.Errorf("cause %+v, want %s", cause, key)
+	c.t.Errorf("cause %+v, want %s with the words %q", cause, key, words)
 	events, _ := c.box.table.Timeline(o.ID)
 	for _, e := range events {
 		c.t.Logf("%s %s %s", e.Step, e.Key, e.Text)
@@ -296,11 +300,19 @@ func (c *clinic) says(key, text, hint string, words ...string) {
 	if text == "" || hint == "" {
 		c.t.Errorf("%s: says %q, and to do %q", key, text, hint)
 	}
+	if w := lacks(text+"\n"+hint, words); w != "" {
+		c.t.Errorf("%s does not say %q: %s\n%s", key, w, text, hint)
+	}
+}
+
+// lacks is the first of the words that a text does not have, or "".
+func lacks(text string, words []string) string {
 	for _, w := range words {
-		if !strings.Contains(text+"\n"+hint, w) {
-			c.t.Errorf("%s does not say %q: %s\n%s", key, w, text, hint)
+		if !strings.Contains(text, w) {
+			return w
 		}
 	}
+	return ""
 }
 
 // filter gives the box's packet filter a rule, as an admin would who means well: in its

@@ -59,7 +59,7 @@ func TestConnect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("unshare", "--net", self, "-test.run=^TestConnect$", "-test.v", "-test.timeout=5m")
+	cmd := exec.Command("unshare", "--net", "--mount", self, "-test.run=^TestConnect$", "-test.v", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), connectMark+"="+command)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -85,6 +85,27 @@ func inConnectNamespace(t *testing.T) {
 	t.Run("ssh", b.overSSH)
 	t.Run("viewer", b.overViewer)
 	t.Run("refused", b.refused)
+	t.Run("notify", b.tries)
+}
+
+// tries: an admin tries the ways to people, and sees what became of all messages.
+func (b *branch) tries(t *testing.T) {
+	if out, errOut, err := b.rescuebox(t, "", "notify", "test", "trusted"); err != nil || !regexp.MustCompile(`(?m)^trusted +http://127\.0\.0\.1:\d+ +sent +-$`).MatchString(out) {
+		t.Errorf("%v: %s%s", err, out, errOut)
+	}
+	b.isTold(t, func(m map[string]any) bool {
+		return m["kind"] == "test" && m["site"] == "kazan-2" && strings.HasSuffix(fmt.Sprint(m["text"]), "there is nothing to do.\n")
+	})
+	if _, errOut, err := b.rescuebox(t, "", "notify", "test", "nobody"); exitCode(err) != 1 || !strings.Contains(errOut, "hint: there are trusted") {
+		t.Errorf("nobody: %v: %s", err, errOut)
+	}
+	out, _, err := b.rescuebox(t, "", "notify", "list")
+	for _, want := range []string{`(?m)^trusted +webhook +http://127\.0\.0\.1:\d+ +ticket failed expired done +yes$`, `ticket +srv02 +http://127\.0\.0\.1:\d+ +sent +1 +-`, `test +- +http`} {
+		if err != nil || !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("%v: no %s in\n%s", err, want, out)
+		}
+	}
+	b.audited(t, `POST /v1/notifications/test +trusted`)
 }
 
 func newBranch(t *testing.T) *branch {

@@ -124,6 +124,7 @@ func TestDoctorPorts(t *testing.T) {
 			t.Errorf("does not name who has it: %s", f.Text)
 		}
 	}
+	c.reports("parts", "part-failed")
 	if n := len(c.ask("ports")); n != 2 {
 		t.Errorf("%d findings, want one for each port", n)
 	}
