@@ -374,8 +374,14 @@ func TestFlippedBytes(t *testing.T) {
 	if n, err := readAll(t, b); n != 2 || err != nil {
 		t.Errorf("the reserve of the volume's descriptors is not used: %d, %v", n, err)
 	}
-	for _, at := range []int{anchor, len(whole)/sector*sector - sector} {
-		clear(b[at : at+sector])
+	for at := 0; at+sector <= len(whole); at += sector { // the entry of a.txt, which would be shorter
+		if id, ok := checkTag(whole[at : at+sector]); ok && id == tagFile && le32(whole[at+56:]) == 5000 {
+			c := bytes.Clone(whole)
+			c[at+56] ^= 8
+			if _, err := readAll(t, c); !errors.Is(err, ErrDamaged) {
+				t.Errorf("a file of another size: %v", err)
+			}
+		}
 	}
 	for at := 0; at+sector <= len(b); at += sector {
 		if id, ok := checkTag(b[at : at+sector]); ok && id == tagAnchor {
@@ -453,4 +459,54 @@ func mend(b []byte) {
 		}
 	}
 	b[4] = sum
+}
+
+// A file whose list of extents goes on in other blocks, as the list of a file in many pieces does;
+// and a list that leads back to itself.
+func TestExtentsElsewhere(t *testing.T) {
+	const blocksOf = 40
+	disc := make([]byte, blocksOf*sector)
+	put := func(block int, descriptors ...uint32) { // an allocation extent descriptor
+		b := disc[block*sector : (block+1)*sector]
+		binary.LittleEndian.PutUint16(b, tagAllocation)
+		binary.LittleEndian.PutUint16(b[2:], 2)
+		binary.LittleEndian.PutUint32(b[20:], uint32(4*len(descriptors)))
+		for n, d := range descriptors {
+			binary.LittleEndian.PutUint32(b[24+4*n:], d)
+		}
+		mend(b)
+	}
+	const notRecorded, more = 1 << 30, 3 << 30
+	copy(disc[30*sector:], "first")
+	copy(disc[20*sector:], "second")
+	copy(disc[25*sector:], "third")
+	put(5, 2048, 20, notRecorded|4096, 0, more|2048, 6)
+	put(6, 2048, 25)
+	put(7, more|2048, 7)
+	v := &udf{blocks: &blocks{r: bytes.NewReader(disc), size: int64(len(disc))}, block: sector, length: blocksOf}
+	list := func(descriptors ...uint32) (b []byte) {
+		for _, d := range descriptors {
+			b = binary.LittleEndian.AppendUint32(b, d)
+		}
+		return b
+	}
+	c := content{blocks: v.blocks}
+	if err := v.extents(&c, list(2048, 30, more|2048, 5), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cut(5*2048 - 3); err != nil || c.size() != 5*2048-3 || len(c.extents) != 4 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	b, err := c.all(1 << 20)
+	if err != nil || string(b[:5]) != "first" || string(b[2048:2054]) != "second" || !bytes.Equal(b[4096:8192], make([]byte, 4096)) || string(b[8192:8197]) != "third" {
+		t.Errorf("%q, %v", b[8192:8197], err)
+	}
+	for name, damaged := range map[string][]byte{"a circle": list(more|2048, 7), "beyond the partition": list(2048, blocksOf), "no descriptor": list(more|2048, 8)} {
+		if err := v.extents(&content{blocks: v.blocks}, damaged, 0, 0); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := v.extents(&c, nil, 2, 0); !errors.Is(err, errors.ErrUnsupported) {
+		t.Error(err)
+	}
 }
