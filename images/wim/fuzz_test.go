@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// small bounds what a fuzzed file may unpack to, so that the fuzzer is quick.
-const small = 1 << 20
+// mostFuzzed bounds what a fuzzed file may unpack to, so that the fuzzer is quick.
+const mostFuzzed = 1 << 20
 
 // Whatever the bytes are, there is a result or an error, and a result is a WIM that is
 // read again with what was added.
@@ -27,7 +27,7 @@ func FuzzOpen(f *testing.F) {
 				if n++; n > 1000 {
 					return io.EOF
 				}
-				_, _ = w.ReadFile(img.Index, path, small)
+				_, _ = w.ReadFile(img.Index, path, mostFuzzed)
 				return nil
 			})
 		}
@@ -84,7 +84,7 @@ func FuzzLZX(f *testing.F) {
 	f.Add(lzxChunk(3), 1200, byte(0))
 	f.Add(lzxChunk(7), 40_000, byte(3))
 	f.Fuzz(func(t *testing.T, src []byte, size int, order byte) {
-		if size < 0 || size > small {
+		if size < 0 || size > mostFuzzed {
 			return
 		}
 		d := newLZX(1 << (15 + order%7))

@@ -228,6 +228,26 @@ func (p *parts) add(list ...[]byte) {
 // align makes the size a multiple of eight.
 func (p *parts) align() { p.add(make([]byte, align8(p.size)-p.size)) }
 
+// small parts are put together, since each part is sent for itself.
+const small = 4 << 10
+
+// merged is the parts with neighbours that are small as one, and none that is empty.
+func (p *parts) merged() (list [][]byte) {
+	grows := false // the last one is a copy
+	for _, b := range p.list {
+		switch {
+		case len(b) == 0:
+		case len(b) >= small:
+			list, grows = append(list, b), false
+		case grows:
+			list[len(list)-1] = append(list[len(list)-1], b...)
+		default:
+			list, grows = append(list, bytes.Clone(b)), true
+		}
+	}
+	return list
+}
+
 func (p *parts) writeTo(h io.Writer) {
 	for _, b := range p.list {
 		h.Write(b)
@@ -337,6 +357,5 @@ func (p *patch) finish() *Patch {
 	table.add(p.blobs.raw[from:], p.fresh)
 	p.append(table, flagMetadata).put(p.header[headerTable:])
 	clear(p.header[headerIntegrity:][:resourceSize])
-	tail := slices.DeleteFunc(p.tail.list, func(b []byte) bool { return len(b) == 0 })
-	return &Patch{Header: p.header, Tail: tail, Size: p.size + p.tail.size, Sum: p.hash}
+	return &Patch{Header: p.header, Tail: p.tail.merged(), Size: p.size + p.tail.size, Sum: p.hash}
 }

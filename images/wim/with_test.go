@@ -481,6 +481,9 @@ func TestPatchSharesMemory(t *testing.T) {
 	if err != nil || first.Sum != second.Sum || !bytes.Equal(bytes.Join(first.Tail, nil), bytes.Join(second.Tail, nil)) {
 		t.Errorf("the second patch is another one: %v", err)
 	}
+	if len(second.Tail) > 12 {
+		t.Errorf("the tail has %d parts", len(second.Tail))
+	}
 	if got := after.TotalAlloc - before.TotalAlloc; got > 64<<10 {
 		t.Errorf("a patch took %d bytes", got)
 	}
