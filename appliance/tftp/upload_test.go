@@ -171,6 +171,8 @@ func TestTicketsThatAreNotTaken(t *testing.T) {
 func TestLastAcknowledgementComesAfterTheDisk(t *testing.T) {
 	d := &desk{gate: make(chan struct{})}
 	addr := startDesk(t, d)
+	stored := sync.OnceFunc(func() { close(d.gate) })
+	t.Cleanup(stored) // before the server is stopped, which waits for the disk
 	c := dialTest(t, addr)
 	c.request(rq(opWRQ, "inv32.xml", "octet"))
 	if op, n, _, err := c.receive(soon); op != opACK || n != 0 {
@@ -180,7 +182,7 @@ func TestLastAcknowledgementComesAfterTheDisk(t *testing.T) {
 	if op, _, _, err := c.receive(300 * time.Millisecond); err == nil {
 		t.Fatalf("opcode %d before the ticket is stored", op)
 	}
-	close(d.gate)
+	stored()
 	for range 3 { // the answer was lost: each time that the block comes again, it does
 		if op, n, _, err := c.receive(soon); op != opACK || n != 1 {
 			t.Fatal(op, n, err)
