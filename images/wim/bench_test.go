@@ -144,8 +144,8 @@ func timeOverlay(path string) error {
 
 // shelf is a tree of two files: /plain and /overlay.
 type shelf struct {
-	path    string
-	patched *wim.Patched
+	path  string
+	patch *wim.Patch
 }
 
 func (s *shelf) Open(path string, _ netip.Addr) (*boot.File, error) {
@@ -159,13 +159,19 @@ func (s *shelf) Open(path string, _ netip.Addr) (*boot.File, error) {
 	}
 	file := &boot.File{ReadSeeker: f, Name: path, Size: info.Size(), ModTime: info.ModTime()}
 	if strings.Contains(path, "overlay") {
-		h, tail := s.patched.Header, s.patched.Tail
-		file.Size = s.patched.Size
-		file.ReadSeeker = images.Join(images.Segment{Base: bytes.NewReader(h), Size: int64(len(h))},
-			images.Segment{Base: f, At: int64(len(h)), Size: info.Size() - int64(len(h))},
-			images.Segment{Base: bytes.NewReader(tail), Size: int64(len(tail))})
+		file.ReadSeeker, file.Size = joined(f, info.Size(), s.patch), s.patch.Size
 	}
 	return file, nil
+}
+
+// joined is the patched file.
+func joined(f io.ReaderAt, size int64, p *wim.Patch) *images.Overlay {
+	head := int64(len(p.Header))
+	list := []images.Segment{{Base: bytes.NewReader(p.Header), Size: head}, {Base: f, At: head, Size: size - head}}
+	for _, b := range p.Tail {
+		list = append(list, images.Segment{Base: bytes.NewReader(b), Size: int64(len(b))})
+	}
+	return images.Join(list...)
 }
 
 func (s *shelf) Served(*boot.File)          {}
@@ -187,16 +193,17 @@ func serve(address, path string) error {
 	if err != nil {
 		return err
 	}
-	p, err := w.With(0, added())
+	p, err := w.Patch(0, added())
 	if err != nil {
 		return err
 	}
 	h := sha256.New()
-	h.Write(p.Header)
-	if _, err := io.Copy(h, io.NewSectionReader(f, int64(len(p.Header)), info.Size()-int64(len(p.Header)))); err != nil {
-		return err
+	for _, part := range []io.Reader{bytes.NewReader(p.Header), io.NewSectionReader(f, int64(len(p.Header)), info.Size()-int64(len(p.Header))),
+		bytes.NewReader(bytes.Join(p.Tail, nil))} {
+		if _, err := io.Copy(h, part); err != nil {
+			return err
+		}
 	}
-	h.Write(p.Tail)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	s := httpboot.Server{Addr: netip.MustParseAddrPort(address), Tree: &shelf{path, p}}
