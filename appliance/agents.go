@@ -53,7 +53,7 @@ func (a agents) take(token string, from netip.Addr, raw []byte, take taking) err
 	}
 	t, err := take(machine, order, verified, from, raw)
 	if errors.Is(err, ticket.ErrTooMany) { // the sender's fault, not the box's
-		err = &boot.Refusal{Reason: err.Error()}
+		err = &boot.Refusal{Reason: err.Error(), Err: err}
 	}
 	if verified { // even where the ticket is not on disk yet: the machine is up, and shall not boot this twice
 		a.table.NoteSecureBoot(machine, secureBootOf[t.SecureBoot])
@@ -67,7 +67,10 @@ func (a agents) take(token string, from netip.Addr, raw []byte, take taking) err
 func (a agents) MDT(from netip.Addr, q url.Values) (string, error) {
 	machine, _, _, ok := a.who("", from)
 	if !ok {
-		return "", errStranger
+		if _, has := ticket.MDT(q); has {
+			return "", errStranger
+		}
+		return ticket.MDTReply(q), nil // without a GUID the scripts stop
 	}
 	if note := ticket.MDTNote(q); note != "" {
 		a.table.Says(machine, note, false)
@@ -117,6 +120,9 @@ func (b *box) machineAt(a netip.Addr) (string, bool) {
 // what it says: a ticket is a credential, and viewers read timelines. Then people are told.
 func (b *box) announce(t ticket.Ticket) error {
 	text := fmt.Sprintf("ticket %s is here", t.ID)
+	if t.Machine == "" {
+		text += ", of no known machine"
+	}
 	switch {
 	case t.Problem != "":
 		text += ", but it cannot be read: " + t.Problem

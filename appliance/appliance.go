@@ -106,7 +106,7 @@ func assemble(o Options) (*box, error) {
 	b.table = b.bootTable()
 	b.outbox = &notify.Outbox{Store: state.NewTable[notify.Entry](db, "outbox", state.Durable), Targets: targetsOf(o.Config.Notify), Log: b.logOf("notify")}
 	b.tickets = &ticket.Desk{LAN: o.Config.LAN.Address, Store: state.NewTable[ticket.Ticket](db, "tickets", state.Durable),
-		Log: b.logOf("ticket"), Announce: b.announce}
+		Reachable: ticket.Routed, Log: b.logOf("ticket"), Metrics: replacing{b.metrics}, Announce: b.announce}
 	b.dhcp = b.dhcpServer()
 	return b, nil
 }
@@ -138,7 +138,7 @@ func (b *box) parts() []part {
 	lan := c.LAN.Address.Addr()
 	metrics := replacing{b.metrics}
 	tftpd := &tftp.Server{Addr: netip.AddrPortFrom(lan, uint16(c.TFTP.Port)), BlockSize: c.TFTP.BlockSize,
-		Tree: b.table, Log: b.logOf("tftp"), Metrics: metrics}
+		Tree: b.table, Tickets: agents{b}, Log: b.logOf("tftp"), Metrics: metrics}
 	httpd := &httpboot.Server{Site: c.Site, Addr: netip.AddrPortFrom(lan, uint16(c.HTTP.Port)), RateLimit: c.HTTP.RateLimit,
 		Tree: b.table, Agents: agents{b}, Tickets: agents{b}, Log: b.logOf("http"), Metrics: metrics}
 	parts := []part{
