@@ -93,7 +93,7 @@ func (i Image) biosWarnings(has func(string) bool) []string {
 		return nil
 	}
 	return []string{strings.Join(missing, " and ") + " missing, which BIOS machines need for Microsoft's own way: they boot the image with iPXE and wimboot " +
-		"(put wimboot from https://github.com/ipxe/wimboot/releases into a boot set); or take what is missing out of \\Windows\\Boot\\PXE of an installed Windows " +
+		"(rescuebox image add --bootset wimboot FILE, from github.com/ipxe/wimboot); or take what is missing out of \\Windows\\Boot\\PXE of an installed Windows " +
 		"and add the image again, with --with " + strings.Join(missing, " --with ")}
 }
 
