@@ -86,7 +86,7 @@ func (h *service) connect(c *call) error {
 		return err
 	}
 	info, _ := way.Info()
-	c.note("%s %s ticket=%s target=%s until=%s way=%.8s", info.Machine, info.Service, info.Ticket, info.Target, info.Expires.UTC().Format(time.RFC3339), info.ID)
+	c.note("%s %s ticket=%s target=%s until=%s way=%.8s", quoteIfOdd(info.Machine), info.Service, info.Ticket, info.Target, info.Expires.UTC().Format(time.RFC3339), info.ID)
 	// On record before anything goes through: without it nothing does.
 	if err := h.record(c, http.StatusSwitchingProtocols, nil); err != nil {
 		way.Close(err)
@@ -103,7 +103,7 @@ func (h *service) connect(c *call) error {
 
 // recordClosing writes the way's end into the audit log.
 func (h *service) recordClosing(c *call, info api.Relay, t RelayTotals, took time.Duration) {
-	c.note("%s %s target=%s way=%.8s connections=%d sent=%d received=%d after=%s: %s", info.Machine, info.Service, info.Target, info.ID,
+	c.note("%s %s target=%s way=%.8s connections=%d sent=%d received=%d after=%s: %s", quoteIfOdd(info.Machine), info.Service, info.Target, info.ID,
 		t.Streams, t.Sent, t.Received, took.Round(time.Second), t.Why)
 	if err := h.recordAs(c, "CLOSE "+c.req.URL.Path, http.StatusOK, nil); err != nil {
 		h.log.Error("end of a way through the box is not on record", zap.String("machine", info.Machine), zap.NamedError("err", err))

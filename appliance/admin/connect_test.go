@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,9 +55,8 @@ type fakeWay struct {
 	done chan struct{}
 	once sync.Once
 	why  string
-	wg   sync.WaitGroup
-	n    int
-	got  int64
+	n    atomic.Int64
+	got  atomic.Int64
 }
 
 func (r *fakeRelays) Open(ctx context.Context, g Grant) (Relayed, error) {
@@ -94,13 +94,11 @@ func (w *fakeWay) Dial(context.Context) (func(net.Conn), error) {
 		if conn == nil {
 			return
 		}
-		w.wg.Add(1)
-		defer w.wg.Done()
 		defer conn.Close()
-		w.n++
+		w.n.Add(1)
 		go func() { <-w.done; conn.Close() }()
 		text, _ := io.ReadAll(conn)
-		w.got += int64(len(text))
+		w.got.Add(int64(len(text)))
 		io.WriteString(conn, strings.ToUpper(string(text)))
 	}, nil
 }
@@ -114,8 +112,7 @@ func (w *fakeWay) Close(why error) RelayTotals {
 		why = errors.New("the admin closed it")
 	}
 	w.end(why.Error())
-	w.wg.Wait()
-	return RelayTotals{Streams: w.n, Sent: w.got, Received: w.got, Why: w.why}
+	return RelayTotals{Streams: int(w.n.Load()), Sent: w.got.Load(), Received: w.got.Load(), Why: w.why}
 }
 
 // A way through the box, over the socket and over TLS: what is opened, what goes

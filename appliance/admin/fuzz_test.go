@@ -4,10 +4,14 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"rescuebox/appliance/admin/api"
+	"rescuebox/appliance/ticket"
 )
 
 // Whatever the body, the answer is JSON with a reason or a success, and no panic.
@@ -41,6 +45,36 @@ func FuzzBody(f *testing.F) {
 		} else if p := problemOf(err); p.body.Status >= http.StatusInternalServerError || len(c.args) > 1000 {
 			t.Errorf("%q: %v, audit %q", body, err, c.args)
 		}
+	})
+}
+
+// Whatever is asked of a way, it leads to a ticket's own address or nowhere, with a
+// reason, and keeps the audit log short.
+func FuzzConnect(f *testing.F) {
+	for _, seed := range []string{"service=ticket&id=1&for=1h", "service=ipmi", "for=-1h", "for=9999999h", "target=10.0.0.1:22&id=../x", "%zz", "id=%00%0a&id=2"} {
+		f.Add("srv01", seed)
+	}
+	f.Add("../srv01", "")
+	at := netip.MustParseAddr("192.168.77.100")
+	relays := &fakeRelays{}
+	fake := &service{Server: &Server{Boot: &fakeBoot{}, Audit: noAudit{}, Relays: relays, Log: zap.NewNop(),
+		Tickets: someTickets{{ID: "1", Kind: ticket.SSH, Address: at, Port: 22}}}, log: zap.NewNop()}
+	f.Fuzz(func(t *testing.T, machine, query string) {
+		req := httptest.NewRequest("GET", "/v1/machines/x/connect", nil)
+		req.URL.RawQuery = query
+		req.SetPathValue("name", machine)
+		req.Header.Set("Connection", "Upgrade")
+		req.Header.Set("Upgrade", protocol)
+		c := &call{req: req, w: httptest.NewRecorder()} // which cannot be taken over: a way that opens ends at once
+		if err := fake.connect(c); err != nil && problemOf(err).body.Status >= http.StatusInternalServerError || len(c.args) > 1000 {
+			t.Errorf("%q %q: %v, audit %q", machine, query, err, c.args)
+		}
+		for _, g := range relays.opened {
+			if g.Target != netip.AddrPortFrom(at, 22) || g.For < 0 {
+				t.Errorf("%q %q leads to %+v", machine, query, g)
+			}
+		}
+		relays.opened, relays.ways = nil, nil
 	})
 }
 

@@ -3,9 +3,9 @@
 // Windows, so that the admin's command does too.
 //
 // Names in JSON are snake_case. Times are RFC 3339, times that have not come
-// yet are left out. Durations are written as Go writes them ("30m"). No type
-// here carries a secret, but for NewToken, which shows one once. The order's
-// token, with which a booted machine proves itself, never leaves the daemon.
+// yet are left out. Durations are written as Go writes them ("30m"). The types
+// that carry a secret are NewToken, which shows one once, and Ticket, which opens a
+// machine and is for operators. The order's token, with which a booted machine proves itself, never leaves the daemon.
 package api
 
 import "time"
