@@ -93,7 +93,10 @@ func TestWebhookAnswers(t *testing.T) {
 			if r.URL.Path == "/elsewhere" {
 				t.Error("the redirection was followed")
 			}
-			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+		},
+		"redirect with the body": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusPermanentRedirect)
 		},
 		"hangs up": func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) },
 		"hangs":    func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); <-r.Context().Done() },
@@ -106,7 +109,7 @@ func TestWebhookAnswers(t *testing.T) {
 		},
 	}
 	wants := map[string]string{"200": "sent", "204": "sent", "400": "refused", "404": "refused", "408": "again", "429": "later", "500": "again",
-		"503": "again", "redirect": "refused", "hangs up": "unsure", "hangs": "unsure", "endless": "sent"}
+		"503": "again", "redirect": "refused", "redirect with the body": "refused", "hangs up": "unsure", "hangs": "unsure", "endless": "sent"}
 	for name, want := range wants {
 		t.Run(name, func(t *testing.T) {
 			srv := httptest.NewServer(answers[name])
