@@ -10,12 +10,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"rescuebox/appliance/boottest"
 	"rescuebox/images"
+	"rescuebox/images/bcd"
 )
 
 // dartImage is a Windows image with all that the import finds in a DaRT of today.
@@ -432,6 +436,29 @@ func TestWindowsFirmware(t *testing.T) {
 	}
 }
 
+// The configuration names paths that bear the machine's MAC, and blocks that its ROM stands.
+func TestBootConfiguration(t *testing.T) {
+	c := windowsConfig(t)
+	small := 0
+	c.BlockSize = func(MAC) int { return small }
+	table := New(c)
+	arm(t, table, "dart", 0)
+	answer(table, Client{MAC: mac1b, Arch: UEFIX64, Program: Firmware})
+	want := bcd.Store{EFI: true, Loader: `\windows\system32\boot\winload.efi`, WIM: `\boot\525400123457\boot.wim`, SDI: `\boot\525400123457\boot.sdi`,
+		BlockSize: 1456, Window: 8, VariableWindow: true, Description: "DaRT 10"}
+	for path, change := range map[string]func(*bcd.Store){
+		"boot/525400123457/boot/bcd":        func(*bcd.Store) { small = 0 },
+		"boot/525400123457/efi/boot/bcd":    func(s *bcd.Store) { small, s.BlockSize = 1024, 1024 },
+		"boot/525400123457/wimboot/efi/bcd": func(s *bcd.Store) { s.WIM, s.SDI = `\Boot\boot.wim`, `\Boot\boot.sdi` },
+	} {
+		want := want
+		change(&want)
+		if got := fetch(t, table, path); got != string(want.Bytes()) {
+			t.Errorf("%s is not %+v", path, want)
+		}
+	}
+}
+
 func utf16le(s string) (b []byte) {
 	for _, c := range []byte(s) {
 		b = append(b, c, 0)
@@ -502,5 +529,34 @@ func TestWindowsOrder(t *testing.T) {
 	}
 	if _, open := table.OpenOrder("srv01"); open {
 		t.Error("the order is still open")
+	}
+}
+
+// An overlay is made once for all who ask for it at a time, again after a failure, and only so many are kept.
+func TestOverlays(t *testing.T) {
+	var l overlays
+	var made atomic.Int32
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			l.of(overlayKey{"1", "a"}, func() (*overlay, error) { made.Add(1); return &overlay{tag: "x"}, nil })
+		})
+	}
+	wg.Wait()
+	if made.Load() != 1 {
+		t.Errorf("made %d times", made.Load())
+	}
+	failed := errors.New("the disk")
+	for _, want := range []error{failed, nil} {
+		if _, err := l.of(overlayKey{"2", "a"}, func() (*overlay, error) { return &overlay{}, want }); err != want {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	for i := range 3 * maxOverlays {
+		l.of(overlayKey{strconv.Itoa(i), "b"}, func() (*overlay, error) { return &overlay{}, nil })
+	}
+	l.forget("20")
+	if len(l.list) != maxOverlays-1 {
+		t.Errorf("%d are kept", len(l.list))
 	}
 }

@@ -20,7 +20,8 @@ type tftpOptions struct {
 	block  int  // blksize (RFC 2348); 0: not asked for, 512 bytes
 	window int  // windowsize (RFC 7440); 0: not asked for
 	ms     bool // Windows' msftwindow beside it: see msAsk
-	probe  bool // only the size is wanted: leave with error 8 behind the OACK
+	probe  bool // only the size is wanted: leave behind the OACK, with error 8
+	zero   bool // or with error 0
 }
 
 // Windows asks for its variable windows by one number and is granted them by
@@ -205,7 +206,11 @@ func (t *transfer) oack(options []byte) error {
 	}
 	if t.want.probe {
 		t.done = true
-		return t.send(append([]byte{0, opError, 0, errOptions}, "User aborted the transfer\x00"...))
+		code := byte(errOptions)
+		if t.want.zero {
+			code = 0
+		}
+		return t.send(append([]byte{0, opError, 0, code}, "User aborted the transfer\x00"...))
 	}
 	return t.ack()
 }

@@ -161,13 +161,13 @@ func (w *windowsLoader) at(name string) origin {
 	return w.from.at(name)
 }
 
-// get loads a file. By TFTP it asks for the size first and leaves that with error 8.
+// get loads a file. By TFTP it asks for the size first and leaves that with error 8 or 0.
 func (w *windowsLoader) get(name string) (Loaded, error) {
 	if w.from.scheme == "http" {
 		return w.m.httpGet(w.at(name))
 	}
 	probe := w.want
-	probe.probe = true
+	probe.probe, probe.zero = true, w.m.cpu() == "" // both are seen
 	if _, err := w.m.tftpGet(w.at(name), probe); err != nil {
 		return Loaded{}, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"rescuebox/appliance/admin/api"
 	"rescuebox/images"
+	"rescuebox/images/bcd"
 )
 
 // windowsRow is a kind of machine that boots Windows PE.
@@ -261,8 +262,26 @@ func TestLoaderOfAnotherCA(t *testing.T) {
 	}
 }
 
+// TestBCD: the simulated boot manager reads what a store says, and nothing out of another file.
+func TestBCD(t *testing.T) {
+	s := bcd.Store{EFI: true, Loader: `\windows\system32\winload.efi`, WIM: `\boot\525400123456\boot.wim`, SDI: `\boot\boot.sdi`, BlockSize: 1456, Window: 8, VariableWindow: true}
+	want := plan{loader: s.Loader, wim: s.WIM, sdi: s.SDI, block: 1456, window: 8, variable: true}
+	if got, err := readBCD(s.Bytes()); got != want || err != nil {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	bare := bcd.Store{WIM: s.WIM, SDI: s.SDI}
+	if got, err := readBCD(bare.Bytes()); got.block != 0 || got.window != 0 || got.variable || err != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, damaged := range [][]byte{nil, []byte("regf"), s.Bytes()[:5000], make([]byte, 8192)} {
+		if got, err := readBCD(damaged); err == nil {
+			t.Errorf("%d bytes: %+v", len(damaged), got)
+		}
+	}
+}
+
 // FuzzBCD: whatever a store holds, to read it ends.
 func FuzzBCD(f *testing.F) {
-	f.Add([]byte("regf"))
+	f.Add(bcd.Store{EFI: true, WIM: `\boot\boot.wim`, SDI: `\boot\boot.sdi`, Window: 8, VariableWindow: true}.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) { readBCD(b) })
 }
