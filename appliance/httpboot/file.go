@@ -42,10 +42,9 @@ func (v *service) file(w http.ResponseWriter, r *http.Request, c *conn, f *boot.
 // to boot from (UEFI 2.10, section 24.7.3; IANA's registry of media types). EDK2
 // goes by the name's end where a type tells it nothing, so names keep theirs.
 func contentType(f *boot.File) string {
-	if f.Script {
-		return "text/plain; charset=utf-8"
-	}
 	switch strings.ToLower(path.Ext(f.Name)) {
+	case ".ipxe", ".cfg":
+		return "text/plain; charset=utf-8"
 	case ".iso":
 		return "application/vnd.efi-iso"
 	case ".efi":
