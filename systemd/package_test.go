@@ -17,6 +17,11 @@ const packageFiles = `-rwxr-xr-x root/root ./usr/bin/rescuebox
 -rwxr-xr-x root/root ./usr/bin/rescueboxd
 -rwxr-xr-x root/root ./usr/lib/rescuebox/rescue-agent
 -rwxr-xr-x root/root ./usr/lib/rescuebox/rescue-agent-OTHER
+-rw-r--r-- root/root ./usr/lib/rescuebox/rescue-agent-windows-386.exe
+-rw-r--r-- root/root ./usr/lib/rescuebox/rescue-agent-windows-amd64.exe
+-rw-r--r-- root/root ./usr/lib/rescuebox/rescue-agent-windows-arm64.exe
+-rw-r--r-- root/root ./usr/lib/rescuebox/rescue-agent-windows-legacy-386.exe
+-rw-r--r-- root/root ./usr/lib/rescuebox/rescue-agent-windows-legacy-amd64.exe
 -rw-r--r-- root/root ./usr/lib/systemd/system/rescueboxd.service
 -rw-r--r-- root/root ./usr/lib/sysusers.d/rescuebox.conf
 -rw-r--r-- root/root ./usr/lib/tmpfiles.d/rescuebox.conf
@@ -28,7 +33,7 @@ const packageFiles = `-rwxr-xr-x root/root ./usr/bin/rescuebox
 
 func TestPackage(t *testing.T) {
 	if testing.Short() {
-		t.Skip("builds three programs twice")
+		t.Skip("builds all programs twice")
 	}
 	tool(t, "dpkg-deb", "dpkg")
 	deb := makePackage(t)
