@@ -29,7 +29,8 @@ const packageFiles = `-rwxr-xr-x root/root ./usr/bin/rescuebox
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/copyright
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/minimal.toml
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/proxydhcp.toml
--rw-r--r-- root/root ./usr/share/doc/rescuebox/reference.toml`
+-rw-r--r-- root/root ./usr/share/doc/rescuebox/reference.toml
+-rw-r--r-- root/root ./usr/share/doc/rescuebox/samba.conf`
 
 func TestPackage(t *testing.T) {
 	if testing.Short() {
