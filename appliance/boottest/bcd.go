@@ -86,7 +86,7 @@ func (h hive) find(key uint32, name string) (uint32, bool) {
 	for i := range binary.LittleEndian.Uint16(list[2:]) {
 		at := binary.LittleEndian.Uint32(list[4+8*int(i):])
 		sub := h.cell(at)
-		if strings.EqualFold(string(sub[76:76+binary.LittleEndian.Uint16(sub[72:])]), name) {
+		if n := int(binary.LittleEndian.Uint16(sub[72:])); n == len(name) && strings.EqualFold(string(sub[76:76+n]), name) {
 			return at, true
 		}
 	}
