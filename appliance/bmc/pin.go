@@ -1,0 +1,115 @@
+package bmc
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Known is what is remembered of a controller between two starts of the box.
+type Known struct {
+	Protocol   string `json:"protocol,omitempty"`    // that answered, "redfish" or "ipmi"; "" is not known
+	CertSHA256 string `json:"cert_sha256,omitempty"` // of the certificate that it showed first; "" is none yet
+}
+
+// Memory keeps what is known of controllers. The key is the host as configured,
+// with its port where one is.
+type Memory interface {
+	Get(host string) (Known, bool)
+	Put(host string, k Known) error
+}
+
+// ErrCertificate is a controller that shows another certificate than the one that
+// was pinned, or, where it is to be verified, one that nobody known vouches for.
+var ErrCertificate = errors.New("the controller's certificate is not the one it had")
+
+// How a controller's certificate is checked. Controllers sign their own, so the
+// one that is seen first is pinned.
+const (
+	CertificatePin    = "pin"    // "" is the same
+	CertificateVerify = "verify" // by the system's authorities
+	CertificateAny    = "any"
+)
+
+// tlsConfig checks certificates as configured. check gets the SHA-256 of the
+// certificate shown.
+func tlsConfig(host, how string, check func(fingerprint string) error) *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, CipherSuites: suitesTLS()}
+	if how == CertificateVerify {
+		return c
+	}
+	// The chain is not looked at: that it is the same certificate as ever is checked instead,
+	// before the password is sent.
+	c.InsecureSkipVerify = true
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		if len(s.PeerCertificates) == 0 {
+			return fmt.Errorf("%w: it shows none", ErrCertificate)
+		}
+		return check(fingerprint(s.PeerCertificates[0]))
+	}
+	return c
+}
+
+func fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// certificate is the SHA-256 of the one that the controller shows, whatever is pinned.
+func (r *Redfish) certificate(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	var shown string
+	d := tls.Dialer{Config: tlsConfig(r.Host, CertificatePin, func(f string) error { shown = f; return nil })}
+	conn, err := d.DialContext(ctx, "tcp", r.address())
+	if err != nil {
+		return "", (&session{Redfish: r}).plain(err)
+	}
+	return shown, conn.Close()
+}
+
+// suitesTLS are Go's, and those with RSA key exchange and AES: controllers of ten years
+// ago have no others (iDRAC 7, first iLO 4), and stand in a network of their own.
+func suitesTLS() []uint16 {
+	old := []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_RSA_WITH_AES_128_CBC_SHA, tls.TLS_RSA_WITH_AES_256_CBC_SHA}
+	var ids []uint16
+	for _, s := range tls.CipherSuites() {
+		ids = append(ids, s.ID)
+	}
+	for _, id := range old {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// check compares a certificate with the pinned one, or pins it.
+func (c *Client) check(shown string) error {
+	if c.config.Certificate == CertificateAny {
+		return nil
+	}
+	k := c.known()
+	switch k.CertSHA256 {
+	case shown:
+		return nil
+	case "":
+		k.CertSHA256 = shown
+		return c.remember(k)
+	}
+	return fmt.Errorf("%w: SHA-256 %s is pinned, %s was shown; if it was replaced, rescuebox bmc trust MACHINE pins the new one, else somebody answers in its place",
+		ErrCertificate, short(k.CertSHA256), short(shown))
+}
+
+// short is enough of a fingerprint to compare by eye.
+func short(fingerprint string) string { return fingerprint[:min(len(fingerprint), 16)] }
+
+// Forget forgets the pinned certificate and which protocol answered: the next
+// operation pins and finds out anew.
+func (c *Client) Forget() error { return c.remember(Known{}) }
