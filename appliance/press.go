@@ -13,10 +13,12 @@ import (
 
 // How long things may take before the controller is asked again.
 const (
-	bootPatience = 3 * time.Minute // from power on to the first packet of a network boot: large servers test their memory
-	softPatience = 2 * time.Minute // for a system to shut down by itself
-	softPoll     = 5 * time.Second
-	presses      = 2
+	bootPatience  = 3 * time.Minute // from power on to the first packet of a network boot: large servers test their memory
+	softPatience  = 2 * time.Minute // for a system to shut down by itself
+	softPoll      = 5 * time.Second
+	ejectPatience = time.Minute
+	mediaPatience = 10 * time.Minute // to the booted system's report: the controller loads the disk at a few MB/s
+	presses       = 2
 )
 
 // orders is what a presser needs of the table.
@@ -34,32 +36,70 @@ type presser struct {
 	uefi   func(machine string) bool // by which firmware the machine boots
 }
 
+// way is how a machine is started for an order.
+type way struct {
+	soft  bool   // its system is asked to shut down first
+	media string // URL of the disk that the controller inserts and boots; "" boots from the network
+}
+
 // press boots the order's machine through its controller. It returns when the machine was
-// heard on the network, or when the order is over: where pressing does not help, it ends the
-// order with the reason.
-func (p *presser) press(ctx context.Context, o boot.Order, c bmc.Controller, soft bool) {
+// heard of, or when the order is over: where pressing does not help, it ends the order
+// with the reason.
+func (p *presser) press(ctx context.Context, o boot.Order, c bmc.Controller, w way) {
 	events, stop := p.orders.Watch()
 	defer stop()
-	if soft {
+	if w.soft {
 		p.shutDown(ctx, o, c)
+	}
+	next := bmc.Boot{Device: bmc.Network, UEFI: p.uefi(o.Machine)}
+	patience, missing := bootPatience, "did not ask for a network boot"
+	if w.media != "" {
+		eject, err := p.insert(ctx, o, c, w.media)
+		if err != nil {
+			p.fail(ctx, o, fmt.Sprintf("virtual media: %v", err))
+			return
+		}
+		defer eject()
+		next.Device = bmc.VirtualCD
+		patience, missing = mediaPatience, "did not report from the virtual media"
 	}
 	said := ""
 	for attempt := range presses {
 		if !p.stands(o) {
 			return
 		}
-		next, err := c.Start(ctx, bmc.Boot{Device: bmc.Network, UEFI: p.uefi(o.Machine)})
+		set, err := c.Start(ctx, next)
 		if err != nil {
 			p.fail(ctx, o, fmt.Sprintf("power: %v", err))
 			return
 		}
-		p.tell(o, fmt.Sprintf("the BMC cycles power, and boots once from %s", next))
-		if p.heard(ctx, o, events) {
+		p.tell(o, fmt.Sprintf("the BMC cycles power, and boots once from %s", set))
+		if p.heard(ctx, o, events, patience, w.media != "") {
 			return
 		}
-		said = p.ask(ctx, o, c, attempt)
+		said = p.ask(ctx, o, c, patience, attempt)
 	}
-	p.fail(ctx, o, fmt.Sprintf("%s was power cycled %d times and did not ask for a network boot: %s", o.Machine, presses, said))
+	p.fail(ctx, o, fmt.Sprintf("%s was power cycled %d times and %s: %s", o.Machine, presses, missing, said))
+}
+
+// insert puts the order's disk into the controller. The booted system has all it needs of
+// it in memory when it reports, so that it is ejected at the end of the press.
+func (p *presser) insert(ctx context.Context, o boot.Order, c bmc.Controller, url string) (eject func(), err error) {
+	m, ok := c.(bmc.Media)
+	if !ok {
+		return nil, bmc.ErrUnsupported
+	}
+	if err := m.Insert(ctx, url); err != nil {
+		return nil, err
+	}
+	p.tell(o, "the rescue disk is in the BMC's virtual drive")
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ejectPatience)
+		defer cancel()
+		if err := m.Eject(ctx); err != nil {
+			p.tell(o, fmt.Sprintf("the rescue disk stays in the BMC's virtual drive, eject it there: %v", err))
+		}
+	}, nil
 }
 
 // shutDown asks the system to shut down before its power is cut.
@@ -85,9 +125,10 @@ func (p *presser) shutDown(ctx context.Context, o boot.Order, c bmc.Controller) 
 	p.tell(o, fmt.Sprintf("the system did not shut down within %s, power is cut", softPatience))
 }
 
-// heard waits for the machine's network boot. It is true as well when the order is over.
-func (p *presser) heard(ctx context.Context, o boot.Order, events <-chan boot.Event) bool {
-	timer := time.NewTimer(bootPatience)
+// heard waits for the machine: for its network boot, or, where it boots from a disk that
+// the controller reads, for the report of what is on it. It is true as well when the order is over.
+func (p *presser) heard(ctx context.Context, o boot.Order, events <-chan boot.Event, patience time.Duration, report bool) bool {
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
 		select {
@@ -95,26 +136,29 @@ func (p *presser) heard(ctx context.Context, o boot.Order, events <-chan boot.Ev
 			return true
 		case <-timer.C:
 			now, open := p.orders.OpenOrder(o.Machine)
-			return !open || now.ID != o.ID || now.State == boot.Booting
+			return !open || now.ID != o.ID || now.State == boot.Booting && !report
 		case e := <-events:
-			if e.Order == o.ID && fromMachine(e) {
+			if e.Order == o.ID && fromMachine(e, report) {
 				return true
 			}
 		}
 	}
 }
 
-// fromMachine reports whether an event was caused by the machine itself, or ends its order.
-func fromMachine(e boot.Event) bool {
+// fromMachine reports whether an event was caused by the machine itself, or ends its
+// order. The files of a disk in the controller are fetched by the controller.
+func fromMachine(e boot.Event, report bool) bool {
 	switch e.Step {
 	case boot.StepArmed, boot.StepPower, boot.StepCause, boot.StepDialect:
 		return false
+	case boot.StepUp, boot.StepTicket, boot.StepDone, boot.StepFailed, boot.StepExpired:
+		return true
 	}
-	return true
+	return !report
 }
 
 // ask tells what the controller says of a machine that was not heard of.
-func (p *presser) ask(ctx context.Context, o boot.Order, c bmc.Controller, attempt int) string {
+func (p *presser) ask(ctx context.Context, o boot.Order, c bmc.Controller, patience time.Duration, attempt int) string {
 	var words []string
 	state, err := c.Power(ctx)
 	if err != nil {
@@ -126,7 +170,7 @@ func (p *presser) ask(ctx context.Context, o boot.Order, c bmc.Controller, attem
 		words = append(words, "the next boot is "+next.String())
 	}
 	said := "the BMC says that " + strings.Join(words, " and ")
-	text := fmt.Sprintf("%s was not heard of within %s; %s", o.Machine, bootPatience, said)
+	text := fmt.Sprintf("%s was not heard of within %s; %s", o.Machine, patience, said)
 	if attempt+1 < presses {
 		text += "; once more"
 	}

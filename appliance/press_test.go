@@ -35,6 +35,7 @@ func (f *fakeOrders) Fail(_, reason string) error {
 type fakeController struct {
 	state    bmc.State
 	startErr error
+	mediaErr error
 	softErr  error
 	softTime time.Duration // until a soft shutdown is through; 0: never
 	started  func(n int)
@@ -65,6 +66,14 @@ func (f *fakeController) Start(_ context.Context, b bmc.Boot) (bmc.Next, error) 
 	}
 	return bmc.Next{Boot: b, Held: true}, nil
 }
+func (f *fakeController) Insert(_ context.Context, url string) error {
+	f.log = append(f.log, "insert "+url)
+	return f.mediaErr
+}
+func (f *fakeController) Eject(context.Context) error {
+	f.log = append(f.log, "eject")
+	return nil
+}
 func (f *fakeController) Next(context.Context) (bmc.Next, error) {
 	return bmc.Next{Boot: bmc.Boot{Device: bmc.Network, UEFI: true}, Held: true}, nil
 }
@@ -79,6 +88,7 @@ func TestPress(t *testing.T) {
 		name       string
 		controller fakeController
 		soft       bool
+		media      string
 		heardAt    int // the press after which the machine is heard of; 0: never
 		log        []string
 		told       string // joined
@@ -98,6 +108,11 @@ func TestPress(t *testing.T) {
 			log: []string{"soft", "start network uefi=true"}, told: "the system did not shut down within 2m0s, power is cut"},
 		{name: "soft is unknown", controller: fakeController{state: bmc.On, softErr: bmc.ErrUnsupported}, soft: true, heardAt: 1, took: discoverAfter,
 			log: []string{"soft", "start network uefi=true"}, told: "no orderly shutdown, power is cut: the controller cannot do that"},
+		{name: "virtual media", media: "http://192.168.77.1/media/x/rescue.iso", heardAt: 2, took: mediaPatience + discoverAfter,
+			log:  []string{"insert http://192.168.77.1/media/x/rescue.iso", "start cd uefi=true", "start cd uefi=true", "eject"},
+			told: "the rescue disk is in the BMC's virtual drive"},
+		{name: "no virtual media", media: "http://192.168.77.1/media/x/rescue.iso", controller: fakeController{mediaErr: bmc.ErrUnsupported},
+			log: []string{"insert http://192.168.77.1/media/x/rescue.iso"}, failed: "virtual media: the controller cannot do that"},
 		{name: "soft on a machine that is off", controller: fakeController{state: bmc.Off}, soft: true, heardAt: 1, took: discoverAfter,
 			log: []string{"start network uefi=true"}},
 	} {
@@ -108,12 +123,17 @@ func TestPress(t *testing.T) {
 					f.events <- boot.Event{Step: boot.StepPower, Order: "ab"}
 					f.events <- boot.Event{Step: boot.StepDiscover, Order: "another"}
 					if n == c.heardAt {
-						time.AfterFunc(discoverAfter, func() { f.events <- boot.Event{Step: boot.StepDiscover, Order: "ab"} })
+						step := boot.StepDiscover
+						if c.media != "" {
+							step = boot.StepUp
+						}
+						f.events <- boot.Event{Step: boot.StepFile, Order: "another"}
+						time.AfterFunc(discoverAfter, func() { f.events <- boot.Event{Step: step, Order: "ab"} })
 					}
 				}
 				p := &presser{orders: f, uefi: func(string) bool { return true }}
 				begun := time.Now()
-				p.press(t.Context(), f.order, &c.controller, c.soft)
+				p.press(t.Context(), f.order, &c.controller, way{soft: c.soft, media: c.media})
 				if took := time.Since(begun); took != c.took {
 					t.Errorf("took %s, want %s", took, c.took)
 				}
@@ -137,7 +157,7 @@ func TestPressCancelled(t *testing.T) {
 		f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed}, open: true, events: make(chan boot.Event, 10)}
 		c := &fakeController{}
 		time.AfterFunc(time.Minute, func() { f.open = false })
-		(&presser{orders: f, uefi: func(string) bool { return false }}).press(t.Context(), f.order, c, false)
+		(&presser{orders: f, uefi: func(string) bool { return false }}).press(t.Context(), f.order, c, way{})
 		if len(c.log) != 1 || f.failed != "" {
 			t.Errorf("%q, failed %q", c.log, f.failed)
 		}

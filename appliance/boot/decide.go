@@ -139,7 +139,9 @@ func (t *Table) noteLocked(c Client, d Decision, err error) {
 	t.decisions.WithLabelValues(result).Inc()
 	if c.Program != "" {
 		name := d.Machine.Name
-		if _, known := t.findNameLocked(name); !known {
+		if _, known := t.findNameLocked(name); known {
+			t.noteArchLocked(name, c)
+		} else {
 			name = ""
 		}
 		t.seen.note(c, name, answer, time.Now())

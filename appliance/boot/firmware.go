@@ -22,6 +22,8 @@ type FirmwareState struct {
 	Machine    string
 	SecureBoot SecureBoot
 	Told       time.Time // of Secure Boot
+	Asked      bool      // its firmware was seen to boot from the network, as Arch says
+	Arch       Arch      // what it last asked as
 	LoaderCA   string    // whose signature its firmware took last on Microsoft's boot manager: CA2011, CA2023
 }
 
@@ -57,6 +59,24 @@ func (t *Table) NoteSecureBoot(machine string, s SecureBoot) {
 	f := t.firmware[machine]
 	f.Machine, f.SecureBoot, f.Told = machine, s, time.Now()
 	t.keepFirmwareLocked(f)
+}
+
+// noteArchLocked keeps by what kind of firmware a machine boots: its BMC is told.
+func (t *Table) noteArchLocked(machine string, c Client) {
+	f := t.firmware[machine]
+	if c.Program != Firmware || c.Arch == UnknownArch || f.Asked && f.Arch == c.Arch {
+		return
+	}
+	f.Machine, f.Asked, f.Arch = machine, true, c.Arch
+	t.keepFirmwareLocked(f)
+}
+
+// BootsUEFI reports by which kind of firmware a machine boots, as far as it was seen.
+func (t *Table) BootsUEFI(machine string) (uefi, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.firmware[machine]
+	return f.Arch.UEFI(), f.Asked
 }
 
 func (t *Table) keepFirmwareLocked(f FirmwareState) {
