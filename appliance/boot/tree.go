@@ -60,6 +60,9 @@ func (f *File) Close() error {
 // spellings that firmware uses; from is the peer's address. Errors are
 // *Refusal, or say what failed on the box's side.
 func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
+	if p, err := cleanPath(rawPath); err == nil && strings.HasPrefix(p, mediaDir) {
+		return t.openMedia(strings.TrimPrefix(p, mediaDir))
+	}
 	mac, name, err := t.locate(rawPath, from)
 	if err != nil {
 		if path.Base(name) == grubConfig && !strings.HasPrefix(name, "boot/") { // where the redirect leads: GRUB must not go round in circles

@@ -1,0 +1,53 @@
+package boot
+
+import (
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// The BMC, at an address that nobody knows, gets the order's own disk by a path
+// that nobody can guess, and only while the order is open.
+func TestMedia(t *testing.T) {
+	c := chainConfig(t)
+	bmc := netip.MustParseAddr("10.9.9.9")
+	c.MACOf = func(a netip.Addr) (MAC, bool) { return foreign, a == bmc } // a BMC that shares the card of another machine
+	table := New(c)
+	o := arm(t, table, "live", 0)
+	path, err := table.MediaPath(o.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(path, o.Token) || !strings.HasSuffix(path, "/live.iso") {
+		t.Errorf("path %q", path)
+	}
+	f, err := table.Open("/"+path, bmc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(f)
+	if err != nil || !strings.Contains(string(text), "token="+o.Token) {
+		t.Errorf("the order's arguments are not in it, %v", err)
+	}
+	f.Close()
+	for _, wrong := range []string{"media/" + strings.Repeat("0", 32) + "/live.iso", "media/live.iso", "media/", strings.TrimSuffix(path, "live.iso") + "vmlinuz"} {
+		if f, err := table.Open(wrong, bmc); err == nil {
+			f.Close()
+			t.Errorf("%q was opened", wrong)
+		}
+	}
+	if _, err := table.Cancel("srv01", "anna"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := table.Open(path, bmc); err == nil || !strings.Contains(err.Error(), "no open order") {
+		t.Errorf("after the order: %v", err)
+	}
+	if _, err := table.MediaPath(o.ID); err == nil {
+		t.Error("a path for an order that is over")
+	}
+	noISO := arm(t, table, "rescue", 0)
+	if _, err := table.MediaPath(noISO.ID); err == nil || !strings.Contains(err.Error(), "no ISO") {
+		t.Errorf("an image without ISO: %v", err)
+	}
+}
