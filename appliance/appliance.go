@@ -58,6 +58,8 @@ type box struct {
 	tickets *ticket.Desk
 	outbox  *notify.Outbox
 	dhcp    *dhcp.Server
+	powers  map[string]*machinePower // what switches the machines, by their names
+	press   *powering
 	sup     *supervisor
 
 	scouting scouting // what other DHCP servers said last
@@ -108,6 +110,10 @@ func assemble(o Options) (*box, error) {
 	b.tickets = &ticket.Desk{LAN: o.Config.LAN.Address, Store: state.NewTable[ticket.Ticket](db, "tickets", state.Durable),
 		Reachable: ticket.Routed, Log: b.logOf("ticket"), Metrics: replacing{b.metrics}, Announce: b.announce}
 	b.dhcp = b.dhcpServer()
+	if b.powers, err = powersOf(o.Config, b.bmcMemory()); err != nil {
+		return nil, err
+	}
+	b.press = newPowering(b)
 	return b, nil
 }
 
@@ -146,6 +152,7 @@ func (b *box) parts() []part {
 		{"dhcp", b.dhcp.Run},
 		{"tftp", tftpd.Run},
 		{"http", httpd.Run},
+		{"power", b.press.Run},
 		{"notices", notices{b}.Run},
 		{"notify", b.outbox.Run},
 		{"admin", b.adminServer().Run},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/config"
+	"rescuebox/appliance/power"
 	"rescuebox/appliance/state"
 )
 
@@ -41,17 +43,131 @@ func secret(path string) func() (string, error) {
 	}
 }
 
-// controllersOf makes a client for each machine's BMC, by the machine's name.
-func controllersOf(c *config.Config, memory bmc.Memory) map[string]*bmc.Client {
-	all := map[string]*bmc.Client{}
+// machinePower is all that switches one machine.
+type machinePower struct {
+	bmc      *bmc.Client     // nil: none
+	outlet   power.Switch    // nil: none
+	shutdown *power.Shutdown // nil: the BMC asks the system (ACPI)
+}
+
+// powersOf makes what switches the machines of the file, by their names.
+func powersOf(c *config.Config, memory *remembered) (map[string]*machinePower, error) {
+	all := map[string]*machinePower{}
 	for _, m := range c.Machines {
-		if m.BMC == nil {
-			continue
+		p := &machinePower{}
+		if m.BMC != nil {
+			p.bmc = bmc.New(bmc.Config{Protocol: m.BMC.Protocol, Host: m.BMC.Host, Port: m.BMC.Port, User: m.BMC.User,
+				Password: secret(m.BMC.PasswordFile), MACs: m.MACs, Memory: memory})
 		}
-		all[m.Name] = bmc.New(bmc.Config{Protocol: m.BMC.Protocol, Host: m.BMC.Host, Port: m.BMC.Port, User: m.BMC.User,
-			Password: secret(m.BMC.PasswordFile), MACs: m.MACs, Memory: memory})
+		if m.Power != nil {
+			outlet, err := power.New(switchOf(m, c.LAN.Interface, memory))
+			if err != nil {
+				return nil, fmt.Errorf("power of %s: %w", m.Name, err)
+			}
+			p.outlet = outlet
+		}
+		if s := m.Shutdown; s != nil {
+			p.shutdown = &power.Shutdown{Kind: s.Kind, Host: s.Host, User: s.User, Password: secret(s.PasswordFile), Pins: pins{memory},
+				Key: func() ([]byte, error) { return os.ReadFile(s.KeyFile) }, HostKey: s.HostKey}
+		}
+		if *p != (machinePower{}) {
+			all[m.Name] = p
+		}
 	}
-	return all
+	return all, nil
+}
+
+func switchOf(m config.Machine, lan string, memory *remembered) power.Config {
+	c := m.Power
+	to := power.Config{Kind: c.Kind, URL: c.URL, Pins: pins{memory}, User: c.User, Password: secret(c.PasswordFile),
+		Host: c.Host, Model: c.Model, Outlet: c.Outlet, Community: secret(c.CommunityFile), Interface: lan,
+		On: c.On, Off: c.Off, Cycle: c.Cycle, Status: c.Status}
+	for _, mac := range m.MACs {
+		if hw, err := net.ParseMAC(mac); err == nil { // checked by config
+			to.MACs = append(to.MACs, hw)
+		}
+	}
+	return to
+}
+
+// Power is that of button. Where there are a BMC and a switch, the BMC knows better.
+func (p *machinePower) Power(ctx context.Context) (bmc.State, error) {
+	if p.bmc != nil {
+		return p.bmc.Power(ctx)
+	}
+	if p.outlet != nil {
+		state, err := p.outlet.State(ctx)
+		return bmc.State(state), err
+	}
+	return bmc.Unknown, bmc.ErrUnsupported
+}
+
+// ownOrder is what a machine boots from behind a switch, which cannot tell it.
+const ownOrder bmc.Device = "its own boot order"
+
+// Start is that of button. A switch cannot say what is booted: the machine's own
+// boot order must have the network first.
+func (p *machinePower) Start(ctx context.Context, b bmc.Boot) (bmc.Next, error) {
+	if p.bmc != nil {
+		return p.bmc.Start(ctx, b)
+	}
+	next := bmc.Next{Boot: bmc.Boot{Device: ownOrder, UEFI: b.UEFI}, Held: true}
+	if p.outlet == nil || b.Device != bmc.Network {
+		return next, bmc.ErrUnsupported
+	}
+	err := p.outlet.Cycle(ctx)
+	if errors.Is(err, power.ErrUnsupported) { // Wake-on-LAN
+		err = p.outlet.On(ctx)
+	}
+	return next, err
+}
+
+// Next is that of button.
+func (p *machinePower) Next(ctx context.Context) (bmc.Next, error) {
+	if p.bmc != nil {
+		return p.bmc.Next(ctx)
+	}
+	return bmc.Next{}, bmc.ErrUnsupported
+}
+
+// ShutDown is that of button: the system itself is asked where that is configured, else
+// by the power button (ACPI).
+func (p *machinePower) ShutDown(ctx context.Context) error {
+	var errs []error
+	if p.shutdown != nil {
+		err := p.shutdown.Ask(ctx)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	if p.bmc != nil {
+		err := p.bmc.Do(ctx, bmc.SoftOff)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	if len(errs) == 0 {
+		return bmc.ErrUnsupported
+	}
+	return errors.Join(errs...)
+}
+
+// Insert is that of bmc.Media.
+func (p *machinePower) Insert(ctx context.Context, url string) error {
+	if p.bmc == nil {
+		return bmc.ErrUnsupported
+	}
+	return p.bmc.Insert(ctx, url)
+}
+
+// Eject is that of bmc.Media.
+func (p *machinePower) Eject(ctx context.Context) error {
+	if p.bmc == nil {
+		return bmc.ErrUnsupported
+	}
+	return p.bmc.Eject(ctx)
 }
 
 // remembered keeps what is known of controllers in the state; it is bmc's Memory.
@@ -96,6 +212,18 @@ func (m *remembered) Put(host string, k bmc.Known) error {
 	return m.table.Put(host, knownBMC{host, k})
 }
 
+// pins are the certificates of what is no BMC: they have names of their own in the same memory.
+type pins struct{ *remembered }
+
+func (p pins) Get(host string) string {
+	k, _ := p.remembered.Get("switch " + host)
+	return k.CertSHA256
+}
+
+func (p pins) Put(host, sha256 string) error {
+	return p.remembered.Put("switch "+host, bmc.Known{CertSHA256: sha256})
+}
+
 // uefi is by which kind of firmware a machine boots: what the file of the site says,
 // else as its network card asked, else UEFI.
 func (b *box) uefi(machine string) bool {
@@ -112,8 +240,8 @@ func (b *box) uefi(machine string) bool {
 // order is made. It goes on after the request that made the order is over.
 type powering struct {
 	presser
-	controllers map[string]*bmc.Client
-	waiting     chan pressed
+	powers  map[string]*machinePower
+	waiting chan pressed
 }
 
 type pressed struct {
@@ -125,8 +253,7 @@ type pressed struct {
 const maxWaiting = 256
 
 func newPowering(b *box) *powering {
-	return &powering{presser: presser{orders: b.table, uefi: b.uefi}, controllers: controllersOf(b.Config, b.bmcMemory()),
-		waiting: make(chan pressed, maxWaiting)}
+	return &powering{presser: presser{orders: b.table, uefi: b.uefi}, powers: b.powers, waiting: make(chan pressed, maxWaiting)}
 }
 
 // errBusy is for an order that nobody will press.
@@ -152,7 +279,7 @@ func (p *powering) Run(ctx context.Context, ready func()) error {
 		case <-ctx.Done():
 			return nil
 		case next := <-p.waiting:
-			if c, ok := p.controllers[next.order.Machine]; ok {
+			if c, ok := p.powers[next.order.Machine]; ok {
 				wg.Go(func() { p.press(ctx, next.order, c, next.way) })
 			}
 		}

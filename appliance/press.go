@@ -29,6 +29,16 @@ type orders interface {
 	Fail(orderID, reason string) error
 }
 
+// button is what switches a machine: its BMC, or a switch in its place.
+type button interface {
+	Power(ctx context.Context) (bmc.State, error)
+	// Start sets what is booted next, where that can be set, and cycles power.
+	Start(ctx context.Context, b bmc.Boot) (bmc.Next, error)
+	Next(ctx context.Context) (bmc.Next, error)
+	// ShutDown asks the machine's system to go down, and returns when it was asked.
+	ShutDown(ctx context.Context) error
+}
+
 // presser presses a machine's power button for an order, and again if nothing
 // comes of it: arm, one-time boot and power as one operation, wait for the network boot.
 type presser struct {
@@ -42,10 +52,10 @@ type way struct {
 	media string // URL of the disk that the controller inserts and boots; "" boots from the network
 }
 
-// press boots the order's machine through its controller. It returns when the machine was
+// press boots the order's machine by its button. It returns when the machine was
 // heard of, or when the order is over: where pressing does not help, it ends the order
 // with the reason.
-func (p *presser) press(ctx context.Context, o boot.Order, c bmc.Controller, w way) {
+func (p *presser) press(ctx context.Context, o boot.Order, c button, w way) {
 	events, stop := p.orders.Watch()
 	defer stop()
 	if w.soft {
@@ -73,7 +83,7 @@ func (p *presser) press(ctx context.Context, o boot.Order, c bmc.Controller, w w
 			p.fail(ctx, o, fmt.Sprintf("power: %v", err))
 			return
 		}
-		p.tell(o, fmt.Sprintf("the BMC cycles power, and boots once from %s", set))
+		p.tell(o, "power is cycled, to boot once from "+set.String())
 		if p.heard(ctx, o, events, patience, w.media != "") {
 			return
 		}
@@ -84,7 +94,7 @@ func (p *presser) press(ctx context.Context, o boot.Order, c bmc.Controller, w w
 
 // insert puts the order's disk into the controller. The booted system has all it needs of
 // it in memory when it reports, so that it is ejected at the end of the press.
-func (p *presser) insert(ctx context.Context, o boot.Order, c bmc.Controller, url string) (eject func(), err error) {
+func (p *presser) insert(ctx context.Context, o boot.Order, c button, url string) (eject func(), err error) {
 	m, ok := c.(bmc.Media)
 	if !ok {
 		return nil, bmc.ErrUnsupported
@@ -103,11 +113,11 @@ func (p *presser) insert(ctx context.Context, o boot.Order, c bmc.Controller, ur
 }
 
 // shutDown asks the system to shut down before its power is cut.
-func (p *presser) shutDown(ctx context.Context, o boot.Order, c bmc.Controller) {
+func (p *presser) shutDown(ctx context.Context, o boot.Order, c button) {
 	if state, err := c.Power(ctx); err != nil || state == bmc.Off {
 		return // the press that follows says what is wrong
 	}
-	if err := c.Do(ctx, bmc.SoftOff); err != nil {
+	if err := c.ShutDown(ctx); err != nil {
 		p.tell(o, fmt.Sprintf("no orderly shutdown, power is cut: %v", err))
 		return
 	}
@@ -158,7 +168,7 @@ func fromMachine(e boot.Event, report bool) bool {
 }
 
 // ask tells what the controller says of a machine that was not heard of.
-func (p *presser) ask(ctx context.Context, o boot.Order, c bmc.Controller, patience time.Duration, attempt int) string {
+func (p *presser) ask(ctx context.Context, o boot.Order, c button, patience time.Duration, attempt int) string {
 	var words []string
 	state, err := c.Power(ctx)
 	if err != nil {
@@ -169,7 +179,7 @@ func (p *presser) ask(ctx context.Context, o boot.Order, c bmc.Controller, patie
 	if next, err := c.Next(ctx); err == nil {
 		words = append(words, "the next boot is "+next.String())
 	}
-	said := "the BMC says that " + strings.Join(words, " and ")
+	said := strings.Join(words, " and ")
 	text := fmt.Sprintf("%s was not heard of within %s; %s", o.Machine, patience, said)
 	if attempt+1 < presses {
 		text += "; once more"

@@ -3,7 +3,6 @@ package appliance
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -44,15 +43,12 @@ type fakeController struct {
 }
 
 func (f *fakeController) Power(context.Context) (bmc.State, error) { return f.state, nil }
-func (f *fakeController) Do(_ context.Context, a bmc.Action) error {
-	f.log = append(f.log, string(a))
+func (f *fakeController) ShutDown(context.Context) error {
+	f.log = append(f.log, "soft")
 	if f.softErr == nil && f.softTime > 0 {
 		time.AfterFunc(f.softTime, func() { f.state = bmc.Off })
 	}
 	return f.softErr
-}
-func (f *fakeController) Set(_ context.Context, b bmc.Boot) (bmc.Next, error) {
-	return bmc.Next{Boot: b, Held: true}, nil
 }
 func (f *fakeController) Start(_ context.Context, b bmc.Boot) (bmc.Next, error) {
 	f.log = append(f.log, fmt.Sprintf("start %s uefi=%t", b.Device, b.UEFI))
@@ -77,10 +73,6 @@ func (f *fakeController) Eject(context.Context) error {
 func (f *fakeController) Next(context.Context) (bmc.Next, error) {
 	return bmc.Next{Boot: bmc.Boot{Device: bmc.Network, UEFI: true}, Held: true}, nil
 }
-func (f *fakeController) Console(context.Context) (io.ReadWriteCloser, error) {
-	return nil, bmc.ErrUnsupported
-}
-func (f *fakeController) Info(context.Context) (bmc.Info, error) { return bmc.Info{}, nil }
 
 func TestPress(t *testing.T) {
 	const discoverAfter = 40 * time.Second
@@ -96,11 +88,11 @@ func TestPress(t *testing.T) {
 		took       time.Duration
 	}{
 		{name: "at once", heardAt: 1, log: []string{"start network uefi=true"}, took: discoverAfter,
-			told: "the BMC cycles power, and boots once from network, UEFI"},
+			told: "power is cycled, to boot once from network, UEFI"},
 		{name: "second press", heardAt: 2, log: []string{"start network uefi=true", "start network uefi=true"}, took: bootPatience + discoverAfter,
-			told: "srv01 was not heard of within 3m0s; the BMC says that power is on and the next boot is network, UEFI; once more"},
+			told: "srv01 was not heard of within 3m0s; power is on and the next boot is network, UEFI; once more"},
 		{name: "never", log: []string{"start network uefi=true", "start network uefi=true"}, took: 2 * bootPatience,
-			failed: "srv01 was power cycled 2 times and did not ask for a network boot: the BMC says that power is on and the next boot is network, UEFI"},
+			failed: "srv01 was power cycled 2 times and did not ask for a network boot: power is on and the next boot is network, UEFI"},
 		{name: "no BMC", controller: fakeController{startErr: bmc.ErrSilent}, log: []string{"start network uefi=true"}, failed: "power: the controller does not answer"},
 		{name: "soft", controller: fakeController{state: bmc.On, softTime: 12 * time.Second}, soft: true, heardAt: 1, took: 15*time.Second + discoverAfter,
 			log: []string{"soft", "start network uefi=true"}, told: "the system is asked to shut down|the system has shut down"},
