@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,6 +132,9 @@ func (f *follower) take(ctx context.Context, e api.Event) (over bool, err error)
 		f.done = true
 		return f.noTicket, nil
 	case "ticket":
+		if f.unproved(ctx) {
+			return false, nil
+		}
 		return true, f.end(ctx)
 	case "expired", "failed":
 		f.order.State, f.order.Reason = e.Step, e.Text
@@ -139,17 +143,33 @@ func (f *follower) take(ctx context.Context, e api.Event) (over bool, err error)
 	return false, nil
 }
 
+// unproved reports that the order has no ticket of its own yet: what is on its
+// timeline came without its token, and anybody on the rescue LAN can send such a one. The
+// machine's own may follow.
+func (f *follower) unproved(ctx context.Context) bool {
+	list, err := f.client.Tickets(ctx, f.order.Machine, f.order.ID)
+	return err == nil && len(list) == 0
+}
+
+// meanwhile is the hint at a ticket that came without the order's token while it stood, or the usual one.
+func (f *follower) meanwhile(ctx context.Context, usual string) string {
+	list, _ := f.client.Tickets(ctx, f.order.Machine, "") // newest first; without it the usual hint must do
+	for _, t := range list {
+		if !t.Verified && t.Updated.After(f.order.Created) {
+			return "a ticket without the order's token came meanwhile: rescuebox ticket show " + t.ID
+		}
+	}
+	return usual
+}
+
 // end prints the ticket, or fails with the reason why there is none.
 func (f *follower) end(ctx context.Context) error {
 	f.print.end()
 	m := f.order.Machine
 	switch f.order.State {
 	case "expired":
-		if f.cause.Hint != "" {
-			return hinted(fmt.Errorf("the order expired: %s", f.order.Reason), "%s", f.cause.Hint)
-		}
-		return hinted(fmt.Errorf("the order expired: %s", f.order.Reason),
-			"was %s powered on, and does it boot from the network first? rescuebox doctor; then order again, with a longer --ttl", m)
+		usual := cmp.Or(f.cause.Hint, fmt.Sprintf("was %s powered on, and does it boot from the network first? rescuebox doctor; then order again, with a longer --ttl", m))
+		return hinted(fmt.Errorf("the order expired: %s", f.order.Reason), "%s", f.meanwhile(ctx, usual))
 	case "failed":
 		return hinted(fmt.Errorf("the order failed: %s", f.order.Reason), "rescuebox doctor looks for the cause")
 	}
@@ -161,7 +181,7 @@ func (f *follower) end(ctx context.Context) error {
 		return fmt.Errorf("%s is up, but its ticket cannot be read: %w", m, err)
 	}
 	if len(list) == 0 {
-		return hinted(fmt.Errorf("%s is up, but brought no ticket", m), "look later: rescuebox ticket list")
+		return hinted(fmt.Errorf("%s is up, but brought no ticket", m), "%s", f.meanwhile(ctx, "look later: rescuebox ticket list"))
 	}
 	t := best(list)
 	if f.json {
@@ -169,7 +189,7 @@ func (f *follower) end(ctx context.Context) error {
 		return nil
 	}
 	fmt.Fprintln(f.out)
-	return f.printTicket(t)
+	return f.printTicket(t, false)
 }
 
 // interrupted says what a Ctrl-C leaves behind.

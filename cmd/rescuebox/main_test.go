@@ -70,7 +70,7 @@ func TestScripts(t *testing.T) {
 func siteCommand(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value("site").(*testSite)
 	if neg || len(args) == 0 {
-		ts.Fatalf("usage: site up|down|seen|boots|loads")
+		ts.Fatalf("usage: site up|down|seen|boots|loads|claims")
 	}
 	var err error
 	switch verb, rest := args[0], args[1:]; verb {
@@ -88,6 +88,8 @@ func siteCommand(ts *testscript.TestScript, neg bool, args []string) {
 		err = s.boots(rest[0])
 	case "loads":
 		err = s.loads(rest[0])
+	case "claims":
+		err = s.claims(rest[0])
 	default:
 		ts.Fatalf("site %s is unknown", verb)
 	}
@@ -229,6 +231,19 @@ func (s *testSite) boots(machine string) error {
 	_, err := s.desk.Report(machine, o.ID, true, netip.MustParseAddr("192.168.77.100"), []byte(report))
 	return err
 }
+
+// claims brings a ticket that nobody has proved, as a script's curl does; "-" is of no machine that is known.
+func (s *testSite) claims(machine string) error {
+	if machine == "-" {
+		_, err := s.desk.DaRT("", "", false, netip.Addr{}, []byte(strings.ReplaceAll(inv32, "77.100", "77.150")))
+		return err
+	}
+	s.ordered(machine)
+	_, err := s.desk.DaRT(machine, "", false, netip.MustParseAddr("192.168.77.100"), []byte(inv32))
+	return err
+}
+
+const inv32 = `<E><A ID="118-497-589"/><C><T ID="1"><L P="49161" N="192.168.77.100"/></T></C></E>`
 
 func (s *testSite) loads(machine string) error {
 	_, mac := s.ordered(machine)

@@ -56,7 +56,7 @@ func TestCause(t *testing.T) {
 		Text: "no packet from srv01", Hint: "look at its power"}
 	var out bytes.Buffer
 	c := &cli{out: &out, errOut: &out}
-	f := &follower{cli: c, order: api.Order{ID: "1", Machine: "srv01", Reason: "srv01 did not boot in time"}, print: c.printer()}
+	f := &follower{cli: c, order: api.Order{ID: "1", Machine: "srv01", Reason: "srv01 did not boot in time"}, print: c.printer(), client: api.OverSocket("/nowhere/api.sock")}
 	if over, err := f.take(t.Context(), cause); over || err != nil {
 		t.Errorf("a cause ended the command: %v", err)
 	}

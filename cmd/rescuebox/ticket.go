@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,7 +65,7 @@ func (c *cli) ticketShow() *cobra.Command {
 			if commandOnly {
 				return c.printCommand(t)
 			}
-			return c.show(t, func(io.Writer) error { return c.printTicket(t) })
+			return c.show(t, func(io.Writer) error { return c.printTicket(t, args[0] == t.ID) })
 		}),
 	}
 	cmd.Flags().BoolVar(&commandOnly, "ssh-command", false, "print only the command that takes the machine over")
@@ -111,9 +112,10 @@ func (c *cli) printCommand(t api.Ticket) error {
 	return err
 }
 
-// printTicket shows a ticket and the one command that takes the machine over.
-func (c *cli) printTicket(t api.Ticket) error {
-	lines := [][2]string{{"ticket", t.ID}, {"machine", t.Machine}}
+// printTicket shows a ticket and the one command that takes the machine over;
+// exactly says that it was asked for by its id, and may not be the one of the machine that is used by itself.
+func (c *cli) printTicket(t api.Ticket, exactly bool) error {
+	lines := [][2]string{{"ticket", t.ID}, {"machine", cmp.Or(t.Machine, "not known: nothing in the ticket or its file's name says whose it is")}}
 	add := func(label, text string) {
 		if text != "" {
 			lines = append(lines, [2]string{label, text})
@@ -141,15 +143,21 @@ func (c *cli) printTicket(t api.Ticket) error {
 	if err != nil || command == "" {
 		return err
 	}
-	_, err = fmt.Fprintf(c.out, "\n%s\n\nor from elsewhere, through the box:\n\n%s\n", clean(command), clean(c.connectLine(t)))
-	return err
+	fmt.Fprintf(c.out, "\n%s\n", clean(command))
+	if t.Machine != "" { // the box leads to machines that it knows only
+		fmt.Fprintf(c.out, "\nor from elsewhere, through the box:\n\n%s\n", clean(c.connectLine(t, exactly)))
+	}
+	return nil
 }
 
 // connectLine is the command that takes the machine over through the box.
-func (c *cli) connectLine(t api.Ticket) string {
+func (c *cli) connectLine(t api.Ticket, exactly bool) string {
 	line := "rescuebox connect " + t.Machine
 	if c.site != "" {
 		line = "rescuebox --site " + c.site + " connect " + t.Machine
+	}
+	if exactly {
+		line += " --ticket " + t.ID
 	}
 	return line
 }
