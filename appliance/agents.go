@@ -119,7 +119,7 @@ func (b *box) machineAt(a netip.Addr) (string, bool) {
 // announce puts a new or changed ticket into the timeline, that it is here, not
 // what it says: a ticket is a credential, and viewers read timelines. Then people are told.
 func (b *box) announce(t ticket.Ticket) error {
-	text := fmt.Sprintf("ticket %s is here", t.ID)
+	text, hint := fmt.Sprintf("ticket %s is here", t.ID), ""
 	if t.Machine == "" {
 		text += ", of no known machine"
 	}
@@ -128,7 +128,8 @@ func (b *box) announce(t ticket.Ticket) error {
 		text += ", but it cannot be read: " + t.Problem
 	case !t.Verified:
 		text += ", unverified: the report did not bear the order's token"
+		hint = "it ends no order; to look at it: rescuebox ticket show " + t.ID
 	}
-	b.table.Record(boot.Event{Step: boot.StepTicket, Machine: t.Machine, Order: t.Order, Text: text})
+	b.table.Record(boot.Event{Step: boot.StepTicket, Machine: t.Machine, Order: t.Order, Text: text, Hint: hint})
 	return b.outbox.Put(b.ticketMessage(t))
 }

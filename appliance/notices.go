@@ -46,14 +46,18 @@ func (b *box) ticketMessage(t ticket.Ticket) notify.Message {
 	fmt.Fprintf(h, "%q %q %v %d %q %q", t.ID, t.Kind, t.Address, t.Port, t.Code, t.HostKeyLines)
 	m := notify.Message{ID: "ticket-" + t.ID + "-" + hex.EncodeToString(h.Sum(nil)[:6]), Kind: notify.Ticket, Site: b.Config.Site,
 		Machine: t.Machine, Order: t.Order, Image: b.imageOf(t.Order), Time: time.Now(), Weak: !t.Verified}
-	if t.Problem != "" {
-		m.Text = "Its ticket cannot be read: " + t.Problem
-		return m
-	}
-	if command := ticket.Command(t); command != "" {
+	command := ticket.Command(t)
+	switch {
+	case t.Problem != "":
+		m.Text = "its ticket cannot be read: " + t.Problem
+	case command == "":
+		m.Text = "its ticket names no address at which it can be reached: the machine had none when it wrote it"
+	case t.Machine == "": // the box leads to machines that it knows
+		m.Secret = fmt.Sprintf("In its own network\n\n  %s\n\ntakes it over. Ticket %s does not say whose it is.\n", command, t.ID)
+	default:
 		m.Secret = fmt.Sprintf("  rescuebox connect %s\n\ndoes it through the box; from its own network\n\n  %s\n", t.Machine, command)
 	}
-	if t.Code != "" {
+	if t.Code != "" && m.Secret != "" {
 		m.SecretShort = fmt.Sprintf("%s %s", t.Code, t.Endpoint())
 	}
 	return m

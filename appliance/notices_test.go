@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"rescuebox/appliance/config"
+	"rescuebox/appliance/ticket"
 	"rescuebox/images"
 )
 
@@ -161,4 +162,29 @@ func runNotices(t *testing.T, cfg *config.Config) (stop func(), b *box) {
 		})
 	}
 	return func() { cancel(); wg.Wait(); b.db.Close() }, b
+}
+
+// What is told of a ticket that opens nothing, or is of no known machine, says so, and
+// sends nobody where there is no way.
+func TestTicketMessage(t *testing.T) {
+	stop, b := runNotices(t, site(t, t.TempDir()))
+	defer stop()
+	opens := ticket.Ticket{ID: "0123456789ab", Kind: ticket.DaRT, Machine: "srv01", Code: "118-497-589", Address: netip.MustParseAddr("192.168.77.101"), Port: 49161}
+	unknown, unread, nowhere := opens, opens, opens
+	unknown.Machine, unread.Problem, nowhere.Address = "", "inv32.xml has no ticket number", netip.Addr{}
+	for _, tt := range []struct {
+		of              ticket.Ticket
+		text, in, notIn string // in: of the secret
+		shortHasTheCode bool
+	}{
+		{opens, "", "rescuebox connect srv01\n", "0123456789ab", true},
+		{unknown, "", "Ticket 0123456789ab does not say whose it is", "rescuebox connect", true},
+		{unread, "its ticket cannot be read: inv32.xml has no ticket number", "", "-", false},
+		{nowhere, "its ticket names no address at which it can be reached: the machine had none when it wrote it", "", "-", false},
+	} {
+		m := b.ticketMessage(tt.of)
+		if m.Text != tt.text || !strings.Contains(m.Secret, tt.in) || strings.Contains(m.Secret, tt.notIn) || (m.SecretShort != "") != tt.shortHasTheCode {
+			t.Errorf("%v: %+v", tt, m)
+		}
+	}
 }

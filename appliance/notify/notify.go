@@ -45,11 +45,11 @@ type Message struct {
 	ID      string    `json:"id"` // the same news has the same id, and is told once
 	Kind    Kind      `json:"kind"`
 	Site    string    `json:"site"`
-	Machine string    `json:"machine,omitempty"`
+	Machine string    `json:"machine,omitempty"` // "": one that is not known
 	Image   string    `json:"image,omitempty"`
 	Order   string    `json:"order,omitempty"`
 	Time    time.Time `json:"time"`
-	Text    string    `json:"text,omitempty"` // one sentence: what happened
+	Text    string    `json:"text,omitempty"` // one sentence: what happened; of a ticket why it opens nothing, "" where it does
 	Hint    string    `json:"hint,omitempty"` // what to do
 	// Weak news can be caused by anybody on the rescue LAN: it is limited in
 	// number, and the first to go where there is too much.

@@ -42,6 +42,18 @@ func TestWords(t *testing.T) {
 			fmt.Fprintf(&all, "=== %s, full: %v\nSubject: %s\n%s--- short: %s\n", kind, full, w.Subject, w.Text, w.Short)
 		}
 	}
+	for _, m := range []Message{
+		{Text: "its ticket cannot be read: inv32.xml is no XML from line 2 on", Machine: "srv01"},
+		{Weak: true},
+		{Weak: true, Secret: "In its own network\n\n  DartRemoteViewer.exe -ticket=118-497-589 -ipaddress=192.168.77.150 -port=49161\n"},
+	} {
+		m.Kind, m.Site = Ticket, "kazan-2"
+		w, err := m.Words()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&all, "=== ticket, of %q, %s\nSubject: %s\n%s--- short: %s\n", m.Machine, m.Text, w.Subject, w.Text, w.Short)
+	}
 	const golden = "testdata/words.golden"
 	if *update {
 		if err := os.WriteFile(golden, []byte(all.String()), 0o644); err != nil {
