@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gosnmp/gosnmp"
@@ -170,11 +171,12 @@ func (p *pdu) read(g *gosnmp.GoSNMP) (State, error) {
 		asked = []dialect{*p.spoken}
 	}
 	for _, d := range asked {
-		packet, err := g.Get([]string{p.oid(d.status)})
+		object := p.oid(d.status)
+		packet, err := g.Get([]string{object})
 		if err != nil {
 			return Unknown, p.broken(err)
 		}
-		if n, ok := integer(packet); ok {
+		if n, ok := integer(packet, object); ok {
 			p.spoken = &d
 			return d.state(n), nil
 		}
@@ -192,10 +194,10 @@ func (d dialect) state(n int) State {
 	return Unknown
 }
 
-// integer is the value of the one variable of an answer. An agent that lacks it says
+// integer is the value of the object in an answer. An agent that lacks it says
 // noSuchObject, or noSuchName where it is of version 1 inside.
-func integer(p *gosnmp.SnmpPacket) (int, bool) {
-	if p == nil || p.Error != gosnmp.NoError || len(p.Variables) != 1 {
+func integer(p *gosnmp.SnmpPacket, object string) (int, bool) {
+	if p == nil || p.Error != gosnmp.NoError || len(p.Variables) != 1 || p.Variables[0].Name != object {
 		return 0, false
 	}
 	n, ok := p.Variables[0].Value.(int)
@@ -219,7 +221,7 @@ func (p *pdu) write(g *gosnmp.GoSNMP, o order) error {
 func (p *pdu) oid(object string) string { return "." + object + strconv.Itoa(p.outlet) }
 
 // session talks SNMP to the unit.
-func (p *pdu) session(ctx context.Context, talk func(*gosnmp.GoSNMP) error) (err error) {
+func (p *pdu) session(ctx context.Context, talk func(*gosnmp.GoSNMP) error) error {
 	port, err := strconv.ParseUint(p.port, 10, 16)
 	if err != nil {
 		return fmt.Errorf("%q is no port", p.port)
@@ -233,12 +235,6 @@ func (p *pdu) session(ctx context.Context, talk func(*gosnmp.GoSNMP) error) (err
 		return p.broken(err)
 	}
 	defer g.Close()
-	// What a peer sends is decoded by the library; its panic must not end the daemon.
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: its answer is no SNMP", ErrSilent)
-		}
-	}()
 	return talk(g)
 }
 
@@ -272,7 +268,12 @@ func (p *pdu) broken(err error) error {
 			return fmt.Errorf("%w: %w", ErrRefused, err)
 		}
 	}
-	if p.user == "" {
+	switch {
+	case strings.Contains(err.Error(), "not authentic"): // what the library makes of an agent's report that it knows no such user or key
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	case strings.HasPrefix(err.Error(), "recover:"): // the library's own, with a stack of many lines
+		return fmt.Errorf("%w: what it sends is no SNMP", ErrSilent)
+	case p.user == "":
 		return fmt.Errorf("%w: %w; a wrong community looks the same", ErrSilent, err)
 	}
 	return fmt.Errorf("%w: %w", ErrSilent, err)
