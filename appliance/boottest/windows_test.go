@@ -30,16 +30,16 @@ type windowsRow struct {
 }
 
 var windowsRows = []windowsRow{
-	{"BIOS, Microsoft's loaders", "Intel UNDI", "", "dart", "pxeboot bootmgr-bios", "windows-bios.txt"},
-	{"BIOS, iPXE and wimboot", "Intel UNDI", `bootset = "wimboot"`, "dart", "ipxe-1 wimboot", "windows-bios-wimboot.txt"},
-	{"BIOS, iPXE in the ROM, no wimboot", "FlexBoot", "", "dart", "pxeboot bootmgr-bios", "windows-flexboot.txt"},
+	{"BIOS, Microsoft's loaders", "Intel UNDI", "", "dart", "pxeboot bootmgr-bios", "windows-bios.golden"},
+	{"BIOS, iPXE and wimboot", "Intel UNDI", `bootset = "wimboot"`, "dart", "ipxe-1 wimboot", "windows-bios-wimboot.golden"},
+	{"BIOS, iPXE in the ROM, no wimboot", "FlexBoot", "", "dart", "pxeboot bootmgr-bios", "windows-flexboot.golden"},
 	{"UEFI old, Microsoft's loader", "EDK2 old", "", "dart", "bootmgr", ""},
-	{"UEFI, Microsoft's loader", "EDK2 new", `chain = "shim"`, "dart", "bootmgr", "windows-uefi.txt"},
-	{"UEFI, it looks beside itself first", "EDK2 new", "", "beside", "bootmgr-beside", "windows-uefi-beside.txt"},
+	{"UEFI, Microsoft's loader", "EDK2 new", `chain = "shim"`, "dart", "bootmgr", "windows-uefi.golden"},
+	{"UEFI, it looks beside itself first", "EDK2 new", "", "beside", "bootmgr-beside", "windows-uefi-beside.golden"},
 	{"UEFI, the loader of 2023", "EDK2 new", `loader_ca = "2023"`, "dart", "bootmgr", ""},
 	{"UEFI that never asks 4011", "UEFI without 4011", "", "dart", "bootmgr", ""},
-	{"UEFI, iPXE and wimboot", "EDK2 new", "bootset = \"wimboot\"\nchain = \"ipxe\"", "dart", "ipxe-1 wimboot", "windows-uefi-wimboot.txt"},
-	{"UEFI HTTP Boot", "HTTPClient", "", "dart", "bootmgr", "windows-http.txt"},
+	{"UEFI, iPXE and wimboot", "EDK2 new", "bootset = \"wimboot\"\nchain = \"ipxe\"", "dart", "ipxe-1 wimboot", "windows-uefi-wimboot.golden"},
+	{"UEFI HTTP Boot", "HTTPClient", "", "dart", "bootmgr", "windows-http.golden"},
 	{"UEFI HTTP Boot, broken and resumed", "HTTPClient, broken", "", "dart", "bootmgr", ""},
 	{"UEFI, plain Windows PE", "EDK2 new", "", "winpe", "bootmgr", ""},
 }
