@@ -153,13 +153,8 @@ func (t *Table) managers(m Machine, img images.Image, cpu string) (list []manage
 // caOf is who has signed a boot manager: new media have the one of 2023 under the
 // old name. Where that is not known the name says it.
 func caOf(f images.File) string {
-	for _, s := range f.Signers {
-		switch {
-		case strings.HasPrefix(s, images.MicrosoftWindows2023):
-			return CA2023
-		case strings.HasPrefix(s, images.MicrosoftWindows2011):
-			return CA2011
-		}
+	if ca := f.LoaderCA(); len(ca) > 0 {
+		return ca[0]
 	}
 	if strings.EqualFold(f.Name, managerEX) {
 		return CA2023

@@ -20,6 +20,7 @@ import (
 	"rescuebox/appliance/boottest"
 	"rescuebox/images"
 	"rescuebox/images/bcd"
+	"rescuebox/images/wim"
 )
 
 // dartImage is a Windows image with all that the import finds in a DaRT of today.
@@ -539,7 +540,7 @@ func TestOverlays(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			l.of(overlayKey{"1", "a"}, func() (*overlay, error) { made.Add(1); return &overlay{tag: "x"}, nil })
+			l.of(overlayKey{"1", "a", 1}, func(*overlay) error { made.Add(1); return nil })
 		})
 	}
 	wg.Wait()
@@ -548,15 +549,53 @@ func TestOverlays(t *testing.T) {
 	}
 	failed := errors.New("the disk")
 	for _, want := range []error{failed, nil} {
-		if _, err := l.of(overlayKey{"2", "a"}, func() (*overlay, error) { return &overlay{}, want }); err != want {
+		if _, err := l.of(overlayKey{"2", "a", 1}, func(*overlay) error { return want }); err != want {
 			t.Errorf("%v, want %v", err, want)
 		}
 	}
 	for i := range 3 * maxOverlays {
-		l.of(overlayKey{strconv.Itoa(i), "b"}, func() (*overlay, error) { return &overlay{}, nil })
+		l.of(overlayKey{strconv.Itoa(i), "b", 1}, func(*overlay) error { return nil })
 	}
-	l.forget("20")
+	l.forget(strconv.Itoa(3*maxOverlays - 4))
 	if len(l.list) != maxOverlays-1 {
+		t.Errorf("%d are kept", len(l.list))
+	}
+}
+
+// Orders of one image share what is large in them: the image's tree and the agent. That the
+// second is made without the image's file shows that the tree is not unpacked again.
+func TestOverlaysShare(t *testing.T) {
+	base := capture(t, boottest.WindowsPE{})
+	f := &File{Size: int64(len(base)), SHA256: "a"}
+	var l overlays
+	order := func(id string, from io.ReaderAt) *wim.Patch {
+		o, err := l.of(overlayKey{id, "a", 1}, func(o *overlay) error {
+			return o.make(from, f, []wim.Added{{Name: agentName, Data: bytes.Repeat([]byte("MZ agent"), 10_000)}, {Name: agentConfigName, Data: []byte(id)}})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.patch
+	}
+	first := order("1", bytes.NewReader(base))
+	second := order("2", bytes.NewReader(nil))
+	same := 0
+	for _, a := range first.Tail {
+		for _, b := range second.Tail {
+			if &a[0] == &b[0] {
+				same += len(a)
+			}
+		}
+	}
+	if same < 80_000 {
+		t.Errorf("two orders share %d bytes, less than the agent has", same)
+	}
+	if slices.Equal(first.Header, second.Header) && first.Sum == second.Sum {
+		t.Error("two orders have the same bytes")
+	}
+	l.forget("1")
+	l.forget("2")
+	if len(l.list) > 0 {
 		t.Errorf("%d are kept", len(l.list))
 	}
 }

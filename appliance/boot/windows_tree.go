@@ -107,26 +107,33 @@ func (t *Table) orderedWIM(d Decision, mac MAC) (*File, error) {
 		return nil, err
 	}
 	base := f.ReadSeeker.(*os.File)
-	o, err := t.overlays.of(overlayKey{d.Order.ID, f.SHA256}, func() (*overlay, error) {
+	o, err := t.overlays.of(overlayKey{d.Order.ID, f.SHA256, w.Index}, func(o *overlay) error {
 		added, err := t.orderedFiles(d)
 		if err != nil || len(added) == 0 {
-			return &overlay{}, err
+			return err
 		}
-		return newOverlay(base, f, w.Index, added)
+		return o.make(base, f, added)
 	})
 	if err != nil {
 		f.Close()
 		return nil, &Refusal{Reason: fmt.Sprintf("%s of %s %s", w.WIM, d.Image.Name, err), Hint: "rescuebox image verify " + d.Image.Name}
 	}
-	if o.patched == nil {
-		return f, nil
+	if o.patch != nil {
+		f.ReadSeeker = joined(base, f.Size, o.patch)
+		f.Size, f.Tag, f.SHA256, f.Personal = o.patch.Size, o.tag, "", true
 	}
-	head, tail := o.patched.Header, o.patched.Tail
-	f.ReadSeeker = images.Join(images.Segment{Base: bytes.NewReader(head), Size: int64(len(head))},
-		images.Segment{Base: base, At: int64(len(head)), Size: f.Size - int64(len(head))},
-		images.Segment{Base: bytes.NewReader(tail), Size: int64(len(tail))}) // closes the file with itself
-	f.Size, f.Tag, f.SHA256, f.Personal = o.patched.Size, o.tag, "", true
 	return f, nil
+}
+
+// joined is a WIM with its patch: it closes the file with itself.
+func joined(base *os.File, size int64, p *wim.Patch) *images.Overlay {
+	memory := func(b []byte) images.Segment { return images.Segment{Base: bytes.NewReader(b), Size: int64(len(b))} }
+	head := memory(p.Header)
+	segments := []images.Segment{head, {Base: base, At: head.Size, Size: size - head.Size}}
+	for _, part := range p.Tail {
+		segments = append(segments, memory(part))
+	}
+	return images.Join(segments...)
 }
 
 // orderedFiles are what goes into \Windows\System32 for one order. Without an agent
@@ -171,8 +178,9 @@ func (t *Table) tellNoAgent(d Decision, why error) {
 		Text: fmt.Sprintf("%s boots, but no ticket will come by itself: %s", d.Image.Name, why)})
 }
 
-// maxOverlays bounds the memory for them: each has the agent in it, some 5 MB.
-const maxOverlays = 8
+// maxOverlays bounds how many are kept. Those of one image share the memory of its
+// tree of files and of the agent, so that a further one is but a few hundred kilobytes.
+const maxOverlays = 64
 
 // overlays are the WIMs of the orders that machines load now. The same order has the same
 // bytes always, so that one that was forgotten is made again in mid-transfer.
@@ -181,32 +189,54 @@ type overlays struct {
 	list []*overlay // used last first
 }
 
-// overlayKey is an order and the SHA-256 of its image's WIM.
-type overlayKey struct{ order, wim string }
+// overlayKey is an order, the SHA-256 of its image's WIM, and the image in that.
+type overlayKey struct {
+	order, wim string
+	index      int
+}
 
-// overlay is what an order's WIM has beside the image's; without patched it is that as it is.
+// overlay is what an order's WIM has beside the image's; without a patch it is that as it is.
 type overlay struct {
-	key     overlayKey
-	made    sync.Mutex // held while it is made
-	patched *wim.Patched
-	tag     string
-	done    bool
+	key   overlayKey
+	patch *wim.Patch
+	tag   string
+
+	wim   *wim.File // what it was made of, for the next order of the same image
+	agent []byte
+
+	made sync.Mutex // held while it is made
+	done bool
 }
 
 // of finds an overlay or makes it, once for all who ask for it meanwhile.
-func (l *overlays) of(key overlayKey, create func() (*overlay, error)) (*overlay, error) {
+func (l *overlays) of(key overlayKey, create func(*overlay) error) (*overlay, error) {
 	o := l.find(key)
 	o.made.Lock()
 	defer o.made.Unlock()
 	if o.done {
 		return o, nil
 	}
-	fresh, err := create()
-	if err != nil {
+	fresh := &overlay{key: key}
+	fresh.wim, fresh.agent = l.parts(key)
+	if err := create(fresh); err != nil {
 		return nil, err
 	}
-	o.patched, o.tag, o.done = fresh.patched, fresh.tag, true
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o.patch, o.tag, o.wim, o.agent, o.done = fresh.patch, fresh.tag, fresh.wim, fresh.agent, true
 	return o, nil
+}
+
+// parts are what another order of the same image was made of.
+func (l *overlays) parts(key overlayKey) (*wim.File, []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range l.list {
+		if o.wim != nil && o.key.wim == key.wim && o.key.index == key.index {
+			return o.wim, o.agent
+		}
+	}
+	return nil, nil
 }
 
 func (l *overlays) find(key overlayKey) *overlay {
@@ -232,15 +262,26 @@ func (l *overlays) forget(order string) {
 	l.list = slices.DeleteFunc(l.list, func(o *overlay) bool { return o.key.order == order })
 }
 
-// newOverlay adds files to a WIM.
-func newOverlay(base io.ReaderAt, f *File, index int, added []wim.Added) (*overlay, error) {
-	w, err := wim.Open(base, f.Size)
-	if err != nil {
-		return nil, err
+// make adds files to a WIM. The tree of one that another order was made of is unpacked
+// already, and its reader, which that order has closed, is not read again.
+func (o *overlay) make(base io.ReaderAt, f *File, added []wim.Added) (err error) {
+	if o.wim == nil {
+		if o.wim, err = wim.Open(base, f.Size); err != nil {
+			return err
+		}
 	}
-	p, err := w.With(index, added)
-	if err != nil {
-		return nil, err
+	for i, a := range added {
+		switch {
+		case a.Name != agentName:
+		case bytes.Equal(a.Data, o.agent):
+			added[i].Data = o.agent
+		default: // the first, or the package was renewed meanwhile
+			o.agent = a.Data
+		}
 	}
-	return &overlay{patched: p, tag: tagOf(f.SHA256, p.Header, p.Tail)}, nil
+	if o.patch, err = o.wim.Patch(o.key.index, added); err != nil {
+		return err
+	}
+	o.tag = tagOf(f.SHA256, o.patch.Header, o.patch.Sum[:])
+	return nil
 }
