@@ -41,6 +41,7 @@ type Orders interface {
 	Cancel(machine, by string) (boot.Order, error)
 	OpenOrder(machine string) (boot.Order, bool)
 	AllOrders(max int) []boot.Order
+	Powered(orderID, by string) (boot.Order, error)
 }
 
 // Timeline is what the API tells of orders; *boot.Table has it.
@@ -48,6 +49,7 @@ type Timeline interface {
 	Timeline(orderID string) ([]boot.Event, error)
 	EventsAfter(seq int64, max int) ([]boot.Event, error)
 	Watch() (events <-chan boot.Event, stop func())
+	Record(e boot.Event)
 }
 
 // Boot is satisfied by *boot.Table.
@@ -80,6 +82,12 @@ type Server struct {
 	Audit    Audit
 	Relays   Relays   // nil: nobody is led through
 	Notifier Notifier // nil: nobody is told anything
+	Powers   Powers   // nil: power is switched by hand
+	BMCs     BMCs     // nil: there are none
+	// Press boots an order's machine: soft asks its system to shut down first, via is "network" or
+	// "media". It returns at once. Nil: power is switched by hand.
+	Press func(o boot.Order, soft bool, via string)
+	Consoles Consoles // nil: no consoles are kept
 
 	// Status tells what the API cannot know by itself: site, LAN, DHCP, parts, Started.
 	Status func() api.Status

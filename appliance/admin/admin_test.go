@@ -74,7 +74,7 @@ func newSite(t *testing.T) *site {
 		Leases: func() ([]api.Lease, error) {
 			return []api.Lease{{Address: "192.168.77.100", MAC: srv01.String(), Machine: "srv01", State: "bound", Expires: time.Now()}}, nil
 		},
-		Notifier: fakeNotifier{}, Relays: &fakeRelays{},
+		Notifier: fakeNotifier{}, Relays: &fakeRelays{}, Consoles: newFakeConsoles(),
 		Gather: registry, Metrics: registry, Log: zap.NewNop(),
 	}
 	return s

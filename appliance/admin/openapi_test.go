@@ -203,7 +203,7 @@ func TestDocumentRoutes(t *testing.T) {
 func TestDocumentTypes(t *testing.T) {
 	d := readDocument(t)
 	types := []any{api.Error{}, api.Identity{}, api.Version{}, api.LAN{}, api.DHCP{}, api.Listener{}, api.Part{}, api.Order{}, api.Status{},
-		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.Notifications{},
+		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.ConsoleNotice{}, api.Notifications{},
 		api.NotifyTarget{}, api.Notification{}, api.Delivery{}, api.TestNotification{}, api.File{}, api.Image{}, api.Windows{}, api.Library{},
 		api.Verified{}, api.Finding{}, api.Diagnosis{}, api.Token{}, api.CreateToken{}, api.NewToken{}, api.AuditEntry{}}
 	for _, v := range types {
@@ -307,6 +307,13 @@ func TestDocumentAnswers(t *testing.T) {
 		{"GET /v1/machines/{name}/connect", "/v1/machines/srv01/connect?service=ipmi", "", 400},
 		{"GET /v1/machines/{name}/connect", "/v1/machines/srv01/connect?for=-1h", "", 400},
 		{"GET /v1/relays/{id}", "/v1/relays/0", "", 426},
+		{"GET /v1/machines/{name}/console", "/v1/machines/srv01/console", "", 426},
+		{"GET /v1/machines/{name}/console", "/v1/machines/srv1/console", "", 404},
+		{"GET /v1/machines/{name}/console", "/v1/machines/srv01/console?mode=peek", "", 400},
+		{"GET /v1/machines/{name}/console/log", "/v1/machines/srv01/console/log?lines=2", "", 200},
+		{"GET /v1/machines/{name}/console/log", "/v1/machines/srv1/console/log", "", 404},
+		{"GET /v1/machines/{name}/console/log", "/v1/machines/srv02/console/log", "", 409},
+		{"GET /v1/machines/{name}/console/log", "/v1/machines/srv01/console/log?lines=-1", "", 400},
 		{"GET /v1/notifications", "", "", 200},
 		{"GET /v1/notifications", "/v1/notifications?max=0", "", 400},
 		{"POST /v1/notifications/test", "", `{}`, 201},
@@ -355,6 +362,7 @@ func TestDocumentAnswers(t *testing.T) {
 	}
 	asked["GET /v1/events"] = true                                                      // TestEvents
 	asked["GET /v1/machines/{name}/connect"], asked["GET /v1/relays/{id}"] = true, true // TestConnect
+	asked["GET /v1/machines/{name}/console"] = true                                     // TestConsole
 	for _, r := range h.routes() {
 		if !asked[r.method+" "+r.path] {
 			t.Errorf("no good answer of %s %s was compared", r.method, r.path)

@@ -68,20 +68,20 @@ func (j *journal) add(e entry) {
 
 // bucket bounds a rate.
 type bucket struct {
-	used int // of burst
+	used float64 // of burst
 	at   time.Time
 }
 
 // has takes n bytes, if they are there.
 func (b *bucket) has(now time.Time, n int) bool {
 	if passed := now.Sub(b.at).Seconds(); passed > 0 {
-		b.used = max(0, b.used-int(min(passed, burst/perSecond)*perSecond))
+		b.used = max(0, b.used-passed*perSecond)
 		b.at = now
 	}
-	if b.used+n > burst {
+	if b.used+float64(n) > burst {
 		return false
 	}
-	b.used += n
+	b.used += float64(n)
 	return true
 }
 
