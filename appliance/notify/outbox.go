@@ -20,7 +20,7 @@ import (
 //	waiting --mark--> sending --taken--> sent
 //	   ^                 |--may heal--> waiting
 //	   |                 '--never--> refused
-//	   '--too old, too many before it, its target is gone--> dropped
+//	   '--too old, too many before it--> dropped
 type State string
 
 // The states.
@@ -296,13 +296,12 @@ func (o *Outbox) resumeLocked(e *Entry) {
 		if !d.State.Open() {
 			continue
 		}
-		if o.queueOf(d.Target, d.Address) == nil {
-			o.endLocked(e, d, Dropped, "its target is no longer configured")
-			continue
-		}
 		if d.State == Sending {
 			d.State, d.Doubt, d.Error = Waiting, true, "the box stopped while it was being sent; it may have arrived all the same"
 			_ = o.storeLocked(e)
+		}
+		if o.queueOf(d.Target, d.Address) == nil { // it ages: a slip in the file of the site, put right again, shall cost no news
+			d.Error = "its target is not configured"
 		}
 	}
 }

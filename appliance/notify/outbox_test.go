@@ -107,7 +107,7 @@ func running(t *testing.T, o *Outbox) (stop func()) {
 
 func news(id string) Message {
 	return Message{ID: id, Kind: Ticket, Site: "kazan-2", Machine: "srv01", Order: "ab12cd34", Image: "dart", Time: time.Now(),
-		Text: "It is here.", Secret: "  DartRemoteViewer.exe -ticket=118-497-589\n", SecretShort: "118-497-589 192.168.77.101:49161"}
+		Secret: "  DartRemoteViewer.exe -ticket=118-497-589\n", SecretShort: "118-497-589 192.168.77.101:49161"}
 }
 
 func bubble(t *testing.T, f func(t *testing.T)) {
@@ -359,7 +359,8 @@ func TestStoreFails(t *testing.T) {
 	})
 }
 
-// Targets come and go: one that is new is told no old news, one that is gone is waited for no more.
+// Targets come and go: one that is new is told no old news; one that is gone, as by a slip in
+// the file of the site that is put right again, is told when it is back, for as long as news is news.
 func TestTargetsChange(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		store := &memory{}
@@ -374,7 +375,8 @@ func TestTargetsChange(t *testing.T) {
 		stop()
 		fresh := &people{names: []string{"fresh"}}
 		o = &Outbox{Store: store, Targets: []Target{{Name: "fresh", Sender: fresh, Kinds: Kinds}}}
-		defer running(t, o)()
+		stop = running(t, o)
+		defer func() { stop() }()
 		o.Put(news("1"))
 		o.Put(done)
 		time.Sleep(time.Hour)
@@ -382,13 +384,32 @@ func TestTargetsChange(t *testing.T) {
 		if len(fresh.got) != 0 {
 			t.Errorf("told of old news: %q", fresh.attempts())
 		}
-		if d := o.List()[0].Deliveries[0]; d.State != Dropped || d.Error != "its target is no longer configured" || d.Address != "old" {
+		if d := o.List()[0].Deliveries[0]; d.State != Waiting || d.Error != "its target is not configured" || d.Address != "old" {
 			t.Errorf("%+v", d)
 		}
 		o.Put(news("3"))
 		synctest.Wait()
 		if len(fresh.got) != 1 {
 			t.Errorf("%d attempts of new news", len(fresh.got))
+		}
+		stop()
+		back := &people{names: []string{"old"}}
+		o = &Outbox{Store: store, Targets: []Target{{Name: "old", Sender: back}}}
+		stop = running(t, o)
+		synctest.Wait()
+		if len(back.got) != 1 || back.got[0].Letter.ID != old.got[0].Letter.ID {
+			t.Errorf("told when it was back: %q", back.attempts())
+		}
+		o.Put(news("4"))
+		synctest.Wait()
+		stop()
+		o = &Outbox{Store: store}
+		stop = running(t, o)
+		time.Sleep(maxAge + 2*tidyEvery)
+		for _, e := range o.List() {
+			if d := e.Deliveries[0]; d.State.Open() {
+				t.Errorf("%s waits for ever: %+v", e.ID, d)
+			}
 		}
 	})
 }

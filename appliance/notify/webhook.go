@@ -24,8 +24,10 @@ import (
 // has a library that checks them: webhook-id, webhook-timestamp, and webhook-signature, the
 // HMAC-SHA256 of "id.timestamp.body".
 //
-// 2xx is done; 408, 425, 429, 5xx and the network's errors are tried again, as Retry-After
-// asks; a redirection and any other answer are final.
+// 2xx is done. What a receiver says of the letter itself (410, 413, 422) is final. All else
+// is tried again, as Retry-After asks: 404 is also what a proxy says of a service that is just
+// being started, and 401 who does not trust the clock of a box that has none; and who
+// corrects an address or a key wants what waits to go.
 type Webhook struct {
 	// URL may hold a secret, as those of Slack, Mattermost or Telegram do;
 	// it is shown without its path.
@@ -59,13 +61,9 @@ type webhookBody struct {
 	Secret  string    `json:"secret,omitempty"`
 }
 
-// Addresses is the one URL, or the file that it is in.
-func (w *Webhook) Addresses() []string {
-	if w.URLFile != "" {
-		return []string{"file:" + w.URLFile}
-	}
-	return []string{w.URL}
-}
+// Addresses is the one that there is, under a name that stays when the URL is
+// corrected: what waits goes to the right one then. And the store need not have the URL.
+func (w *Webhook) Addresses() []string { return []string{"url"} }
 
 // Show is the receiver's host.
 func (w *Webhook) Show(string) string {
@@ -216,15 +214,15 @@ func (w *Webhook) verdict(resp *http.Response, now time.Time) error {
 	switch {
 	case code >= 200 && code < 300:
 		return nil
-	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
-		if after := retryAfter(resp.Header.Get("Retry-After"), now); after > 0 {
-			return &Later{after, err}
-		}
-		return err
+	case code == http.StatusGone, code == http.StatusRequestEntityTooLarge, code == http.StatusUnprocessableEntity:
+		return &Refused{err}
 	case code >= 300 && code < 400:
-		return &Refused{fmt.Errorf("%w, and redirections are not followed: name the address that it redirects to", err)}
+		return fmt.Errorf("%w, and redirections are not followed: name the address that it redirects to", err)
 	}
-	return &Refused{err}
+	if after := retryAfter(resp.Header.Get("Retry-After"), now); after > 0 {
+		return &Later{after, err}
+	}
+	return err
 }
 
 // retryAfter reads the header Retry-After (RFC 9110, section 10.2.3): seconds or a date.

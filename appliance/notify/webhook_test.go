@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -82,7 +83,10 @@ func TestWebhookAnswers(t *testing.T) {
 		"204": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) },
 		"400": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(400); io.WriteString(w, "no s3cret") },
 		"404": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404) },
+		"401": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(401) },
 		"408": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(408) },
+		"410": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(410) },
+		"413": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(413) },
 		"429": func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Retry-After", "120"); w.WriteHeader(429) },
 		"500": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) },
 		"503": func(w http.ResponseWriter, r *http.Request) {
@@ -108,8 +112,8 @@ func TestWebhookAnswers(t *testing.T) {
 			}
 		},
 	}
-	wants := map[string]string{"200": "sent", "204": "sent", "400": "refused", "404": "refused", "408": "again", "429": "later", "500": "again",
-		"503": "again", "redirect": "refused", "redirect with the body": "refused", "hangs up": "unsure", "hangs": "unsure", "endless": "sent"}
+	wants := map[string]string{"200": "sent", "204": "sent", "400": "again", "401": "again", "404": "again", "408": "again", "410": "refused", "413": "refused", "429": "later", "500": "again",
+		"503": "again", "redirect": "again", "redirect with the body": "again", "hangs up": "unsure", "hangs": "unsure", "endless": "sent"}
 	for name, want := range wants {
 		t.Run(name, func(t *testing.T) {
 			srv := httptest.NewServer(answers[name])
@@ -198,5 +202,44 @@ func TestWebhookFiles(t *testing.T) {
 		if shown := w.Show(""); strings.Contains(shown, "s3cret") {
 			t.Errorf("%s: shown as %s", name, shown)
 		}
+	}
+}
+
+// Who corrects a webhook's address wants what waits to go to the right one; and the
+// store knows no address, which may be a secret.
+func TestWebhookPutRight(t *testing.T) {
+	got := make(chan string, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/right/s3cret" {
+			got <- r.Header.Get("Webhook-Id")
+			return
+		}
+		http.NotFound(w, r)
+	}))
+	defer srv.Close()
+	store := &memory{}
+	outbox := func(path string) *Outbox {
+		return &Outbox{Store: store, Targets: []Target{{Name: "chat", Sender: &Webhook{URL: srv.URL + path}}}}
+	}
+	o := outbox("/wrong/s3cret")
+	stop := running(t, o)
+	if err := o.Put(news("1")); err != nil {
+		t.Fatal(err)
+	}
+	for o.List()[0].Deliveries[0].Attempts == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	stop()
+	if d := o.List()[0].Deliveries[0]; d.State != Waiting || !strings.Contains(d.Error, "404") {
+		t.Errorf("%+v", d)
+	}
+	if docs := fmt.Sprintf("%+v", store.docs); strings.Contains(docs, "s3cret") {
+		t.Errorf("the store has the address: %s", docs)
+	}
+	defer running(t, outbox("/right/s3cret"))()
+	select {
+	case <-got:
+	case <-time.After(30 * time.Second):
+		t.Error("not told")
 	}
 }

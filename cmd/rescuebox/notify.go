@@ -26,8 +26,9 @@ func (c *cli) notifyList() *cobra.Command {
 		Short: "Who is told, what waits, and why",
 		Long: `List who is told, and the latest messages: sent, waiting for the next attempt with
 the error of the last, refused by the receiver for good, or dropped because they were
-too old or their target is gone. "maybe twice" marks the rare message that was sent
-again, because the box stopped before it had the receiver's answer.`,
+too old or too many. A wrong address or password is waited for until it is put right.
+"maybe twice" marks the rare message that was sent again, because the box stopped
+before it had the receiver's answer.`,
 		Example: "  rescuebox notify list --max 100",
 		Args:    cobra.NoArgs,
 		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, _ []string) error {
