@@ -17,9 +17,21 @@ const (
 	sdiName = "boot.sdi"
 )
 
-// windowsPrograms are what the start of a Windows PE depends on, in System32.
+// windowsPrograms are what the start of a Windows PE depends on.
 var windowsPrograms = []string{"netstart.exe", "wpeinit.exe", "waitforconnection.exe", "remoterecovery.exe", "bcryptprimitives.dll",
-	"winpeshl.ini", "startnet.cmd", "cmd.exe", "wpeutil.exe"}
+	"winpeshl.ini", "startnet.cmd", "cmd.exe", "wpeutil.exe", "recenv.exe", "setup.exe"}
+
+// programPath is where one of them lies: in System32, but for the menu of Windows' recovery
+// and the setup of an installation medium, which winpeshl.exe starts by itself.
+func programPath(name string) string {
+	switch name {
+	case "recenv.exe":
+		return `\sources\recovery\recenv.exe`
+	case "setup.exe":
+		return `\setup.exe`
+	}
+	return `\Windows\System32\` + name
+}
 
 // describe notes what the image is. What is odd about it, but no reason to refuse it, is returned.
 func (p *windowsPE) describe(i *Image) (notes []error) {
@@ -27,12 +39,9 @@ func (p *windowsPE) describe(i *Image) (notes []error) {
 	w.WinloadBIOS = p.winload("exe")
 	w.WinloadEFI = p.winload("efi")
 	for _, name := range windowsPrograms {
-		if p.first(`\Windows\System32\`+name) != "" {
+		if p.first(programPath(name)) != "" {
 			w.Has = append(w.Has, name)
 		}
-	}
-	if p.first(`\sources\recovery\recenv.exe`) != "" {
-		w.Has = append(w.Has, "recenv.exe")
 	}
 	w.Build = p.build()
 	if slices.Contains(w.Has, "remoterecovery.exe") {

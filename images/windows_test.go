@@ -227,6 +227,10 @@ func TestWindowsKinds(t *testing.T) {
 		"BIOS only": {tree: without(x64, map[string][]byte{sys + "boot/winload.efi": nil}), arch: "amd64", want: func(w *WindowsPE) { w.WinloadEFI = "" },
 			warnings: []string{"no winload.efi"}},
 		"winload above": {tree: without(x64, map[string][]byte{sys + "boot/winload.exe": nil}), arch: "amd64", want: func(w *WindowsPE) { w.WinloadBIOS = `\windows\system32\winload.exe` }},
+		"of a setup medium": {tree: without(x64, map[string][]byte{"setup.exe": []byte("MZ")}), arch: "amd64",
+			want: func(w *WindowsPE) {
+				w.Has = append(slices.DeleteFunc(w.Has, func(s string) bool { return s == "setup.exe" }), "setup.exe")
+			}},
 		"UTF-16": {tree: without(x64, map[string][]byte{sys + "winpeshl.ini": append([]byte{0xff, 0xfe}, utf16Bytes("[LaunchApp]\r\nAppPath=x\\Пуск.exe\r\n")...)}), arch: "amd64",
 			want: func(w *WindowsPE) { w.Winpeshl = "[LaunchApp]\r\nAppPath=x\\Пуск.exe\r\n" }},
 	} {
@@ -237,9 +241,9 @@ func TestWindowsKinds(t *testing.T) {
 		}
 		want := wantDaRT
 		want.Fonts, want.Has = want.Fonts[:2], nil
-		for _, program := range append(slices.Clone(windowsPrograms), "recenv.exe") {
+		for _, program := range windowsPrograms {
 			for file := range c.tree {
-				if strings.EqualFold(file, sys+program) || program == "recenv.exe" && strings.EqualFold(file, "sources/recovery/recenv.exe") {
+				if strings.EqualFold("/"+file, strings.ReplaceAll(programPath(program), `\`, "/")) {
 					want.Has = append(want.Has, program)
 				}
 			}

@@ -77,7 +77,16 @@ func ownLines(w images.WindowsPE) []string {
 	if w.DaRT != "" && hasProgram(w, "waitforconnection.exe") && menu >= 0 && !waits {
 		lines = slices.Insert(lines, menu, lineWait)
 	}
+	if w.DaRT == "" && !isShell(lines[len(lines)-1]) {
+		lines = append(lines, lineShell) // Windows PE restarts with its last program: not while the admin is in by SSH
+	}
 	return lines
+}
+
+// isShell reports whether a command is one that stays until a person ends it.
+func isShell(line string) bool {
+	return alone(line, "cmd.exe") || alone(line, "cmd") ||
+		(names(line, "cmd.exe") || names(line, "cmd")) && slices.Contains(words(line), "/k")
 }
 
 // shellLines is what runs last where the image does not say.

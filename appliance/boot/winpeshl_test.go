@@ -46,16 +46,19 @@ var shells = []struct {
 		want: []string{lineWpeinit, lineAgent, lineStartnet}},
 	{name: "plain Windows PE with its own file: wpeinit alone is not run again, a script that has it is",
 		pe:   images.WindowsPE{Has: plainHas, Winpeshl: "[LaunchApps]\nwpeinit\n%SYSTEMROOT%\\System32\\bginfo.exe, /timer:0\ncmd /c wpeinit & x.cmd\n"},
-		want: []string{lineWpeinit, lineAgent, `%SYSTEMROOT%\System32\bginfo.exe, /timer:0`, `cmd /c wpeinit & x.cmd`}},
+		want: []string{lineWpeinit, lineAgent, `%SYSTEMROOT%\System32\bginfo.exe, /timer:0`, `cmd /c wpeinit & x.cmd`, lineShell}},
 	{name: "one program by AppPath",
 		pe:   images.WindowsPE{Has: plainHas, Winpeshl: "[LaunchApp]\r\nAppPath = %SYSTEMDRIVE%\\Fabrikam\\shell.exe\r\n"},
-		want: []string{lineWpeinit, lineAgent, `%SYSTEMDRIVE%\Fabrikam\shell.exe`}},
+		want: []string{lineWpeinit, lineAgent, `%SYSTEMDRIVE%\Fabrikam\shell.exe`, lineShell}},
+	{name: "plain Windows PE that ends in a shell of its own",
+		pe:   images.WindowsPE{Has: plainHas, Winpeshl: "[LaunchApps]\nbginfo.exe\nX:\\Windows\\System32\\CMD.EXE, /K menu.cmd\n"},
+		want: []string{lineWpeinit, lineAgent, "bginfo.exe", `X:\Windows\System32\CMD.EXE, /K menu.cmd`}},
 	{name: "sections in any case, and others",
 		pe:   images.WindowsPE{Has: plainHas, Winpeshl: "[Other]\nx.exe\n[LAUNCHAPPS]\na.exe\n[launchapp]\napppath=b.exe\nother=c.exe\n"},
-		want: []string{lineWpeinit, lineAgent, "a.exe", "b.exe"}},
+		want: []string{lineWpeinit, lineAgent, "a.exe", "b.exe", lineShell}},
 	{name: "a setup medium starts its setup, after the agent",
 		pe:   images.WindowsPE{Has: append([]string{"setup.exe"}, plainHas...)},
-		want: []string{lineWpeinit, lineAgent, lineSetup}},
+		want: []string{lineWpeinit, lineAgent, lineSetup, lineShell}},
 	{name: "a PE with wpeutil alone",
 		pe:   images.WindowsPE{Has: []string{"wpeutil.exe"}},
 		want: []string{lineNetwork, lineAgent, lineShell}},
@@ -91,7 +94,7 @@ func TestWinpeshlUnicode(t *testing.T) {
 	for i := 2; i+1 < len(got); i += 2 {
 		units = append(units, uint16(got[i])|uint16(got[i+1])<<8)
 	}
-	if text := string(utf16.Decode(units)); !strings.HasSuffix(text, "X:\\Wärter.exe\r\n") {
+	if text := string(utf16.Decode(units)); !strings.Contains(text, "\r\nX:\\Wärter.exe\r\n") {
 		t.Errorf("%q", text)
 	}
 }
@@ -106,7 +109,7 @@ func FuzzWinpeshl(f *testing.F) {
 			pe.DaRT = "10"
 		}
 		lines := append(networkLines(pe), ownLines(pe)...)
-		if len(lines) < 2 || len(lines) > maxShellLines+3 {
+		if len(lines) < 2 || len(lines) > maxShellLines+4 {
 			t.Fatalf("%d lines", len(lines))
 		}
 		for _, line := range lines {
