@@ -88,13 +88,15 @@ const (
 	standing  = "standing"     // who orders for a machine whose image = "…": its boots are no news
 )
 
-// Run tells of orders' ends until ctx is done.
+// Run tells of tickets that an earlier life of the daemon did not come to tell of, and of
+// orders' ends until ctx is done.
 func (n notices) Run(ctx context.Context, ready func()) error {
 	watch, stop := n.table.Watch()
 	defer stop()
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	ready()
+	n.tickets.Resume()
 	for {
 		if err := n.tell(time.Now()); err != nil {
 			n.Log.Error("the end of an order is not in the outbox yet", zap.NamedError("err", err))

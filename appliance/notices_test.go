@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"rescuebox/appliance/config"
+	"rescuebox/appliance/state"
 	"rescuebox/appliance/ticket"
 	"rescuebox/images"
 )
@@ -187,4 +188,28 @@ func TestTicketMessage(t *testing.T) {
 			t.Errorf("%v: %+v", tt, m)
 		}
 	}
+}
+
+// A ticket that was stored when the power went, and nobody was told of, is told of at the next start.
+func TestNoticesAfterPowerCut(t *testing.T) {
+	cfg := site(t, t.TempDir())
+	b, err := assemble(Options{Config: cfg, Log: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := ticket.Ticket{ID: "0123456789ab", Kind: ticket.DaRT, Machine: "srv01", From: netip.MustParseAddr("192.168.77.101"), Problem: "it was not read yet",
+		Raw: []byte(`<E><A ID="118-497-589"/><C><T><L P="49161" N="192.168.77.101"/></T></C></E>`)}
+	if err := state.NewTable[ticket.Ticket](b.db, "tickets", state.Durable).Put(stored.ID, stored); err != nil {
+		t.Fatal(err)
+	}
+	b.db.Close()
+	stop, b := runNotices(t, cfg)
+	defer stop()
+	for range 300 {
+		if got, err := b.tickets.Get(stored.ID); err == nil && got.Announced && b.outbox.Has(b.ticketMessage(got).ID) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("nobody was told; the desk has %+v", b.tickets.List(""))
 }

@@ -161,11 +161,7 @@ func (d *Desk) takeLocked(said Ticket) (t Ticket, news bool, err error) {
 		_ = d.store(&e) // logged; tried again below
 	}
 	if !e.Announced {
-		e.parse(d.where())
-		err := d.store(&e)
-		d.set(e)
-		d.announce(&e)
-		d.set(e)
+		err := d.tell(&e)
 		d.forget(e.Ticket)
 		return e.Ticket, true, err
 	}
@@ -175,6 +171,29 @@ func (d *Desk) takeLocked(said Ticket) (t Ticket, news bool, err error) {
 	err = d.store(&e)
 	d.set(e)
 	return e.Ticket, false, err
+}
+
+// tell reads what a ticket has, stores that, and announces it.
+func (d *Desk) tell(e *entry) error {
+	e.parse(d.where())
+	err := d.store(e)
+	d.set(*e)
+	d.announce(e)
+	d.set(*e)
+	return err
+}
+
+// Resume announces what an earlier life of the daemon has stored and not announced:
+// the power went in between, and a script does not send its ticket again.
+func (d *Desk) Resume() {
+	d.load.Do(d.restore)
+	d.reporting.Lock()
+	defer d.reporting.Unlock()
+	for _, t := range d.List("") {
+		if e, known := d.get(t.ID); known && !e.Announced {
+			_ = d.tell(&e) // logged
+		}
+	}
 }
 
 // find is the ticket that something is said of anew: the same report's, the

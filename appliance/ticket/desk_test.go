@@ -267,3 +267,33 @@ func TestReportAtOnce(t *testing.T) {
 		t.Errorf("announced %d times, %d tickets", len(b.told), len(b.List("")))
 	}
 }
+
+// Where the power goes at any moment between a ticket's being stored and announced, the next
+// life announces it, once: a script does not send it twice.
+func TestResume(t *testing.T) {
+	whole := &disk{docs: map[string][]byte{}}
+	b := newBench(whole)
+	if _, err := b.DaRT("srv01", "", false, netip.MustParseAddr("192.168.77.101"), []byte(`<E><A ID="118-497-589"/><C><T><L P="49161" N="192.168.77.101"/></T></C></E>`)); err != nil {
+		t.Fatal(err)
+	}
+	for i, at := range whole.puts {
+		cut := &disk{docs: map[string][]byte{}}
+		cut.Put(at.ID, at)
+		next := newBench(cut)
+		next.Resume()
+		if want := 1; at.Announced && len(next.told) != 0 || !at.Announced && len(next.told) != want {
+			t.Errorf("cut after the %d. step (announced: %v): told %d times", i+1, at.Announced, len(next.told))
+		}
+		if got := next.List("srv01"); len(got) != 1 || got[0].Problem != "" || got[0].Code != "118-497-589" || !got[0].Announced {
+			t.Errorf("cut after the %d. step: %+v", i+1, got)
+		}
+		last := newBench(cut)
+		last.Resume()
+		if len(last.told) != 0 {
+			t.Errorf("cut after the %d. step: told again in the life after", i+1)
+		}
+	}
+	if len(whole.puts) < 3 {
+		t.Errorf("%d steps", len(whole.puts))
+	}
+}
