@@ -41,7 +41,7 @@ type Redfish struct {
 	Machine        Machine // nil is one that does as it is told
 	// Hook sees each request after the login, and may answer it itself: true ends it.
 	Hook func(w http.ResponseWriter, r Request) bool
-	// View may change a resource before it is shown.
+	// View may change a resource before it is shown; it must not ask the service for anything.
 	View func(path string, resource map[string]any)
 
 	mu        sync.Mutex
