@@ -60,6 +60,7 @@ type box struct {
 	dhcp    *dhcp.Server
 	powers  map[string]*machinePower // what switches the machines, by their names
 	press   *powering
+	serial  consoles
 	sup     *supervisor
 
 	scouting scouting // what other DHCP servers said last
@@ -114,6 +115,7 @@ func assemble(o Options) (*box, error) {
 		return nil, err
 	}
 	b.press = newPowering(b)
+	b.serial = newConsoles(b)
 	return b, nil
 }
 
@@ -153,6 +155,7 @@ func (b *box) parts() []part {
 		{"tftp", tftpd.Run},
 		{"http", httpd.Run},
 		{"power", b.press.Run},
+		{"consoles", b.serial.run(b.table)},
 		{"notices", notices{b}.Run},
 		{"notify", b.outbox.Run},
 		{"admin", b.adminServer().Run},
@@ -208,7 +211,7 @@ func (b *box) adminServer() *admin.Server {
 		Version: b.Version, Boot: b.table, Images: b.library, Tickets: b.tickets,
 		Tokens: state.NewTable[admin.Token](b.db, "tokens", state.Durable),
 		Audit:  state.NewLog[admin.AuditEntry](b.db, "audit", state.Durable, keptAudit),
-		Relays: newRelays(c), Notifier: notifier{b},
+		Relays: newRelays(c), Notifier: notifier{b}, Consoles: b.serial,
 		Status: b.status, Leases: b.leases, Checks: b.checks(), Gather: b.metrics,
 		Log: b.logOf("admin"), Metrics: replacing{b.metrics}}
 }

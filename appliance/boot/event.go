@@ -23,6 +23,7 @@ const (
 	StepFailed   Step = "failed"
 	StepRefused  Step = "refused" // a request was answered with "no" and a reason
 	StepLocal    Step = "local"   // left alone: boots its own disk
+	StepConsole  Step = "console" // what the machine's console said last before its order failed
 	StepCause    Step = "cause"   // nothing goes on, and why most likely
 )
 
@@ -33,14 +34,15 @@ type Event struct {
 	Step      Step
 	Machine   string // name, or "" if not known
 	MAC       MAC
-	Order     string // order id, or ""
-	Text      string // one sentence for people; no secrets
-	Key       string // for StepCause: its short name for programs, such as "secure-boot-refused-nbp"; for StepDiscover: who asks
-	Hint      string // for StepCause: what to do
-	File      string // for StepFile
-	Bytes     int64  // for StepFile: sent so far
-	Total     int64  // for StepFile: size
-	Transient bool   // progress: told to watchers, not stored
+	Order     string   // order id, or ""
+	Text      string   // one sentence for people; no secrets
+	Key       string   // for StepCause: its short name for programs, such as "secure-boot-refused-nbp"; for StepDiscover: who asks
+	Hint      string   // for StepCause: what to do
+	File      string   // for StepFile
+	Bytes     int64    // for StepFile: sent so far
+	Total     int64    // for StepFile: size
+	Lines     []string // for StepConsole: the last of the machine's console, oldest first
+	Transient bool     // progress: told to watchers, not stored
 }
 
 // SetSeq is how the store tells an event its number.

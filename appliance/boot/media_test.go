@@ -51,3 +51,20 @@ func TestMedia(t *testing.T) {
 		t.Errorf("an image without ISO: %v", err)
 	}
 }
+
+// What a console said last is kept with the order, bounded and without its token.
+func TestRecordConsole(t *testing.T) {
+	table := New(chainConfig(t))
+	o := arm(t, table, "live", 0)
+	lines := []string{strings.Repeat("x", maxConsole), "Command line: quiet token=" + o.Token, "Kernel panic"}
+	table.RecordConsole(o.ID, "srv01", lines)
+	table.RecordConsole("nobody", "srv01", lines)
+	events, err := table.Timeline(o.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := events[len(events)-1]
+	if last.Step != StepConsole || len(last.Lines) != 2 || last.Lines[0] != "Command line: quiet token=[token]" || last.Lines[1] != "Kernel panic" {
+		t.Errorf("%+v", last)
+	}
+}

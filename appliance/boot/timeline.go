@@ -85,6 +85,31 @@ func (t *Table) recordLocked(e Event) {
 	t.log.Info(e.Text, fields...)
 }
 
+// maxConsole bounds the lines of a console in the timeline, in bytes.
+const maxConsole = 32 << 10
+
+// RecordConsole keeps the last lines of a machine's console with an order that failed,
+// without the order's token, which the kernel repeats from its command line.
+func (t *Table) RecordConsole(orderID, machine string, lines []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	o, ok := t.orders[orderID]
+	if !ok {
+		return
+	}
+	kept, size := len(lines), 0
+	for kept > 0 && size+len(lines[kept-1]) <= maxConsole {
+		kept--
+		size += len(lines[kept])
+	}
+	shown := make([]string, 0, len(lines)-kept)
+	for _, l := range lines[kept:] {
+		shown = append(shown, strings.ReplaceAll(l, o.Token, "[token]"))
+	}
+	t.recordLocked(Event{Step: StepConsole, Order: orderID, Machine: machine, Lines: shown,
+		Text: fmt.Sprintf("the last %d lines of its console are kept with the order", len(shown))})
+}
+
 // Timeline lists an order's events, oldest first.
 func (t *Table) Timeline(orderID string) ([]Event, error) {
 	return t.cfg.Events.Read(orderID, 0, maxTimeline)
