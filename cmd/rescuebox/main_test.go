@@ -23,6 +23,7 @@ import (
 	"rescuebox/appliance/admin"
 	"rescuebox/appliance/admin/api"
 	"rescuebox/appliance/boot"
+	"rescuebox/appliance/console"
 	"rescuebox/appliance/state"
 	"rescuebox/appliance/ticket"
 	"rescuebox/images"
@@ -132,11 +133,13 @@ func (s *testSite) up() error {
 			s.table.Record(boot.Event{Step: boot.StepTicket, Machine: t.Machine, Order: t.Order, Text: "the ticket of " + t.Machine + " is here"})
 			return nil
 		}}
+	keeper := testConsoles{&console.Keeper{Dir: filepath.Join(s.dir, "consoles"), Machines: []console.Machine{{Name: "srv01", Open: loginPrompt}}}}
 	server := &admin.Server{
 		Socket: s.socket(), Listen: s.listen, StateDir: s.dir, Version: "1.2.3",
 		Boot: s.table, Images: lib, Tickets: s.desk,
-		Tokens: state.NewTable[admin.Token](db, "tokens", state.Durable),
-		Audit:  state.NewLog[admin.AuditEntry](db, "audit", state.Durable, 1000),
+		Tokens:   state.NewTable[admin.Token](db, "tokens", state.Durable),
+		Audit:    state.NewLog[admin.AuditEntry](db, "audit", state.Durable, 1000),
+		Consoles: keeper,
 		Status: func() api.Status {
 			return api.Status{Site: "kazan-2", Started: time.Now(), LAN: api.LAN{Interface: "eth1", Address: "192.168.77.1/24"},
 				DHCP: api.DHCP{Configured: "auto", Mode: "proxy", Why: "192.168.77.254 answers"},
@@ -147,10 +150,13 @@ func (s *testSite) up() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 2)
 	go s.table.Run(ctx, func() {})
+	kept := make(chan struct{})
+	go func() { keeper.Run(ctx, func() {}); close(kept) }()
 	go func() { done <- server.Run(ctx, func() { close(ready) }) }()
 	s.stop = func() {
 		cancel()
 		<-done
+		<-kept
 		db.Close()
 	}
 	select {
