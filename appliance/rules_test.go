@@ -14,7 +14,7 @@ var mayImport = map[string][]string{
 	"cmd/rescueboxd":     {"appliance", "appliance/config"},
 	"cmd/rescuebox":      {"appliance/admin/api", "appliance/config", "images", "images/rescue"}, // config: `config check` without a daemon
 	"appliance":          {"appliance/*", "images"},
-	"appliance/admin":    {"appliance/admin/api", "appliance/boot", "appliance/config", "appliance/ticket", "appliance/state", "images"},
+	"appliance/admin":    {"appliance/admin/api", "appliance/bmc", "appliance/boot", "appliance/config", "appliance/ticket", "appliance/state", "images"},
 	"appliance/dhcp":     {"appliance/boot", "images"},
 	"appliance/tftp":     {"appliance/boot", "images"},
 	"appliance/httpboot": {"appliance/boot", "images"},

@@ -86,7 +86,7 @@ type Server struct {
 	BMCs     BMCs     // nil: there are none
 	// Press boots an order's machine: soft asks its system to shut down first, via is "network" or
 	// "media". It returns at once. Nil: power is switched by hand.
-	Press func(o boot.Order, soft bool, via string)
+	Press    func(o boot.Order, soft bool, via string)
 	Consoles Consoles // nil: no consoles are kept
 
 	// Status tells what the API cannot know by itself: site, LAN, DHCP, parts, Started.

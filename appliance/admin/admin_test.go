@@ -32,6 +32,8 @@ type site struct {
 	desk  *ticket.Desk
 	db    *state.DB
 	dir   string
+
+	presses presses
 }
 
 var srv01 = boot.MAC{0x52, 0x54, 0, 0x12, 0x34, 0x56}
@@ -74,9 +76,10 @@ func newSite(t *testing.T) *site {
 		Leases: func() ([]api.Lease, error) {
 			return []api.Lease{{Address: "192.168.77.100", MAC: srv01.String(), Machine: "srv01", State: "bound", Expires: time.Now()}}, nil
 		},
-		Notifier: fakeNotifier{}, Relays: &fakeRelays{}, Consoles: newFakeConsoles(),
+		Notifier: fakeNotifier{}, Relays: &fakeRelays{}, Powers: &fakePowers{}, BMCs: fakeBMCs{}, Consoles: newFakeConsoles(),
 		Gather: registry, Metrics: registry, Log: zap.NewNop(),
 	}
+	s.Press = s.presses.press
 	return s
 }
 

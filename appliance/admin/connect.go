@@ -72,6 +72,9 @@ func (h *service) connect(c *call) error {
 	if g.For, err = duration("for", query.Get("for")); err != nil {
 		return err
 	}
+	if service == serviceBMC {
+		return h.connectBMC(c, g)
+	}
 	if g.Ticket, g.Target, err = h.target(name, service, query.Get("id")); err != nil {
 		return err
 	}
@@ -103,7 +106,7 @@ func (h *service) connect(c *call) error {
 
 // recordClosing writes the way's end into the audit log.
 func (h *service) recordClosing(c *call, info api.Relay, t RelayTotals, took time.Duration) {
-	c.note("%s %s target=%s way=%.8s connections=%d sent=%d received=%d after=%s: %s", quoteIfOdd(info.Machine), info.Service, info.Target, info.ID,
+	c.note("%s %s target=%s way=%.8s connections=%d sent=%d received=%d after=%s: %s", quoteIfOdd(info.Machine), strings.TrimSpace(info.Service+" "+info.Name), info.Target, info.ID,
 		t.Streams, t.Sent, t.Received, took.Round(time.Second), t.Why)
 	if err := h.recordAs(c, "CLOSE "+c.req.URL.Path, http.StatusOK, nil); err != nil {
 		h.log.Error("end of a way through the box is not on record", zap.String("machine", info.Machine), zap.NamedError("err", err))
@@ -114,7 +117,7 @@ func (h *service) recordClosing(c *call, info api.Relay, t RelayTotals, took tim
 // callers never name one.
 func (h *service) target(machine, service, id string) (string, netip.AddrPort, error) {
 	if service != "ticket" {
-		return "", netip.AddrPort{}, badRequest("no service %q: services are ticket", service)
+		return "", netip.AddrPort{}, badRequest("no service %q: services are ticket, bmc", service)
 	}
 	t, err := h.ticketFor(machine, id)
 	if err != nil {
@@ -211,8 +214,14 @@ var (
 	errRevoked = errors.New("the token was revoked or has expired")
 )
 
+// holding is what a connection keeps open: one way, or several together.
+type holding interface {
+	Done() <-chan struct{}
+	Close(why error) RelayTotals
+}
+
 // hold keeps a way open until its admin goes away, may no more, or its time is over.
-func (h *service) hold(c *call, way Relayed, info api.Relay) (why error) {
+func (h *service) hold(c *call, way holding, info any) (why error) {
 	conn, err := h.upgrade(c)
 	if err != nil {
 		return err

@@ -28,9 +28,13 @@ func text(a netip.Addr) string {
 
 // orderOf leaves the order's token behind.
 func orderOf(o boot.Order) api.Order {
+	power := api.Power(o.Power)
+	if power == "" {
+		power = api.Manual
+	}
 	return api.Order{
 		ID: o.ID, Machine: o.Machine, Image: o.Image, State: string(o.State), Reason: o.Reason, By: o.By,
-		Power: api.Manual, Created: o.Created, Expires: o.Expires, Started: optional(o.Started), Ended: optional(o.Ended),
+		Power: power, Created: o.Created, Expires: o.Expires, Started: optional(o.Started), Ended: optional(o.Ended),
 	}
 }
 

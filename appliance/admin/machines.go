@@ -30,6 +30,7 @@ func (h *service) showMachine(c *call) (any, error) {
 func (h *service) machine(m boot.Machine, seen map[string]api.Seen) api.Machine {
 	out := machineOf(m)
 	out.SecureBoot = string(h.Boot.SecureBoot(m.Name))
+	out.Power = h.means(m.Name).list()
 	if o, ok := h.Boot.OpenOrder(m.Name); ok {
 		order := orderOf(o)
 		out.Order = &order

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -17,11 +18,15 @@ func (h *service) arm(c *call) (any, error) {
 	if err := c.read(&o); err != nil {
 		return nil, err
 	}
-	c.note("%s %s ttl=%s no_power=%t", quoteIfOdd(o.Machine), quoteIfOdd(o.Image), quoteIfOdd(o.TTL), o.NoPower)
+	c.note("%s %s ttl=%s no_power=%t soft=%t via=%s", quoteIfOdd(o.Machine), quoteIfOdd(o.Image), quoteIfOdd(o.TTL), o.NoPower, o.Soft, quoteIfOdd(o.Via))
 	if _, err := h.findMachine(o.Machine); err != nil {
 		return nil, err
 	}
 	ttl, err := duration("ttl", o.TTL)
+	if err != nil {
+		return nil, err
+	}
+	by, err := h.pressedBy(o)
 	if err != nil {
 		return nil, err
 	}
@@ -30,6 +35,14 @@ func (h *service) arm(c *call) (any, error) {
 		return nil, err
 	}
 	c.args += " order=" + order.ID
+	if by == api.Manual {
+		return orderOf(order), nil
+	}
+	c.args += " power=" + string(by)
+	if order, err = h.Boot.Powered(order.ID, string(by)); err != nil {
+		return nil, err // replaced or cancelled in between
+	}
+	h.Press(order, o.Soft, cmp.Or(o.Via, viaNetwork))
 	return orderOf(order), nil
 }
 

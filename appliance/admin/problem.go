@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"rescuebox/appliance/admin/api"
+	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/ticket"
 	"rescuebox/images"
@@ -58,6 +59,10 @@ func problemOf(err error) *problem {
 		return conflict("%s", refusal.Reason).hint("%s", refusal.Hint)
 	case errors.As(err, &changed):
 		return conflict("%s", err)
+	case errors.Is(err, bmc.ErrBusy), errors.Is(err, bmc.ErrUnsupported):
+		return conflict("%s", err)
+	case errors.Is(err, bmc.ErrSilent), errors.Is(err, bmc.ErrRefused), errors.Is(err, bmc.ErrNotTaken), errors.Is(err, bmc.ErrCertificate):
+		return newProblem(http.StatusBadGateway, "unreachable", "%s", err)
 	case errors.Is(err, ticket.ErrUnknown):
 		return notFound("%s", err).hint("rescuebox ticket list")
 	}

@@ -30,6 +30,10 @@ var who = map[string]api.Role{
 	"GET /v1/tickets":                     api.Operator, // a ticket is a credential
 	"GET /v1/tickets/{id}":                api.Operator,
 	"GET /v1/machines/{name}/connect":     api.Operator,
+	"GET /v1/machines/{name}/power":       api.Viewer,
+	"POST /v1/machines/{name}/power":      api.Operator,
+	"POST /v1/machines/{name}/bmc/trust":  api.Admin,    // whoever answers is sent the password
+	"GET /v1/bmc/audit":                   api.Operator, // tries accounts
 	"GET /v1/relays/{id}":                 api.Operator,
 	"GET /v1/machines/{name}/console":     api.Operator, // what is said there opens the machine
 	"GET /v1/machines/{name}/console/log": api.Operator,

@@ -62,6 +62,7 @@ type Order struct {
 	Ended   time.Time //
 	Served  []string  // names of files served to the last byte
 	CPU     string    // of the machine, once its firmware has said it: requests for files do not
+	Power   string    // by what its machine is switched on: "bmc", "switch", or "" for by hand
 }
 
 // Arm makes an order; a zero ttl is the default. It makes sure first that the

@@ -1,5 +1,5 @@
 // Package relay leads an admin through the box to exactly one port of one machine: the
-// service of a ticket, or later that of its BMC. A session is opened for one target, ends by
+// service of a ticket, or one of its BMC. A session is opened for one target, ends by
 // itself after its time, and counts what goes through.
 //
 // It carries TCP. What listens on UDP, IPMI on port 623 above all, is not relayed: those
@@ -22,7 +22,7 @@ import (
 type Grant struct {
 	By      string // the admin; only he uses the session
 	Machine string
-	Service string // "ticket"
+	Service string // "ticket", "bmc"
 	Ticket  string // its id, of service "ticket"
 	Target  netip.AddrPort
 	For     time.Duration // 0: an hour
@@ -32,7 +32,7 @@ type Grant struct {
 const (
 	defaultFor    = time.Hour
 	maxFor        = 12 * time.Hour
-	maxSessions   = 16
+	maxSessions   = 48 // a BMC has up to a dozen services, each of which is one
 	maxStreams    = 16 // of one session
 	maxAllStreams = 64
 	dialTimeout   = 10 * time.Second
@@ -102,7 +102,7 @@ func (r *Relay) check(g Grant) error {
 		return refuse("rescuebox ticket show "+g.Machine, "nobody knows where %s can be reached", g.Machine)
 	case slices.Contains(r.Own, addr) || addr.IsLoopback() || addr.IsMulticast():
 		return refuse("", "%s is the box itself, and no way to %s", addr, g.Machine)
-	case !inside:
+	case !inside && g.Service != "bmc": // a ticket's address is what somebody said; a BMC's is in the file of the site
 		return refuse("go there without the box, if you trust the ticket", "%s is in none of the box's networks, and the box leads to its own machines only", addr)
 	}
 	return nil

@@ -91,8 +91,10 @@ type Machine struct {
 	SecureBoot string `json:"secure_boot,omitempty"`
 	Adopted    bool   `json:"adopted,omitempty"` // taken over from the LAN, not named in the file of the site
 	Address    string `json:"address,omitempty"` // reserved
-	Order      *Order `json:"order,omitempty"`   // the open one
-	Seen       *Seen  `json:"seen,omitempty"`    // when it last asked to boot
+	// Power is by what it can be switched: bmc, switch; none means by hand.
+	Power []Power `json:"power,omitempty"`
+	Order *Order  `json:"order,omitempty"` // the open one
+	Seen  *Seen   `json:"seen,omitempty"`  // when it last asked to boot
 }
 
 // Seen is a boot client that was seen on the LAN since the daemon started.
@@ -134,6 +136,8 @@ type NewOrder struct {
 	Image   string `json:"image"`
 	TTL     string `json:"ttl,omitempty"`      // default as configured
 	NoPower bool   `json:"no_power,omitempty"` // leave the machine's power alone
+	Soft    bool   `json:"soft,omitempty"`     // ask its system to shut down before power is cut
+	Via     string `json:"via,omitempty"`      // network, the default, or media: the BMC's virtual CD
 }
 
 // Power says who powers a machine on after an order.
@@ -214,7 +218,8 @@ type Ticket struct {
 type Relay struct {
 	ID      string    `json:"id"` // names it in calls; a secret of whoever opened it
 	Machine string    `json:"machine"`
-	Service string    `json:"service"` // ticket
+	Service string    `json:"service"`        // ticket, bmc
+	Name    string    `json:"name,omitempty"` // which of the BMC's services
 	Ticket  string    `json:"ticket,omitempty"`
 	Target  string    `json:"target"` // address and port
 	Expires time.Time `json:"expires"`

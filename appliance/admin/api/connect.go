@@ -31,8 +31,13 @@ type Conn interface {
 type Way struct {
 	Relay
 	client *Client
-	conn   Conn
-	done   chan struct{}
+	*held
+}
+
+// held is the connection that keeps ways open: they stand as long as it does.
+type held struct {
+	conn Conn
+	done chan struct{}
 
 	mu  sync.Mutex
 	why string
@@ -51,7 +56,7 @@ func (c *Client) Connect(ctx context.Context, to Connect) (*Way, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Way{client: c, conn: conn, done: make(chan struct{})}
+	w := &Way{client: c, held: &held{conn: conn, done: make(chan struct{})}}
 	lines := bufio.NewReaderSize(conn, maxLine)
 	watchdog := time.AfterFunc(silence, func() { conn.Close() })
 	if err := readLine(lines, &w.Relay); err != nil {
@@ -69,23 +74,23 @@ func (w *Way) Dial(ctx context.Context) (Conn, error) {
 }
 
 // Done is closed when the way has ended; Why says then why.
-func (w *Way) Done() <-chan struct{} { return w.done }
+func (w *held) Done() <-chan struct{} { return w.done }
 
 // Why is the reason for the end, or "".
-func (w *Way) Why() string {
+func (w *held) Why() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.why
 }
 
 // Close ends the way and all its connections.
-func (w *Way) Close() {
+func (w *held) Close() {
 	w.conn.Close()
 	<-w.done
 }
 
 // listen waits for the daemon's word on the end. The daemon says every 15 s that it is there.
-func (w *Way) listen(lines *bufio.Reader, watchdog *time.Timer) {
+func (w *held) listen(lines *bufio.Reader, watchdog *time.Timer) {
 	defer close(w.done)
 	defer w.conn.Close()
 	defer watchdog.Stop()

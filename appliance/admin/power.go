@@ -1,0 +1,165 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"rescuebox/appliance/admin/api"
+	"rescuebox/appliance/bmc"
+	"rescuebox/appliance/boot"
+)
+
+// Powers switches machines' power; appliance does, by their controllers and switches.
+// What a machine does not have is a *boot.Refusal.
+type Powers interface {
+	Means(machine string) Means
+	State(ctx context.Context, machine string, by api.Power) (bmc.State, error)
+	Do(ctx context.Context, machine string, a bmc.Action, by api.Power) error
+}
+
+// Means is by what a machine's power can be switched.
+type Means struct {
+	BMC    bool
+	Media  bool // the BMC may have virtual media
+	Switch bool
+	Soft   bool // its system can be asked to shut down
+}
+
+func (m Means) list() (list []api.Power) {
+	if m.BMC {
+		list = append(list, api.ByBMC)
+	}
+	if m.Switch {
+		list = append(list, api.BySwitch)
+	}
+	return list
+}
+
+// powerLimit is for a controller that answers late, and is asked twice.
+const powerLimit = 75 * time.Second
+
+// How an image comes to a machine.
+const (
+	viaNetwork = "network"
+	viaMedia   = "media"
+)
+
+var actions = []bmc.Action{bmc.PowerOn, bmc.PowerOff, bmc.Cycle, bmc.Reset, bmc.SoftOff}
+
+func (h *service) means(machine string) Means {
+	if h.Powers == nil {
+		return Means{}
+	}
+	return h.Powers.Means(machine)
+}
+
+// power answers GET /v1/machines/{name}/power.
+func (h *service) power(c *call) (any, error) {
+	m, err := h.findMachine(c.path("name"))
+	if err != nil {
+		return nil, err
+	}
+	by, err := h.by(m.Name, api.Power(c.req.URL.Query().Get("by")))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(c.req.Context(), powerLimit)
+	defer cancel()
+	state, err := h.Powers.State(ctx, m.Name, by)
+	if err != nil {
+		return nil, powerProblem(err)
+	}
+	return api.PowerState{Machine: m.Name, By: by, State: string(state), Ways: h.means(m.Name).list()}, nil
+}
+
+// switchPower answers POST /v1/machines/{name}/power.
+func (h *service) switchPower(c *call) (any, error) {
+	var ask api.PowerAction
+	if err := c.read(&ask); err != nil {
+		return nil, err
+	}
+	name := c.path("name")
+	c.note("%s %s by=%s", quoteIfOdd(name), quoteIfOdd(ask.Action), quoteIfOdd(string(ask.By)))
+	m, err := h.findMachine(name)
+	if err != nil {
+		return nil, err
+	}
+	action := bmc.Action(ask.Action)
+	if !slices.Contains(actions, action) {
+		return nil, badRequest("%q is nothing that can be done to power: want on, off, cycle, reset or soft", ask.Action)
+	}
+	by, err := h.by(m.Name, ask.By)
+	if err != nil {
+		return nil, err
+	}
+	c.note("%s %s by=%s", m.Name, action, by)
+	// A caller who goes away has pressed the button all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.req.Context()), powerLimit)
+	defer cancel()
+	if err := h.Powers.Do(ctx, m.Name, action, by); err != nil {
+		return nil, powerProblem(err)
+	}
+	h.Boot.Record(boot.Event{Step: boot.StepPower, Machine: m.Name, Text: fmt.Sprintf("power %s by %s, %s", action, c.who.Name, throughThe(by))})
+	return api.PowerDone{Machine: m.Name, Action: string(action), By: by, Who: c.who.Name, Time: time.Now().UTC()}, nil
+}
+
+// by is what a machine's power is switched by: what was asked for, else its BMC, else its
+// switch. A switch beside a BMC is the last resort, for who asks for it.
+func (h *service) by(machine string, asked api.Power) (api.Power, error) {
+	list := h.means(machine).list()
+	switch {
+	case asked != "" && asked != api.ByBMC && asked != api.BySwitch:
+		return "", badRequest("by=%s is nothing that switches power: want bmc or switch", quoteIfOdd(string(asked)))
+	case len(list) == 0:
+		return "", conflict("%s has neither a BMC nor a switch", machine).hint("add [machine.bmc] or [machine.power] to the file of the site; until then a person presses its button")
+	case asked == "":
+		return list[0], nil
+	case !slices.Contains(list, asked):
+		return "", conflict("%s has no %s", machine, noun(asked)).hint("it has a %s", noun(list[0]))
+	}
+	return asked, nil
+}
+
+func noun(by api.Power) string {
+	if by == api.ByBMC {
+		return "BMC"
+	}
+	return "switch"
+}
+
+func throughThe(by api.Power) string { return "through the " + noun(by) }
+
+// powerProblem is the answer when a controller or a switch did not do it.
+func powerProblem(err error) error {
+	if p := problemOf(err); p.body.Status != http.StatusInternalServerError {
+		return p
+	}
+	return newProblem(http.StatusBadGateway, "unreachable", "%s", strings.Join(strings.Fields(err.Error()), " "))
+}
+
+// pressedBy is who switches on the machine of a new order. What the order wants and
+// the machine has not is said before there is an order.
+func (h *service) pressedBy(o api.NewOrder) (api.Power, error) {
+	means := h.means(o.Machine)
+	list := means.list()
+	switch {
+	case o.Via != "" && o.Via != viaNetwork && o.Via != viaMedia:
+		return "", badRequest("via=%s is no way into a machine: want network or media", quoteIfOdd(o.Via))
+	case o.NoPower && o.Soft:
+		return "", badRequest("no_power leaves the machine's power alone, and soft does not: want one of them")
+	case o.NoPower && o.Via == viaMedia:
+		return "", badRequest("virtual media are put in by the BMC when it starts the machine: leave no_power out")
+	case o.Via == viaMedia && !means.Media:
+		return "", conflict("%s has no virtual media: they need a BMC with Redfish", o.Machine).
+			hint("add [machine.bmc] with url = \"auto://HOST\", or write the image to a stick: rescuebox image usb")
+	case o.Soft && !means.Soft:
+		return "", conflict("nobody can ask the system of %s to shut down", o.Machine).hint("add [machine.bmc] or [machine.shutdown] to the file of the site, or leave soft out")
+	case o.NoPower || h.Press == nil || len(list) == 0:
+		return api.Manual, nil
+	}
+	return list[0], nil
+}
