@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -145,9 +144,5 @@ func excerpt(said string, argv []string) string {
 			said = strings.ReplaceAll(said, a, "…")
 		}
 	}
-	line := strings.Join(strings.FieldsFunc(said, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }), " ")
-	if r := []rune(line); len(r) > maxSaid {
-		return string(r[:maxSaid]) + "…"
-	}
-	return line
+	return plain(said)
 }
