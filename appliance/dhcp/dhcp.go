@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -280,19 +281,35 @@ func (s *Server) Leases() []Lease {
 }
 
 // MACOf finds which machine has an address: by our leases, by what clients
-// said in packets to us or to another server, and by the kernel's neighbours.
+// said in packets to us or to another server, and by the kernel's neighbours, which
+// are all there is while DHCP is off.
 func (s *Server) MACOf(a netip.Addr) (boot.MAC, bool) {
 	a = a.Unmap()
-	if !s.started.Load() || !a.Is4() {
+	if !a.Is4() {
 		return boot.MAC{}, false
 	}
-	if m, ok := s.pool.holder(time.Now(), a); ok {
-		return m, true
+	if s.started.Load() {
+		if m, ok := s.pool.holder(time.Now(), a); ok {
+			return m, true
+		}
+		if m, ok := s.book.find(a); ok {
+			return m, true
+		}
 	}
-	if m, ok := s.book.find(a); ok {
-		return m, true
+	return s.neighbour(a)
+}
+
+// neighbour asks the kernel.
+func (s *Server) neighbour(a netip.Addr) (boot.MAC, bool) {
+	index := int(s.index.Load())
+	if index == 0 { // it does not serve
+		i, err := net.InterfaceByName(s.Interface)
+		if err != nil {
+			return boot.MAC{}, false
+		}
+		index = i.Index
 	}
-	list, err := netlink.NeighList(int(s.index.Load()), netlink.FAMILY_V4)
+	list, err := netlink.NeighList(index, netlink.FAMILY_V4)
 	if err != nil {
 		return boot.MAC{}, false
 	}
