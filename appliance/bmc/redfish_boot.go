@@ -147,15 +147,12 @@ func (s *session) setBoot(ctx context.Context, b Boot) (Next, error) {
 				best, no = next, nil
 			case refusedBy(err), errors.Is(err, ErrNotTaken):
 				if best.Device != b.Device {
-					no = err
+					best, no = next, err
 				}
 			default:
 				return next, err
 			}
 		}
-	}
-	if best.Device == b.Device && best.Device != "" {
-		return best, nil
 	}
 	return best, no
 }
