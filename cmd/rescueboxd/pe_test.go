@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -18,7 +17,7 @@ import (
 
 // winpe makes a WIM that looks like a Windows PE, and the agent for it.
 func (s *site) winpe(ts *testscript.TestScript, args []string) error {
-	if err := s.windowsAgents(); err != nil {
+	if err := s.agents(); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp(ts.Getenv("WORK"), "pe-")
@@ -32,16 +31,12 @@ func (s *site) winpe(ts *testscript.TestScript, args []string) error {
 	return os.Rename(wim, ts.MkAbs(args[0]+".wim"))
 }
 
-// windowsAgents builds the agents for Windows where the daemon looks for them, unless they are there. They
-// are not run here, so that one Go is as good as the other.
-func (s *site) windowsAgents() error {
+// windowsAgents builds the agents for Windows where the daemon looks for them; Go sees whether there is
+// anything to do. They are not run here, so that one Go is as good as the other.
+func (b binaries) windowsAgents() error {
 	for _, name := range []string{"rescue-agent-windows-amd64.exe", "rescue-agent-windows-legacy-amd64.exe"} {
-		to := filepath.Join(s.binaries.dir, name)
-		if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "./cmd/rescue-agent")
-		cmd.Dir, cmd.Env = s.root, append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
+		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(b.dir, name), "./cmd/rescue-agent")
+		cmd.Dir, cmd.Env = b.root, append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w: %s", name, err, out)
 		}

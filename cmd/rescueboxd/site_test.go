@@ -9,8 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,8 +21,8 @@ import (
 	"rescuebox/appliance/boottest"
 )
 
-// TestSite runs testdata/*.txt, once with SeaBIOS and once with OVMF, and
-// testdata/firmware/*.txt, which name the firmware of each machine themselves, and
+// TestSite runs testdata/*.txt and testdata/power/*.txt, once with SeaBIOS and once with
+// OVMF, and testdata/firmware/*.txt, which name the firmware of each machine themselves, and
 // testdata/windows/*.txt, whose machines are simulated: nobody here has Microsoft's loaders.
 // With RESCUEBOX_TEST_SITE=arm64 it runs testdata/arm64/*.txt alone, with =windows those. Each
 // script has a branch of its own, made by scripts/lab: the daemon under test on
@@ -29,6 +31,7 @@ import (
 //
 //	RESCUEBOX_TEST_SITE=1 go test ./cmd/rescueboxd -run 'TestSite/bios/rescue$' -v
 //	RESCUEBOX_TEST_SITE=1 go test ./cmd/rescueboxd -run 'TestSite/firmware/secure$' -v
+//	RESCUEBOX_TEST_SITE=1 go test ./cmd/rescueboxd -run 'TestSite/power-uefi/ipmi$' -v
 //
 // Beside testscript's own commands, scripts have those of the map below; $LAB_DIR is
 // the lab's directory, $FIRMWARE is bios or uefi, which are conditions as well.
@@ -36,7 +39,8 @@ func TestSite(t *testing.T) {
 	if os.Getenv("RESCUEBOX_TEST_SITE") == "" {
 		t.Skip("whole-site tests run with RESCUEBOX_TEST_SITE=1, as in scripts/test")
 	}
-	suites := map[string]string{"bios": "testdata", "uefi": "testdata", "firmware": "testdata/firmware", "windows": "testdata/windows"}
+	suites := map[string]string{"bios": "testdata", "uefi": "testdata", "power-bios": "testdata/power", "power-uefi": "testdata/power",
+		"firmware": "testdata/firmware", "windows": "testdata/windows"}
 	only := os.Getenv("RESCUEBOX_TEST_SITE")
 	switch only {
 	case "arm64", "windows": // the rescue image for arm64 takes a quarter of an hour to build; simulated Windows needs none
@@ -52,12 +56,13 @@ func TestSite(t *testing.T) {
 				RequireExplicitExec: true,
 				RequireUniqueNames:  true,
 				Setup:               func(env *testscript.Env) error { return b.newSite(env, name) },
-				Condition:           func(cond string) (bool, error) { return condition(cond, name) },
+				Condition:           func(cond string) (bool, error) { return condition(cond, strings.TrimPrefix(name, "power-")) },
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"site":    command(1, (*site).site),     // up | start | stop | kill | restart the box; lan: only its branch
+					"site":    command(1, (*site).site),     // up [OPTION...] | start | stop | kill | restart the box; lan: only its branch
 					"library": command(1, (*site).addImage), // CPU...: the rescue image for it, beside that for amd64
 					"dnsmasq": command(1, (*site).dnsmasq),  // HOST OPTION...: another DHCP server
 					"pxe":     command(1, (*site).pxe),      // MACHINE [OPTION...]: power it on (again), with options of "lab vm start", and see where it ends
+					"bmc":     command(2, (*site).bmc),      // MACHINE KIND [OPTION...]: give it a controller, which powers it with these options of "lab vm start"
 					"console": command(2, (*site).console),  // MACHINE REGEXP [SECONDS]: until a line of its serial console matches
 					"off":     command(1, (*site).off),      // MACHINE: pull its power plug
 					"cut":     command(1, (*site).cut),      // MACHINE: pull its network cable
@@ -75,6 +80,7 @@ func TestSite(t *testing.T) {
 
 // virtualTools are what virtual machines need, with Debian's packages.
 var virtualTools = map[string]string{
+	"ipmi_sim": "openipmi", "ipmitool": "ipmitool",
 	"qemu-system-x86_64": "qemu-system-x86", "ip": "iproute2", "dnsmasq": "dnsmasq-base", "socat": "socat", "jq": "jq",
 	"mcopy": "mtools", "ssh": "openssh-client", "perfdhcp": "kea-admin", "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
 	"/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd": "ovmf-ia32", "qemu-system-aarch64": "qemu-system-arm", "qemu-aarch64-static": "qemu-user-static",
@@ -123,7 +129,8 @@ type binaries struct {
 	root    string // of the checkout
 	dir     string // of rescuebox and rescueboxd
 	library string
-	goCache string // scripts have a home of their own
+	goCache string       // scripts have a home of their own
+	agents  func() error // builds those for Windows, once
 }
 
 // build builds the programs, and the library unless all machines are simulated.
@@ -145,6 +152,7 @@ func build(t *testing.T, rescue bool) binaries {
 	}
 	b.goCache = run("go", "env", "GOCACHE")
 	b.dir = run("scripts/lab", "programs")
+	b.agents = sync.OnceValue(b.windowsAgents)
 	if rescue {
 		b.library = run("scripts/lab", "library", b.dir)
 	}
@@ -165,14 +173,18 @@ type site struct {
 type siteKey struct{}
 
 // newSite names a lab and arranges that nothing is left of it but its logs.
-func (b binaries) newSite(env *testscript.Env, firmware string) error {
+func (b binaries) newSite(env *testscript.Env, suite string) error {
 	script := strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")
-	name := fmt.Sprintf("rb%d-%s-%s", os.Getpid(), firmware, script)
-	s := &site{binaries: b, name: name, dir: filepath.Join(os.TempDir(), name), firmware: firmware}
-	env.Setenv("PATH", b.dir+":"+filepath.Join(b.root, "scripts")+":"+env.Getenv("PATH"))
+	name := fmt.Sprintf("rb%d-%s-%s", os.Getpid(), suite, script)
+	s := &site{binaries: b, name: name, dir: filepath.Join(os.TempDir(), name), firmware: strings.TrimPrefix(suite, "power-")}
+	guarded, err := b.guarded(env.WorkDir)
+	if err != nil {
+		return err
+	}
+	env.Setenv("PATH", guarded+":"+b.dir+":"+filepath.Join(b.root, "scripts")+":"+env.Getenv("PATH"))
 	env.Setenv("LAB", name)
 	env.Setenv("LAB_DIR", s.dir)
-	env.Setenv("FIRMWARE", firmware)
+	env.Setenv("FIRMWARE", s.firmware)
 	env.Setenv("RESCUEBOX_SOCKET", filepath.Join(s.dir, "api.sock"))
 	env.Setenv("HOME", env.WorkDir)
 	if cache, ok := os.LookupEnv("RESCUEBOX_TEST_CACHE"); ok {
@@ -182,12 +194,20 @@ func (b binaries) newSite(env *testscript.Env, firmware string) error {
 	s.env = env.Vars
 	env.Values[siteKey{}] = s
 	env.Defer(func() {
-		s.keepLogs(filepath.Join(b.root, "build", "site-logs", firmware+"-"+script))
+		s.keepLogs(filepath.Join(b.root, "build", "site-logs", suite+"-"+script))
 		if out, err := s.runLab("down"); err != nil {
 			env.T().Log("lab down:", err, out)
 		}
 	})
 	return nil
+}
+
+// guarded makes a directory with a rescuebox to which the host's own library, the default
+// of some commands, is one that cannot be written: a script that forgets --library fails.
+func (b binaries) guarded(work string) (string, error) {
+	dir := filepath.Join(work, ".bin")
+	text := fmt.Sprintf("#!/bin/sh\nexec unshare --mount sh -c 'mount -t tmpfs -o ro none /var/lib && exec \"$0\" \"$@\"' %s/rescuebox \"$@\"\n", b.dir)
+	return dir, errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "rescuebox"), []byte(text), 0o755))
 }
 
 // keepLogs copies what a person wants to read after a failure.
@@ -239,7 +259,7 @@ func (s *site) site(ts *testscript.TestScript, args []string) error {
 	case "lan":
 		return s.up(ts)
 	case "up":
-		return errors.Join(s.up(ts), s.daemon("start"))
+		return errors.Join(s.up(ts, args[1:]...), s.daemon("start"))
 	case "restart":
 		return errors.Join(s.daemon("stop"), s.daemon("start"))
 	default:
@@ -255,10 +275,10 @@ func (s *site) daemon(args ...string) error {
 	return err
 }
 
-// up makes the branch. A script that has a site.toml brings its own file of
+// up makes the branch, with options of "lab up". A script that has a site.toml brings its own file of
 // the site, with $LAB_DIR in it; one that has a more.toml adds to the lab's.
-func (s *site) up(ts *testscript.TestScript) error {
-	if _, err := s.runLab("up"); err != nil {
+func (s *site) up(ts *testscript.TestScript, options ...string) error {
+	if _, err := s.runLab(append([]string{"up"}, options...)...); err != nil {
 		return err
 	}
 	file := filepath.Join(s.dir, "rescuebox.toml")
@@ -318,15 +338,22 @@ func (s *site) pxe(ts *testscript.TestScript, args []string) error {
 	if err := s.off(ts, args); err != nil {
 		return err
 	}
-	start := []string{"vm", "start", args[0]}
-	if s.firmware == "bios" || s.firmware == "uefi" {
-		start = append(start, "--firmware", s.firmware)
-	}
-	start = append(start, args[1:]...)
-	if _, err := s.runLab(start...); err != nil {
+	if _, err := s.runLab(slices.Concat([]string{"vm", "start", args[0]}, s.firmwareOption(), args[1:])...); err != nil {
 		return err
 	}
 	return s.await(ts, args[0], ends, bootTime)
+}
+
+// firmwareOption is the suite's firmware, as an option of "lab vm start".
+func (s *site) firmwareOption() []string {
+	if s.firmware != "bios" && s.firmware != "uefi" {
+		return nil
+	}
+	return []string{"--firmware", s.firmware}
+}
+
+func (s *site) bmc(ts *testscript.TestScript, args []string) error {
+	return s.lab(ts, slices.Concat([]string{"bmc", "start"}, args[:2], s.firmwareOption(), args[2:]))
 }
 
 func (s *site) console(ts *testscript.TestScript, args []string) error {
