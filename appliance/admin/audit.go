@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,7 +26,11 @@ type Audit interface {
 // record writes a changing call into the audit log, before it is answered. A call
 // that cannot be recorded is answered with an error, though it was done: the admin must know.
 func (h *service) record(c *call, status int, failure error) error {
-	return h.recordAs(c, c.req.Method+" "+c.req.URL.Path, status, failure)
+	path := c.req.URL.Path
+	if id, ok := strings.CutPrefix(path, "/v1/relays/"); ok { // with the whole of it connections are made
+		path = fmt.Sprintf("/v1/relays/%.8s", id)
+	}
+	return h.recordAs(c, c.req.Method+" "+path, status, failure)
 }
 
 // recordAs is record for what is no call of its own, such as the end of a long one.

@@ -272,6 +272,9 @@ func TestConnectRefused(t *testing.T) {
 		if (e.Status >= 400) != (e.Error != "") {
 			t.Errorf("audit entry %+v", e)
 		}
+		if strings.Contains(e.What, own) || strings.Contains(e.What, theirs.ID) {
+			t.Errorf("the log has the id with which connections are made: %s", e.What)
+		}
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -263,7 +265,7 @@ func TestSlowPeers(t *testing.T) {
 // A machine that does not answer is an error with its address, and frees its place.
 func TestDialFails(t *testing.T) {
 	r := &Relay{Networks: []netip.Prefix{lan}, Dial: func(context.Context, netip.AddrPort) (net.Conn, error) {
-		return nil, errors.New("connection refused")
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}}
 	s, err := r.Open(t.Context(), grant())
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,9 +75,22 @@ func (s *Session) Dial(ctx context.Context) (*Stream, error) {
 	conn, err := s.relay.dial(ctx, s.Target)
 	if err != nil {
 		s.relay.freeStream(s)
-		return nil, fmt.Errorf("%s does not answer at %s: %w", s.Machine, s.Target, err)
+		return nil, fmt.Errorf("%s does not answer at %s: %w", s.Machine, s.Target, bare(err))
 	}
 	return &Stream{session: s, target: conn}, nil
+}
+
+// bare is an error of the network without the address, which is said already.
+func bare(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	return err
 }
 
 // Stream is one connection to the target.
