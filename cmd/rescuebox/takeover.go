@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"rescuebox/appliance/admin/api"
 )
@@ -85,8 +86,12 @@ func sshTo(t api.Ticket, at netip.AddrPort, rest []string) (takeover, error) {
 
 // sshArgs are ssh's arguments (ssh_config(5)). Nothing in them is secret.
 func sshArgs(user string, at netip.AddrPort, alias, file string) []string {
-	// Quoted for a path with spaces, % doubled because of its tokens; OpenSSH on Windows takes / too.
-	quoted := `"` + strings.ReplaceAll(filepath.ToSlash(file), "%", "%%") + `"`
+	// % doubled because of its tokens; OpenSSH on Windows takes / too. Quoted only where it
+	// must be: cmd.exe and PowerShell differ in what they make of a quotation mark.
+	quoted := strings.ReplaceAll(filepath.ToSlash(file), "%", "%%")
+	if strings.ContainsFunc(quoted, unicode.IsSpace) {
+		quoted = `"` + quoted + `"`
+	}
 	var args []string
 	for _, option := range []string{"StrictHostKeyChecking=yes", "HostKeyAlias=" + alias, "UserKnownHostsFile=" + quoted, "GlobalKnownHostsFile=" + quoted,
 		"CheckHostIP=no", "UpdateHostKeys=no", "VerifyHostKeyDNS=no"} {
@@ -166,7 +171,7 @@ func shellLine(args []string) string {
 // shellWord quotes a word, for a Unix shell or for PowerShell, in both of which single quotes take all literally.
 func shellWord(s string, powershell bool) string {
 	safe := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_=./:@", r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_=./:@", r) || r == '~' && powershell
 	}
 	switch {
 	case s != "" && strings.TrimFunc(s, safe) == "":

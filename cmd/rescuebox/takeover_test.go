@@ -56,6 +56,19 @@ func TestSSHTo(t *testing.T) {
 	}
 }
 
+// Without anything to quote the printed line is good for cmd.exe and PowerShell alike.
+func TestSSHArgsPlain(t *testing.T) {
+	line := strings.Join(sshArgs("root", localPort, "rescuebox-1", "C:/Users/ANNA~1/AppData/Local/Temp/rescuebox-2/known_hosts"), " ")
+	if strings.ContainsAny(line, `"'`) || !strings.Contains(line, "-o UserKnownHostsFile=C:/Users/ANNA~1/AppData/") {
+		t.Error(line)
+	}
+	for _, word := range strings.Fields(line) {
+		if got := shellWord(word, true); got != word {
+			t.Errorf("%s is quoted: %s", word, got)
+		}
+	}
+}
+
 // The viewer is found where the setups of DaRT put it, the newest first.
 func TestFindViewer(t *testing.T) {
 	t.Setenv("PATH", "")
