@@ -32,6 +32,10 @@ func (l *LAN) Plug(mac net.HardwareAddr) (*Card, error) {
 	return &Card{MAC: mac, ns: ns}, l.cable(ns.file, "eth0", mac, "")
 }
 
+// Namespace is where nsenter --net finds the card's, while this process lives: for
+// programs that run on the machine.
+func (c *Card) Namespace() string { return c.ns.path() }
+
 // Unplug takes the card away.
 func (c *Card) Unplug() { c.ns.close() }
 

@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"rescuebox/appliance/boottest"
+	"rescuebox/cmd/rescue-agent/wine"
 )
 
 // winpe makes a WIM that looks like a Windows PE, and the agent for it.
@@ -116,3 +118,42 @@ func (s *site) inv32(ts *testscript.TestScript, args []string) error {
 	}
 	return m.SendTicket(told.Server, told.Token, boottest.TicketXML(args[1], m.Address().String(), 49161))
 }
+
+// agent is the machine's Windows PE: Wine runs the agent that wimlib finds in what the machine has
+// loaded, with the line of the winpeshl.ini in there, on the machine's card. A stand-in for DaRT's
+// RemoteRecovery.exe makes the ticket.
+func (s *site) agent(ts *testscript.TestScript, args []string) error {
+	m := s.machines[args[0]]
+	if m == nil {
+		return fmt.Errorf("%s has booted nothing", args[0])
+	}
+	pc, err := wine.Install(ts.MkAbs(args[0]+".pe"), filepath.Join(s.root, "cmd/rescue-agent/wine/testdata"))
+	if err != nil {
+		return err
+	}
+	ts.Defer(pc.Off)
+	dir := filepath.Dir(pc.System32("x"))
+	out, err := exec.Command("wimlib-imagex", "extract", ts.MkAbs(args[0]+".wim"), "1", "--no-acls", "--dest-dir="+dir,
+		"/Windows/System32/winpeshl.ini", "/Windows/System32/rescue-agent.exe", "/Windows/System32/rescue-agent.json").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("the order's files: %w: %s", err, out)
+	}
+	ini, err := os.ReadFile(pc.System32("winpeshl.ini"))
+	if err != nil {
+		return err
+	}
+	line := agentLine.FindSubmatch(ini)
+	if line == nil {
+		return fmt.Errorf("winpeshl.ini starts no agent:\n%s", ini)
+	}
+	if err := os.WriteFile(filepath.Join(pc.Prefix, "drive_c/ticket.xml"), boottest.TicketXML(args[1], m.Address().String(), 49161), 0o644); err != nil {
+		return err
+	}
+	pc.Through = []string{"nsenter", "--net=" + m.Card.Namespace()}
+	text, err := pc.Run(`C:\windows\system32\`+string(line[1]), string(line[2]))
+	fmt.Fprint(ts.Stdout(), text)
+	return err
+}
+
+// agentLine is the agent's of a winpeshl.ini: a program, a comma, its options.
+var agentLine = regexp.MustCompile(`(?m)^%SYSTEMROOT%\\system32\\(rescue-agent\.exe), (\w+)\r$`)

@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"rescuebox/appliance/boottest"
+	"rescuebox/cmd/rescue-agent/wine"
 )
 
 // TestSite runs testdata/*.txt and testdata/power/*.txt, once with SeaBIOS and once with
@@ -71,6 +72,7 @@ func TestSite(t *testing.T) {
 					"until":   command(3, (*site).until),    // SECONDS REGEXP PROGRAM...: until its output matches
 					"winpe":   command(1, (*site).winpe),    // NAME [dart]: make NAME.wim, which looks like a Windows PE, with DaRT
 					"loader":  command(2, (*site).loader),   // MACHINE FIRMWARE: boot a simulated machine, and keep its Windows PE as MACHINE.wim
+					"agent":   command(2, (*site).agent),    // MACHINE CODE: Wine runs the agent of MACHINE.wim, and DaRT's ticket is CODE
 					"inv32":   command(2, (*site).inv32),    // MACHINE CODE: send a DaRT ticket as the files in MACHINE.wim say
 				},
 			})
@@ -96,6 +98,7 @@ func needTools(t *testing.T, simulated bool) {
 	tools := map[string]string{
 		"wimlib-imagex": "wimtools", "ip": "iproute2", "nft": "nftables", "ssh-keygen": "openssh-client", "jq": "jq",
 	}
+	maps.Copy(tools, wine.Tools)
 	if !simulated {
 		maps.Copy(tools, virtualTools)
 	}

@@ -216,7 +216,7 @@ func (p *pc) files(t *testing.T, c *ssh.Client) {
 			t.Fatal(err)
 		}
 		w.Close()
-		if got, err := os.ReadFile(filepath.Join(p.prefix, "drive_c", filepath.Base(name))); err != nil || !bytes.Equal(got, content) {
+		if got, err := os.ReadFile(filepath.Join(p.Prefix, "drive_c", filepath.Base(name))); err != nil || !bytes.Equal(got, content) {
 			t.Errorf("%s: %d bytes came, %v", name, len(got), err)
 		}
 	}
@@ -225,7 +225,7 @@ func (p *pc) files(t *testing.T, c *ssh.Client) {
 		t.Fatal(err)
 	}
 	got, err := io.ReadAll(r)
-	want, _ := os.ReadFile(p.system32("RemoteRecovery.exe"))
+	want, _ := os.ReadFile(p.System32("RemoteRecovery.exe"))
 	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("fetched %d bytes of %d, %v", len(got), len(want), err)
 	}

@@ -1,7 +1,3 @@
-// Package wine runs the agent for Windows under Wine: with DaRT's
-// RemoteRecovery.exe, which a stand-in plays, and as the SSH server of a plain
-// Windows PE. All of it happens in a network namespace of its own, for the SSH
-// server takes port 22.
 package wine
 
 import (
@@ -59,74 +55,26 @@ func missing(t *testing.T, text string) {
 	t.Skip(text)
 }
 
-// wine64 is where Debian keeps it; package wine, which has it in the path, asks for more.
-const wine64 = "/usr/lib/wine/wine64"
-
 // pc is a Windows in a directory.
 type pc struct {
-	t      *testing.T
-	prefix string
-	env    []string
+	*PC
+	t *testing.T
 }
 
 func newPC(t *testing.T) *pc {
 	if os.Getenv(inside) == "" {
 		missing(t, "this test makes a network namespace: run it as root")
 	}
-	need(t, wine64, "wine64")
-	need(t, "x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-posix")
+	for tool, pkg := range Tools {
+		need(t, tool, pkg)
+	}
 	need(t, "unshare", "util-linux")
-	p := &pc{t: t, prefix: filepath.Join(t.TempDir(), "prefix")}
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "DISPLAY=") && !strings.HasPrefix(v, "WAYLAND_DISPLAY=") && !strings.HasPrefix(v, "WINE") {
-			p.env = append(p.env, v)
-		}
-	}
-	p.env = append(p.env, "WINEPREFIX="+p.prefix, "WINEDEBUG=-all", "WINEDLLOVERRIDES=mscoree,mshtml=")
-	t.Cleanup(p.off)
-	p.run(wine64, "wineboot", "-i")
-	// Windows has both, Wine 8 has not.
-	p.compile("bcryptprimitives.c", "bcryptprimitives.dll", "-shared", "-ladvapi32")
-	p.compile("remoterecovery.c", "RemoteRecovery.exe")
-	return p
-}
-
-// run waits for a program, and not for those that it leaves behind with its output.
-func (p *pc) run(name string, args ...string) string {
-	p.t.Helper()
-	log, err := os.Create(filepath.Join(p.t.TempDir(), "output"))
+	p, err := Install(filepath.Join(t.TempDir(), "prefix"), "testdata")
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
-	defer log.Close()
-	cmd := exec.Command(name, args...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, log, log
-	err = cmd.Run()
-	out, _ := os.ReadFile(log.Name())
-	if err != nil {
-		p.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
-// off ends all that runs in this Windows, and nothing else.
-func (p *pc) off() {
-	cmd := exec.Command("/usr/lib/wine/wineserver64", "-k")
-	cmd.Env = p.env
-	cmd.Run()
-	cmd = exec.Command("/usr/lib/wine/wineserver64", "-w")
-	cmd.Env = p.env
-	cmd.Run()
-}
-
-func (p *pc) system32(name string) string {
-	return filepath.Join(p.prefix, "drive_c/windows/system32", name)
-}
-
-func (p *pc) compile(source, name string, flags ...string) {
-	p.t.Helper()
-	args := append([]string{"-O2", "-s", "-o", p.system32(name), filepath.Join("testdata", source)}, flags...)
-	p.run("x86_64-w64-mingw32-gcc", args...)
+	t.Cleanup(p.Off)
+	return &pc{p, t}
 }
 
 func (p *pc) write(path, text string) {
@@ -139,7 +87,7 @@ func (p *pc) write(path, text string) {
 // build puts the agent where the box would.
 func (p *pc) build(legacy bool) {
 	p.t.Helper()
-	args := []string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w -X main.version=test", "-o", p.system32("rescue-agent.exe")}
+	args := []string{"build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w -X main.version=test", "-o", p.System32("rescue-agent.exe")}
 	env := append(os.Environ(), "GOOS=windows", "GOARCH=amd64", "CGO_ENABLED=0")
 	if legacy {
 		args = append(args, "-modfile=cmd/rescue-agent/agent.mod")
@@ -155,10 +103,13 @@ func (p *pc) build(legacy bool) {
 // boot is what winpeshl.exe does with its line for the agent.
 func (p *pc) boot(box *box, dart bool) time.Duration {
 	p.t.Helper()
-	p.write(p.system32("rescue-agent.json"),
+	p.write(p.System32("rescue-agent.json"),
 		fmt.Sprintf(`{"server":"http://%s","token":"tok3n","machine":"srv01","order":"ab12cd34","dart":%v}`, box.addr, dart))
 	begin := time.Now()
-	out := p.run(wine64, `C:\windows\system32\rescue-agent.exe`, "start")
+	out, err := p.Run(`C:\windows\system32\rescue-agent.exe`, "start")
+	if err != nil {
+		p.t.Fatal(err)
+	}
 	if strings.Contains(out, "tok3n") {
 		p.t.Errorf("the token is on the screen:\n%s", out)
 	}
@@ -255,7 +206,7 @@ func TestAgent(t *testing.T) {
 		t.Skip("installs Wine's Windows")
 	}
 	p, b := newPC(t), newBox(t)
-	p.write(filepath.Join(p.prefix, "drive_c/ticket.xml"), ticket)
+	p.write(filepath.Join(p.Prefix, "drive_c/ticket.xml"), ticket)
 	for _, legacy := range []bool{true, false} {
 		name := map[bool]string{true: "legacy", false: "current"}[legacy]
 		p.build(legacy)
@@ -267,14 +218,14 @@ func TestAgent(t *testing.T) {
 
 // clean is this Windows after another start.
 func (p *pc) clean(b *box) {
-	p.off()
-	os.Remove(p.system32("inv32.xml"))
-	os.Remove(filepath.Join(p.prefix, "drive_c/started.txt"))
+	p.Off()
+	os.Remove(p.System32("inv32.xml"))
+	os.Remove(filepath.Join(p.Prefix, "drive_c/started.txt"))
 	b.fresh()
 }
 
 func (p *pc) started() string {
-	text, _ := os.ReadFile(filepath.Join(p.prefix, "drive_c/started.txt"))
+	text, _ := os.ReadFile(filepath.Join(p.Prefix, "drive_c/started.txt"))
 	return string(text)
 }
 
@@ -284,7 +235,7 @@ func (p *pc) ticket(t *testing.T, b *box) {
 	p.clean(b)
 	b.away()
 	took := p.boot(b, true)
-	if _, err := os.Stat(p.system32("inv32.xml")); err != nil {
+	if _, err := os.Stat(p.System32("inv32.xml")); err != nil {
 		t.Fatalf("the menu came after %v, without a ticket: %v", took, err)
 	}
 	if got := p.started(); got != startedOnce {
@@ -297,7 +248,7 @@ func (p *pc) ticket(t *testing.T, b *box) {
 		t.Errorf("the box got %q\nwant %q", got, want)
 	}
 	for _, file := range []string{"rescue-agent.log", "inv32.xml.bak"} {
-		if _, err := os.Stat(p.system32(file)); err == nil {
+		if _, err := os.Stat(p.System32(file)); err == nil {
 			t.Errorf("the agent left %s", file)
 		}
 	}
@@ -305,7 +256,7 @@ func (p *pc) ticket(t *testing.T, b *box) {
 
 func (p *pc) dies(t *testing.T, b *box) {
 	p.clean(b)
-	p.write(filepath.Join(p.prefix, "drive_c/die.txt"), "")
+	p.write(filepath.Join(p.Prefix, "drive_c/die.txt"), "")
 	p.boot(b, true)
 	got := b.wait("PUT /agent/ticket")
 	if got.body != ticket {
