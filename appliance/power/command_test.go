@@ -63,6 +63,19 @@ func TestCommandCannot(t *testing.T) {
 	}
 }
 
+// An outlet whose program fails at "off", and which cannot tell its state, is switched on
+// again: it may be off.
+func TestCommandCycleHalf(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	outlet := script(t, `echo "$1" >>`+dir+`/log; [ "$1" = on ]`)
+	err := open(t, Config{Kind: "command", On: []string{outlet, "on"}, Off: []string{outlet, "off"}}).Cycle(t.Context())
+	log, _ := os.ReadFile(filepath.Join(dir, "log"))
+	if err == nil || string(log) != "off\non\n" {
+		t.Errorf("error %v, it was run as %q", err, log)
+	}
+}
+
 // No shell, nothing of ours in its environment, and of what it prints no argument.
 func TestCommandKeepsSecrets(t *testing.T) {
 	t.Setenv("CREDENTIALS_DIRECTORY", "/run/geheim")

@@ -127,6 +127,7 @@ type kvmd struct {
 	mu      sync.Mutex
 	power   bool
 	deaf    bool // presses reach nothing
+	mute    bool // presses are done and not answered, once
 	busy    int  // how often it answers that it presses already
 	presses []string
 	said    string // in place of its own answer to GET /api/atx
@@ -155,7 +156,10 @@ func (k *kvmd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.busy--
 		http.Error(w, `{"ok": false, "result": {"error": "AtxIsBusyError"}}`, http.StatusConflict)
 	case r.Method == "POST" && r.URL.Path == "/api/atx/power":
-		k.press(r.URL.Query().Get("action"))
+		if k.press(r.URL.Query().Get("action")); k.mute {
+			k.mute = false
+			panic(http.ErrAbortHandler)
+		}
 		fmt.Fprint(w, `{"ok": true, "result": {}}`)
 	default:
 		http.NotFound(w, r)

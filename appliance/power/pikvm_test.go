@@ -51,6 +51,19 @@ func TestPiKVMCycleAbandoned(t *testing.T) {
 	}
 }
 
+// A cycle whose first half was done, but not confirmed, is brought to its end.
+func TestPiKVMCycleUnanswered(t *testing.T) {
+	t.Parallel()
+	k := newKVMD(t)
+	k.power, k.mute = true, true
+	if err := open(t, k.config(&pins{})).Cycle(t.Context()); err != nil || !k.power {
+		t.Errorf("cycle: %v, power %v", err, k.power)
+	}
+	if got := k.heard(); got != "off_hard on" {
+		t.Errorf("the PiKVM heard %q", got)
+	}
+}
+
 func TestPiKVMRefuses(t *testing.T) {
 	t.Parallel()
 	k := newKVMD(t)

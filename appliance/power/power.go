@@ -188,13 +188,37 @@ func restore(ctx context.Context, on func(context.Context) error) error {
 // server's firmware shall see that it was gone.
 const resting = 5 * time.Second
 
-// offAndOn is a cycle for switches that have none.
+// offAndOn is a cycle for switches that have none. To switch off may fail by its answer
+// only: then power is given back all the same, unless it is there.
 func offAndOn(ctx context.Context, s Switch, rest time.Duration) error {
-	if err := s.Off(ctx); err != nil {
-		return err
+	failed := s.Off(ctx)
+	if failed != nil {
+		switch state := after(ctx, s, failed); state {
+		case On:
+			return failed
+		case Off: // it did happen
+			failed = nil
+		}
 	}
 	_ = pause(ctx, rest) // too short a rest is better than none
-	return restore(ctx, s.On)
+	if err := restore(ctx, s.On); err != nil {
+		return errors.Join(failed, err)
+	}
+	return failed
+}
+
+// after is the state after a failure; On for those that come before anything is done.
+func after(ctx context.Context, s Switch, failed error) State {
+	if errors.Is(failed, ErrRefused) || errors.Is(failed, ErrUnsupported) || errors.Is(failed, ErrCertificate) {
+		return On
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), asking)
+	defer cancel()
+	state, err := s.State(ctx)
+	if err != nil {
+		return Unknown
+	}
+	return state
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -33,6 +33,11 @@ type windows struct{ dir, port string }
 
 func newWindows(t *testing.T, scheme string, results ...string) *windows {
 	t.Helper()
+	return newWindowsAt(t, "127.0.0.1", "0", scheme, results...)
+}
+
+func newWindowsAt(t *testing.T, host, port, scheme string, results ...string) *windows {
+	t.Helper()
 	python := debianPython(t)
 	if err := exec.Command(python, "-c", "import gssapi").Run(); err != nil {
 		missing(t, "Python's gssapi", "python3-gssapi")
@@ -47,7 +52,7 @@ func newWindows(t *testing.T, scheme string, results ...string) *windows {
 		}
 	}
 	said := &log{}
-	cmd := exec.Command(python, append([]string{"testdata/windows.py", w.dir, scheme}, results...)...)
+	cmd := exec.Command(python, append([]string{"testdata/windows.py", w.dir, scheme, host, port}, results...)...)
 	cmd.Stderr = said
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -149,6 +154,28 @@ func TestShutdownWinRMRefused(t *testing.T) {
 		if got := w.called(t); strings.Contains(got, "Win32") || !strings.Contains(got, "refused") {
 			t.Errorf("Windows saw %s", got)
 		}
+	}
+}
+
+// Where no port is given, the encrypted messages of plain HTTP are for systems that never
+// had HTTPS.
+func TestShutdownWinRMWithoutHTTPS(t *testing.T) {
+	t.Parallel()
+	pid := os.Getpid()
+	host := fmt.Sprintf("127.%d.%d.1", 128+pid>>8&63, pid&255) // a loopback address of our own, for the port is given
+	w, memory := newWindowsAt(t, host, portHTTP, "plain", "Win32Shutdown=0"), &pins{}
+	s := Shutdown{Kind: "winrm", Host: host, User: `CORP\rescue`, Password: secret("Geheim77"), Pins: memory}
+	if err := s.Ask(t.Context()); err != nil {
+		t.Error(err)
+	}
+	before := w.called(t)
+	if before != "login CORP\\rescue\n"+calledShutdown {
+		t.Errorf("Windows saw %s", before)
+	}
+	memory.of = map[string]string{host + ":" + portHTTPS: strings.Repeat("ab", 32)}
+	wantError(t, s.Ask(t.Context()), ErrSystemSilent, "Geheim77")
+	if got := w.called(t); got != before {
+		t.Errorf("Windows was asked without the HTTPS it had: %s", got)
 	}
 }
 

@@ -1,7 +1,7 @@
 # Windows' remoting, as far as a shutdown needs it, with the NTLM of MIT Kerberos' plugin
 # gss-ntlmssp, which also opens and makes the sealed messages. What was called goes into
 # the file "called" of the directory.
-# usage: windows.py DIRECTORY plain|tls METHOD=RESULT ...
+# usage: windows.py DIRECTORY plain|tls ADDRESS PORT METHOD=RESULT ...
 #   RESULT is the method's ReturnValue, or a fault's subcode
 # The directory holds "users" (gss-ntlmssp's NTLM_USER_FILE) and for tls "cert.pem"; the
 # port is printed.
@@ -17,8 +17,8 @@ import sys
 import gssapi
 from gssapi.raw import ChannelBindings
 
-DIRECTORY, SCHEME = sys.argv[1:3]
-RESULTS = dict(a.split("=") for a in sys.argv[3:])
+DIRECTORY, SCHEME, ADDRESS, PORT = sys.argv[1:5]
+RESULTS = dict(a.split("=") for a in sys.argv[5:])
 os.environ["NTLM_USER_FILE"] = os.path.join(DIRECTORY, "users")
 NTLM = gssapi.OID.from_int_seq("1.3.6.1.4.1.311.2.2.10")
 SEALED = 'multipart/encrypted;protocol="application/HTTP-SPNEGO-session-encrypted";boundary="Encrypted Boundary"'
@@ -119,7 +119,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server = http.server.ThreadingHTTPServer((ADDRESS, int(PORT)), Handler)
 if SCHEME == "tls":
     pem = os.path.join(DIRECTORY, "cert.pem")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
