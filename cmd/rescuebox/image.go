@@ -18,14 +18,14 @@ import (
 const defaultLibrary = "/var/lib/rescuebox/images"
 
 // imageCommand is "rescuebox image". What only reads or removes goes through
-// the daemon and so works from anywhere; add and build need the box's own
-// files and write to its library.
+// the daemon and so works from anywhere; add, build and usb need the box's own
+// files, and its library.
 func imageCommand(c *cli) *cobra.Command {
 	o := &imageOptions{cli: c}
 	g := group("image", "Images that machines can boot", "  rescuebox image list",
-		o.listCommand(), o.showCommand(), o.addCommand(), o.buildCommand(), o.verifyCommand(), o.removeCommand())
+		o.listCommand(), o.showCommand(), o.addCommand(), o.buildCommand(), o.usbCommand(), o.verifyCommand(), o.removeCommand())
 	g.PersistentFlags().StringVar(&o.dir, "library", "",
-		"directory of the images, used without the daemon (add and build: default "+defaultLibrary+")")
+		"directory of the images, used without the daemon (add, build and usb: default "+defaultLibrary+")")
 	return g
 }
 
