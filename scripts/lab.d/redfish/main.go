@@ -36,7 +36,7 @@ func main() {
 	if *maker == "" {
 		*maker = "ami"
 	}
-	if err := run(*listen, *maker, *user, *password, &server{command: flag.Args(), cd: *cd}); err != nil {
+	if err := run(*listen, *maker, *user, *password, newServer(flag.Args(), *cd)); err != nil {
 		log.Fatalf("redfish: %v", err)
 	}
 }
@@ -67,30 +67,57 @@ func run(listen, maker, user, password string, s *server) error {
 	return nil
 }
 
-// server is the virtual server; bmctest calls it for one thing at a time.
+// server is the virtual server. Like a real one it takes its time, and the
+// controller's answer does not wait for it.
 type server struct {
 	command []string
 	cd      string
+	todo    chan func()
+}
+
+func newServer(command []string, cd string) *server {
+	s := &server{command: command, cd: cd, todo: make(chan func(), 100)}
+	go func() {
+		for do := range s.todo {
+			do()
+		}
+	}()
+	return s
 }
 
 // Power is that of bmctest.Machine.
 func (s *server) Power(on bool, boot, cd string) error {
-	words := []string{"off"}
-	if on {
-		words = []string{"on", "--boot", device(boot)}
-		if cd != "" {
-			if err := fetch(cd, s.cd); err != nil { // a drive that cannot be read, which firmware passes over
-				log.Print(err)
-			} else {
-				words = append(words, "--cd", s.cd)
-			}
+	s.todo <- func() {
+		if on {
+			s.run(append([]string{"on", "--boot", device(boot)}, s.drive(cd)...))
+		} else {
+			s.run([]string{"off"})
 		}
 	}
+	return nil
+}
+
+// drive is the virtual drive as the lab is told of it. One that cannot be read is
+// none: firmware passes over it.
+func (s *server) drive(url string) []string {
+	if url == "" {
+		return nil
+	}
+	if err := fetch(url, s.cd); err != nil {
+		log.Print(err)
+		return nil
+	}
+	return []string{"--cd", s.cd}
+}
+
+func (s *server) run(words []string) {
 	args := slices.Concat(s.command, words)
 	log.Printf("%q", args)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd.Run()
+	if err := cmd.Run(); err != nil {
+		log.Printf("%q: %v", args, err)
+	}
 }
 
 // device is a BootSourceOverrideTarget (DSP0268, ComputerSystem) as the lab calls it.
