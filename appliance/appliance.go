@@ -207,11 +207,13 @@ func (b *box) dhcpServer() *dhcp.Server {
 
 func (b *box) adminServer() *admin.Server {
 	c := b.Config
+	s := newSwitches(c, b.powers)
 	return &admin.Server{Socket: c.Admin.Socket, Group: c.Admin.Group, Listen: c.Admin.Listen, StateDir: c.State.Dir,
 		Version: b.Version, Boot: b.table, Images: b.library, Tickets: b.tickets,
 		Tokens: state.NewTable[admin.Token](b.db, "tokens", state.Durable),
 		Audit:  state.NewLog[admin.AuditEntry](b.db, "audit", state.Durable, keptAudit),
 		Relays: newRelays(c), Notifier: notifier{b}, Consoles: b.serial,
+		Powers: s, BMCs: s, Press: b.pressFor,
 		Status: b.status, Leases: b.leases, Checks: b.checks(), Gather: b.metrics,
 		Log: b.logOf("admin"), Metrics: replacing{b.metrics}}
 }

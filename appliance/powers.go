@@ -46,6 +46,7 @@ func secret(path string) func() (string, error) {
 // machinePower is all that switches one machine.
 type machinePower struct {
 	bmc      *bmc.Client     // nil: none
+	config   bmc.Config      // of it
 	outlet   power.Switch    // nil: none
 	shutdown *power.Shutdown // nil: the BMC asks the system (ACPI)
 }
@@ -56,8 +57,9 @@ func powersOf(c *config.Config, memory *remembered) (map[string]*machinePower, e
 	for _, m := range c.Machines {
 		p := &machinePower{}
 		if m.BMC != nil {
-			p.bmc = bmc.New(bmc.Config{Protocol: m.BMC.Protocol, Host: m.BMC.Host, Port: m.BMC.Port, User: m.BMC.User,
-				Password: secret(m.BMC.PasswordFile), MACs: m.MACs, Memory: memory})
+			p.config = bmc.Config{Protocol: m.BMC.Protocol, Host: m.BMC.Host, Port: m.BMC.Port, User: m.BMC.User,
+				Password: secret(m.BMC.PasswordFile), MACs: m.MACs, Memory: memory}
+			p.bmc = bmc.New(p.config)
 		}
 		if m.Power != nil {
 			outlet, err := power.New(switchOf(m, c.LAN.Interface, memory))
@@ -70,7 +72,7 @@ func powersOf(c *config.Config, memory *remembered) (map[string]*machinePower, e
 			p.shutdown = &power.Shutdown{Kind: s.Kind, Host: s.Host, User: s.User, Password: secret(s.PasswordFile), Pins: pins{memory},
 				Key: func() ([]byte, error) { return os.ReadFile(s.KeyFile) }, HostKey: s.HostKey}
 		}
-		if *p != (machinePower{}) {
+		if p.bmc != nil || p.outlet != nil || p.shutdown != nil {
 			all[m.Name] = p
 		}
 	}

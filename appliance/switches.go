@@ -1,0 +1,148 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"rescuebox/appliance/admin"
+	"rescuebox/appliance/admin/api"
+	"rescuebox/appliance/bmc"
+	"rescuebox/appliance/boot"
+	"rescuebox/appliance/config"
+)
+
+// switches lets the API at what switches the machines; it is admin's Powers and BMCs.
+type switches struct {
+	powers  map[string]*machinePower
+	auditor *bmc.Auditor
+}
+
+func newSwitches(c *config.Config, powers map[string]*machinePower) switches {
+	a := &bmc.Auditor{LAN: c.LAN.Address.Masked(), Own: c.LAN.Address.Addr()}
+	for _, m := range c.Machines {
+		if p := powers[m.Name]; p != nil && p.bmc != nil {
+			a.Targets = append(a.Targets, bmc.Target{Machine: m.Name, Config: p.config, Controller: p.bmc})
+		}
+	}
+	return switches{powers, a}
+}
+
+// Means is that of admin.Powers.
+func (s switches) Means(machine string) admin.Means {
+	p := s.powers[machine]
+	if p == nil {
+		return admin.Means{}
+	}
+	return admin.Means{BMC: p.bmc != nil, Media: p.bmc != nil && p.config.Protocol != "ipmi",
+		Switch: p.outlet != nil, Soft: p.shutdown != nil || p.bmc != nil}
+}
+
+// State is that of admin.Powers.
+func (s switches) State(ctx context.Context, machine string, by api.Power) (bmc.State, error) {
+	p, err := s.find(machine, by)
+	if err != nil {
+		return bmc.Unknown, err
+	}
+	if by == api.ByBMC {
+		return p.bmc.Power(ctx)
+	}
+	state, err := p.outlet.State(ctx)
+	return bmc.State(state), err
+}
+
+// Do is that of admin.Powers.
+func (s switches) Do(ctx context.Context, machine string, a bmc.Action, by api.Power) error {
+	if a == bmc.SoftOff { // the system goes down by itself, by whichever way it takes
+		p := s.powers[machine]
+		if p == nil {
+			return noSwitch(machine, "BMC or shutdown")
+		}
+		return p.ShutDown(ctx)
+	}
+	p, err := s.find(machine, by)
+	if err != nil {
+		return err
+	}
+	if by == api.ByBMC {
+		return p.bmc.Do(ctx, a)
+	}
+	switch a {
+	case bmc.PowerOn:
+		return p.outlet.On(ctx)
+	case bmc.PowerOff:
+		return p.outlet.Off(ctx)
+	case bmc.Cycle, bmc.Reset: // a switch knows no other reset
+		return p.outlet.Cycle(ctx)
+	}
+	return bmc.ErrUnsupported
+}
+
+// find is what a machine has to be switched by.
+func (s switches) find(machine string, by api.Power) (*machinePower, error) {
+	p := s.powers[machine]
+	switch {
+	case by == api.ByBMC && (p == nil || p.bmc == nil):
+		return nil, noSwitch(machine, "bmc")
+	case by == api.BySwitch && (p == nil || p.outlet == nil):
+		return nil, noSwitch(machine, "power")
+	case by != api.ByBMC && by != api.BySwitch:
+		return nil, &boot.Refusal{Reason: fmt.Sprintf("%q is no way to switch %s", by, machine)}
+	}
+	return p, nil
+}
+
+func noSwitch(machine, table string) error {
+	return &boot.Refusal{Reason: fmt.Sprintf("%s has no %s", machine, table), Hint: fmt.Sprintf("add [machine.%s] to the file of the site", table)}
+}
+
+// Services is that of admin.BMCs.
+func (s switches) Services(ctx context.Context, machine string) (netip.Addr, []bmc.Service, error) {
+	p, err := s.find(machine, api.ByBMC)
+	if err != nil {
+		return netip.Addr{}, nil, err
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", p.config.Host)
+	if err != nil {
+		return netip.Addr{}, nil, fmt.Errorf("find the BMC of %s: %w", machine, err)
+	}
+	list, err := p.bmc.Services(ctx)
+	return addrs[0].Unmap(), list, err
+}
+
+// Audit is that of admin.BMCs.
+func (s switches) Audit(ctx context.Context, machine string, lan bool) (bmc.Audit, error) {
+	return s.auditor.Run(ctx, machine, lan)
+}
+
+// Trust is that of admin.BMCs.
+func (s switches) Trust(ctx context.Context, machine string) (string, error) {
+	p, err := s.find(machine, api.ByBMC)
+	if err != nil {
+		return "", err
+	}
+	return p.bmc.Trust(ctx)
+}
+
+// pressFor has an order's machine switched on: via "media" from the rescue disk in its
+// controller's virtual drive. Where that cannot be, the order fails with the reason.
+func (b *box) pressFor(o boot.Order, soft bool, via string) {
+	w := way{soft: soft}
+	var err error
+	if via == "media" {
+		var path string
+		path, err = b.table.MediaPath(o.ID)
+		w.media = serverURL(b.Config) + "/" + path
+	}
+	if err == nil {
+		err = b.press.Press(o, w)
+	}
+	if err == nil {
+		return
+	}
+	if failed := b.table.Fail(o.ID, err.Error()); failed != nil && !errors.As(failed, new(*boot.Refusal)) {
+		b.press.tell(o, fmt.Sprintf("%v; the order could not be ended: %v", err, failed))
+	}
+}
