@@ -37,7 +37,7 @@ const smallestMTU = 1500
 //
 // and of the API's own: part-failed, disk-full, disk-low, disk-read-only, state-unreadable, no-machine,
 // no-image, library-damaged, chain-broken, chain-file-missing, chain-file-changed,
-// chain-signature, chain-unsigned, chain-signers-differ, check-too-slow, doctor-broken,
+// chain-signature, chain-unsigned, chain-signers-differ, not-told, check-too-slow, doctor-broken,
 // and of orders that stand still the keys of boot.Cause.
 func (b *box) checks() []admin.Check {
 	lan := []string{"interface"}

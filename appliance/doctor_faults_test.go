@@ -3,11 +3,15 @@ package appliance
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -117,6 +121,38 @@ func TestDoctorDisk(t *testing.T) {
 		}
 	}
 	c.reports("disk", "state-unreadable")
+}
+
+// Whom the box is to tell hears nothing: the receiver is down, and then it is back.
+func TestDoctorNotTold(t *testing.T) {
+	c := newClinic(t)
+	var up atomic.Bool
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !up.Load() {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	}))
+	defer hook.Close()
+	c.open("off", fmt.Sprintf("[[notify.webhook]]\nname = \"chat\"\nurl = %q\n", hook.URL+"/s3cret"))
+	c.reports("notify")
+	told := func() string {
+		list := notifier{c.box}.Messages()
+		return list[0].Deliveries[0].State + list[0].Deliveries[0].Error
+	}
+	try := func(want string) {
+		t.Helper()
+		if _, err := (notifier{c.box}).Test("", "anna"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, want, func() bool { return strings.Contains(told(), want) })
+	}
+	try("502")
+	if text := c.reports("notify", "not-told"); !strings.Contains(text, "chat") || !strings.Contains(text, "502") || strings.Contains(text, "s3cret") {
+		t.Errorf("says %s", text)
+	}
+	up.Store(true)
+	try("sent")
+	c.reports("notify")
 }
 
 // Nobody told the box of a machine, and then it has nothing for any.

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"rescuebox/appliance/admin/api"
 	"rescuebox/images"
 )
 
@@ -21,6 +23,7 @@ func (h *service) ownChecks() []Check {
 		{Name: "images", Run: h.checkImages},
 		{Name: "chains", After: []string{"images"}, Run: h.checkChains},
 		{Name: "orders", Run: h.checkOrders},
+		{Name: "notify", Run: h.checkNotify},
 	}
 }
 
@@ -131,4 +134,33 @@ func (h *service) checkOrders(ctx context.Context) []Finding {
 		return stuck
 	}
 	return Fine("%d orders are open, and none stands still", open)
+}
+
+// checkNotify looks whether people are told: who waits for a message does not see that it does not come.
+func (h *service) checkNotify(context.Context) []Finding {
+	if h.Notifier == nil || len(h.Notifier.Targets()) == 0 {
+		return Fine("nobody is to be told anything")
+	}
+	gone := func(target string) bool {
+		return !slices.ContainsFunc(h.Notifier.Targets(), func(t api.NotifyTarget) bool { return t.Name == target })
+	}
+	reached := map[[2]string]bool{} // whom the latest message that was tried has reached, or not
+	var bad []Finding
+	for _, m := range h.Notifier.Messages() { // newest first
+		for _, d := range m.Deliveries {
+			to := [2]string{d.Target, d.Address}
+			if _, known := reached[to]; known || d.Attempts == 0 && d.State != "dropped" || gone(d.Target) {
+				continue
+			}
+			reached[to] = d.State == "sent"
+			if !reached[to] {
+				bad = append(bad, Fault(Warning, "not-told", "rescuebox notify list shows what waits; to try it: rescuebox notify test "+d.Target,
+					"%s (%s) is told nothing: %s", d.Target, d.Address, d.Error)...)
+			}
+		}
+	}
+	if len(bad) > 0 {
+		return bad
+	}
+	return Fine("whoever was to be told was told")
 }
