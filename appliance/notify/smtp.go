@@ -189,7 +189,11 @@ func (s *session) deliver(from, to string, body []byte, mark func()) error {
 		return fmt.Errorf("it does not take mail from %s: %w", from, plainly(err))
 	}
 	if err := s.Rcpt(to); err != nil {
-		return answered(fmt.Errorf("it does not take mail to %s: %w", to, plainly(err)), err)
+		no := fmt.Errorf("it does not take mail to %s: %w", to, plainly(err))
+		if policy(err) {
+			return no
+		}
+		return answered(no, err)
 	}
 	w, err := s.Data()
 	if err != nil {
@@ -222,6 +226,14 @@ func answered(err, from error) error {
 		return &Refused{err}
 	}
 	return err
+}
+
+// policy reports a "no" to the box and not to the recipient (RFC 3463, section 3.8): a relay
+// that is open to the branch's own network knows nobody who comes over LTE, and
+// is open again when the box does not.
+func policy(err error) bool {
+	var e *textproto.Error
+	return errors.As(err, &e) && (e.Code == 530 || e.Code == 554 || strings.HasPrefix(e.Msg, "5.7."))
 }
 
 // code is the server's answer in an error, or 0 where it did not answer.

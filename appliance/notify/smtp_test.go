@@ -280,6 +280,10 @@ func TestMailServerFails(t *testing.T) {
 		"busy after the dot":     {append(hello, "250 ok", "250 ok", "354 go", "452 disk full"), "again", true},
 		"refuses data":           {append(hello, "250 ok", "250 ok", "554 no"), "refused", false},
 		"refuses the sender":     {append(hello, "550 who?"), "again", false}, // the configuration's fault
+		"refuses the recipient":  {append(hello, "250 ok", "550 5.1.1 no such user"), "refused", false},
+		"relays for others only": {append(hello, "250 ok", "554 5.7.1 <anna@example.org>: Relay access denied"), "again", false},
+		"wants AUTH":             {append(hello, "250 ok", "530 5.7.0 Authentication required"), "again", false},
+		"relays not, in short":   {append(hello, "250 ok", "550 5.7.1 Unable to relay"), "again", false},
 		"closed":                 {[]string{"554 go away"}, "again", false},
 		"hangs up":               {[]string{""}, "again", false},
 		"nonsense":               {[]string{"HTTP/1.1 400 Bad Request"}, "again", false},
