@@ -91,6 +91,9 @@ type port struct{ f *os.File }
 
 func (p *port) Read(b []byte) (int, error) {
 	n, err := p.f.Read(b)
+	if errors.Is(err, io.EOF) { // a hang-up (tty_ioctl(4)): there is no carrier that we listen to, so it is gone
+		return n, fmt.Errorf("serial port %s went away: was it pulled out?", p.f.Name())
+	}
 	if err != nil && !errors.Is(err, os.ErrClosed) {
 		return n, fmt.Errorf("serial port %s went away: %w", p.f.Name(), cause(err))
 	}
