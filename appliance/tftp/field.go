@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// A transfer may be lapsAhead laps of lapBytes ahead of the others: five percent
+// A transfer may be lapsAhead laps of lapBytes ahead of the others: six percent
 // of a file of 8 MB. Shorter laps cost time at each of their ends.
 const (
 	lapBytes  = 128 << 10
-	lapsAhead = 2
+	lapsAhead = 4
 )
 
 // Bounds of waiting for others. Firmware that hears nothing asks again after
@@ -25,7 +25,7 @@ const (
 	maxHold   = 250 * time.Millisecond
 )
 
-// field is all transfers that run at one time, lap by lap. Whoever is two laps
+// field is all transfers that run at one time, lap by lap. Whoever is four laps
 // ahead of another waits for it.
 //
 // Without this it is chance who is quick: a processor that was free, the request
