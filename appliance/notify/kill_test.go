@@ -46,7 +46,7 @@ func killChild(t *testing.T, file, url string) {
 					open++
 				}
 				if d.Doubt && d.State == Sent {
-					fmt.Printf("doubt %s %s\n", letterID(e.ID, d.Target, url+"/"+d.Target), d.Target)
+					fmt.Printf("doubt %s %s\n", letterID(e.ID, d.Target, (&Webhook{}).Addresses()[0]), d.Target)
 				}
 			}
 		}
