@@ -219,3 +219,13 @@ func TestConsoleRevoked(t *testing.T) {
 		t.Errorf("end: %v", err)
 	}
 }
+
+// What a console said before an order failed is for those who may look at the console.
+func TestConsoleLinesAreForOperators(t *testing.T) {
+	e := boot.Event{Step: boot.StepConsole, Lines: []string{"root@srv01:~# "}}
+	for role, want := range map[api.Role]int{api.Viewer: 0, api.Operator: 1, api.Admin: 1} {
+		if got := len(eventOf(e, role).Lines); got != want {
+			t.Errorf("%s sees %d lines, want %d", role, got, want)
+		}
+	}
+}

@@ -38,13 +38,18 @@ func orderOf(o boot.Order) api.Order {
 	}
 }
 
-func eventOf(e boot.Event) api.Event {
+// eventOf is an event for a caller of some role. What a console said only those see who
+// may look at the console itself.
+func eventOf(e boot.Event, role api.Role) api.Event {
 	out := api.Event{
 		Seq: e.Seq, Time: e.Time, Step: string(e.Step), Machine: e.Machine, Order: e.Order, Text: e.Text,
 		Key: e.Key, Hint: e.Hint, File: e.File, Bytes: e.Bytes, Total: e.Total, Transient: e.Transient,
 	}
 	if !e.MAC.IsZero() {
 		out.MAC = e.MAC.String()
+	}
+	if rank(role) >= rank(api.Operator) {
+		out.Lines = e.Lines
 	}
 	return out
 }

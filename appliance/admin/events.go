@@ -189,7 +189,7 @@ func (s *stream) send(e boot.Event) error {
 	if !s.filter.wants(e) {
 		return nil
 	}
-	data, err := json.Marshal(eventOf(e))
+	data, err := json.Marshal(eventOf(e, s.call.who.Role))
 	if err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func (h *service) timeline(c *call) (any, error) {
 	}
 	list := []api.Event{}
 	for _, e := range events {
-		list = append(list, eventOf(e))
+		list = append(list, eventOf(e, c.who.Role))
 	}
 	return list, nil
 }

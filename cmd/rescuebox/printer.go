@@ -37,6 +37,9 @@ func (p *printer) event(e api.Event) {
 		p.wipe()
 		delete(p.rates, e.Order+"/"+e.File)
 		fmt.Fprintf(p.out, "%s  %s%s  %s\n", e.Time.Local().Format("15:04:05"), p.machine(e), p.step(e.Step), p.text(e))
+		for _, l := range e.Lines {
+			fmt.Fprintf(p.out, "          %s          | %s\n", p.machine(e), clean(l))
+		}
 		if e.Hint != "" {
 			fmt.Fprintf(p.out, "          %s          hint: %s\n", p.machine(e), clean(e.Hint))
 		}
