@@ -105,7 +105,8 @@ func (c *Client) protocol(ctx context.Context) (protocol string, open bool, err 
 	err = c.redfish.Probe(ctx)
 	switch {
 	case err == nil:
-		return "redfish", true, c.learn("redfish")
+		c.learn("redfish")
+		return "redfish", true, nil
 	case errors.Is(err, ErrCertificate):
 		// To turn to IPMI would send the password's hash to whoever answers in its place.
 		return "", false, err
@@ -113,16 +114,16 @@ func (c *Client) protocol(ctx context.Context) (protocol string, open bool, err 
 	return "ipmi", true, nil
 }
 
-// learn remembers the protocol that answered.
-func (c *Client) learn(protocol string) error {
+// learn remembers the protocol that answered. Where it cannot, that costs a probe
+// the next time, and no operation.
+func (c *Client) learn(protocol string) {
 	c.mu.Lock()
 	c.silent = time.Time{}
 	c.mu.Unlock()
 	if k := c.known(); k.Protocol != protocol {
 		k.Protocol = protocol
-		return c.remember(k)
+		_ = c.remember(k)
 	}
-	return nil
 }
 
 // speaks is what both protocols do.
@@ -142,7 +143,8 @@ func (c *Client) by(protocol string) speaks {
 	return c.ipmi
 }
 
-// do speaks the protocol that is known, and the other one where that is silent.
+// do speaks the protocol that is known, and the other one where that is silent, or its
+// service answers with nothing but noise and faults of its own.
 func (c *Client) do(ctx context.Context, op func(speaks) error) error {
 	protocol, open, err := c.protocol(ctx)
 	if err != nil {
@@ -152,30 +154,31 @@ func (c *Client) do(ctx context.Context, op func(speaks) error) error {
 	switch {
 	case !open:
 		return err
-	case !errors.Is(err, ErrSilent):
-		return errors.Join(err, c.learn(protocol))
 	case errors.Is(err, errHalfway), ctx.Err() != nil:
 		return err // asked again, it might be done twice
+	case !errors.Is(err, ErrSilent) && !isBroken(err):
+		c.learn(protocol)
+		return err
 	}
 	return c.turn(ctx, protocol, err, op)
 }
 
-// turn tries the other protocol after one was silent, and remembers it when
+// turn tries the other protocol after one was of no use, and remembers it when
 // that one has been so for long.
-func (c *Client) turn(ctx context.Context, protocol string, silence error, op func(speaks) error) error {
+func (c *Client) turn(ctx context.Context, protocol string, useless error, op func(speaks) error) error {
 	other := "redfish"
 	if protocol == "redfish" {
 		other = "ipmi"
 	}
 	if other == "redfish" && c.redfish.Probe(ctx) != nil {
-		return silence
+		return useless
 	}
 	err := op(c.by(other))
 	if errors.Is(err, ErrSilent) {
-		return fmt.Errorf("%w; over %s neither", silence, other)
+		return fmt.Errorf("%w; over %s it is silent too", useless, other)
 	}
 	if c.silentFor(protocol) {
-		return errors.Join(err, c.learn(other))
+		c.learn(other)
 	}
 	return err
 }

@@ -1,7 +1,6 @@
 package bmc
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -229,14 +228,53 @@ func TestAutoForgets(t *testing.T) {
 	})
 }
 
-// One lost memory costs a probe and nothing else.
-func TestAutoMemoryFails(t *testing.T) {
+// broken is a Memory that keeps nothing.
+type broken struct{}
+
+func (broken) Get(string) (Known, bool) { return Known{}, false }
+func (broken) Put(string, Known) error  { return errors.New("disk full") }
+
+// Without a Memory what is known lasts as long as the client. One that fails costs no operation, but where
+// the certificate cannot be pinned, nobody gets the password.
+func TestAutoMemory(t *testing.T) {
 	service, _ := bmctest.New("xcc")
 	l := listen(t)
 	answering(t, l, service)
-	c := New(Config{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, User: "rescue", Password: fixed("secret12")})
-	if _, err := c.Power(context.Background()); err != nil || c.known().Protocol != "redfish" {
+	config := Config{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, User: "rescue", Password: fixed("secret12")}
+	c := New(config)
+	if _, err := c.Power(t.Context()); err != nil || c.known().Protocol != "redfish" {
 		t.Errorf("%+v, %v", c.known(), err)
+	}
+	config.Memory = broken{}
+	_, before := service.Sessions()
+	if _, err := New(config).Power(t.Context()); err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("not pinned: %v", err)
+	}
+	if _, ever := service.Sessions(); ever != before {
+		t.Error("it got the password")
+	}
+	config.Certificate = CertificateAny
+	if _, err := New(config).Power(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A service that has only faults to answer is as good as none, where IPMI answers.
+func TestAutoBroken(t *testing.T) {
+	s := startSim(t, "")
+	service, _ := bmctest.New("xcc")
+	service.Hook = func(w http.ResponseWriter, r bmctest.Request) bool {
+		if r.Path != "/redfish/v1/" {
+			bmctest.Refuse(w, http.StatusInternalServerError, "Base.1.4.InternalError", "out of memory")
+		}
+		return r.Path != "/redfish/v1/"
+	}
+	l := listen(t)
+	answering(t, l, service)
+	c := New(Config{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, User: "rescue", Password: fixed("secret12"), Memory: &memory{}})
+	c.ipmi.Port = s.port
+	if state, err := c.Power(t.Context()); err != nil || state != Off {
+		t.Errorf("%s, %v", state, err)
 	}
 }
 

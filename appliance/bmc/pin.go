@@ -101,7 +101,10 @@ func (c *Client) check(shown string) error {
 		return nil
 	case "":
 		k.CertSHA256 = shown
-		return c.remember(k)
+		if err := c.remember(k); err != nil {
+			return fmt.Errorf("%w, as it has none: pin it: %w", ErrCertificate, err)
+		}
+		return nil
 	}
 	return fmt.Errorf("%w: SHA-256 %s is pinned, %s was shown; if it was replaced, rescuebox bmc trust MACHINE pins the new one, else somebody answers in its place",
 		ErrCertificate, short(k.CertSHA256), short(shown))

@@ -36,10 +36,17 @@ func (r *Redfish) Set(ctx context.Context, b Boot) (next Next, err error) {
 func (r *Redfish) Next(ctx context.Context) (next Next, err error) {
 	err = r.operation(ctx, "ask for the next boot", redfishAsk, func(ctx context.Context, s *session) error {
 		sys, err := s.system(ctx)
-		if err == nil {
-			next = sys.Boot.next()
+		if err != nil {
+			return err
 		}
-		return err
+		next = sys.Boot.next()
+		for _, path := range s.bootPaths(sys)[1:] { // what is only planned is in the settings resource
+			var planned systemView
+			if _, err := s.get(ctx, path, &planned); err == nil && next.Device == Usual {
+				next = planned.Boot.next()
+			}
+		}
+		return nil
 	})
 	return next, err
 }

@@ -94,13 +94,13 @@ func TestRedfishFaults(t *testing.T) {
 				io.WriteString(w, `{"PowerState":"On","Boot":{`)
 			}
 			return isSystem(r)
-		}, nil, "no Redfish resource"},
+		}, nil, "no Redfish: /redfish/v1/Systems/1"},
 		{"a system that is a list", func(w http.ResponseWriter, r *http.Request) bool {
 			if isSystem(r) {
 				io.WriteString(w, `[1,2]`)
 			}
 			return isSystem(r)
-		}, nil, "no Redfish resource"},
+		}, nil, "no Redfish: /redfish/v1/Systems/1"},
 		{"no systems", func(w http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path == systemsPath {
 				io.WriteString(w, `{"Members":null}`)
@@ -192,6 +192,26 @@ func TestRedfishLosesSome(t *testing.T) {
 	})
 	if _, err := c.Start(t.Context(), uefi); err != nil || !slices.Equal(service.Starts(), []string{"Pxe"}) {
 		t.Errorf("%v: started from %q", err, service.Starts())
+	}
+}
+
+// The medium of somebody else makes room for ours, but not that of a person at the remote console, when
+// ours is ejected; and a drive that is empty is left alone.
+func TestRedfishMedia(t *testing.T) {
+	service, c := startKind(t, "ilo")
+	if err := errors.Join(c.Insert(t.Context(), "http://192.0.2.7/other.iso"), c.Insert(t.Context(), isoURL), c.Insert(t.Context(), isoURL)); err != nil {
+		t.Fatal(err)
+	}
+	if d := service.Resource(service.Drive()); d["Image"] != isoURL || len(inserts(service)) != 2 {
+		t.Errorf("the drive is %v after %v", d, inserts(service))
+	}
+	service.Change(service.Drive(), func(d map[string]any) { d["ConnectedVia"] = byConsole })
+	if err := c.Eject(t.Context()); err != nil || service.Resource(service.Drive())["Image"] != isoURL {
+		t.Errorf("%v: somebody's own was taken away", err)
+	}
+	service.Change("/redfish/v1/Managers/1/VirtualMedia", func(r map[string]any) { r["Members"] = []any{} })
+	if err := c.Insert(t.Context(), isoURL); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("there is no drive, and it says %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package bmc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -32,6 +33,7 @@ const (
 // answer came: it may have been made.
 var (
 	errHalfway  = errors.New("whether it did that is not known")
+	errNoise    = errors.New("what it answers is no Redfish")
 	errTooLarge = fmt.Errorf("its answer is larger than %d MB, which no controller has to say", maxAnswer>>20)
 	errAway     = errors.New("it points to another host, and the password goes to none but itself")
 	errChatty   = fmt.Errorf("it has no end: %d requests were not enough", maxRequests)
@@ -86,7 +88,7 @@ func (b *bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, errTooLarge
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
+	if err = cmp.Or(ctx.Err(), err); err != nil { // our farewell may have a server end a body properly
 		return nil, err
 	}
 	if len(body) > maxAnswer {
@@ -137,7 +139,14 @@ func (s *session) plain(err error) error {
 	case isSilence(err):
 		return fmt.Errorf("%w over Redfish (HTTPS, %s)", ErrSilent, s.address())
 	}
-	return errors.New(s.clip("what it answers is no Redfish: " + err.Error()))
+	return fmt.Errorf("%w: %s", errNoise, s.clip(err.Error()))
+}
+
+// isBroken reports whether a service is of no use at all: what it answers means nothing, or it is
+// a fault of its own (500 to 599).
+func isBroken(err error) bool {
+	var no *denial
+	return errors.Is(err, errNoise) || errors.As(err, &no) && no.status >= http.StatusInternalServerError
 }
 
 // inner is an error without the request that the HTTP client puts before it.
@@ -253,7 +262,7 @@ func (s *session) get(ctx context.Context, path string, into any) (etag string, 
 	}
 	defer resp.Body.Close()
 	if err := decode(resp.Body, into); err != nil {
-		return "", fmt.Errorf("%s is no Redfish resource: %s", path, s.clip(err.Error()))
+		return "", fmt.Errorf("%w: %s: %s", errNoise, path, s.clip(err.Error()))
 	}
 	return resp.Header.Get("ETag"), nil
 }
