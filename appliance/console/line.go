@@ -112,10 +112,6 @@ func (l *line) wait(ctx context.Context, delay, least time.Duration) bool {
 	if least > 0 {
 		poke, delay = nil, max(delay, least)
 	}
-	select {
-	case <-l.poke: // from before the loss
-	default:
-	}
 	t := time.NewTimer(delay)
 	defer t.Stop()
 	select {
@@ -255,6 +251,10 @@ func (l *line) stand(c *connection) {
 	l.log.Info("console is connected")
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	select {
+	case <-l.poke: // was for this
+	default:
+	}
 	now := time.Now()
 	if l.lost {
 		l.remarkLocked("console back at %s; what the machine said since %s is missing", now.Format(time.TimeOnly), l.since.Format(time.TimeOnly))
