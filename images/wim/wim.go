@@ -6,7 +6,7 @@
 // resource per image, which is its tree of directories; the blob table, which finds a blob by the
 // SHA-1 of its content; and an XML text about the images. Only the header has a fixed place.
 //
-// So a file can be added in front of a reader's eyes: see [File.With]. What is read are bytes that
+// So a file can be added in front of a reader's eyes: see [File.Patch]. What is read are bytes that
 // somebody else made: every size, count and depth is bounded, and what does not fit is an error.
 package wim
 

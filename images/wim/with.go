@@ -54,13 +54,6 @@ type Patch struct {
 	Sum [sha1.Size]byte
 }
 
-// Patched is a Patch with the tail in one piece.
-type Patched struct {
-	Header, Tail []byte
-	Size         int64
-	Sum          [sha1.Size]byte
-}
-
 // addedTime is when all added files were made, as a FILETIME: 2024-01-01. Windows wants one, and
 // the same order must have the same bytes.
 const addedTime = 133_485_408_000_000_000
@@ -75,17 +68,9 @@ type file struct {
 	hash         digest
 }
 
-// With is Patch with the tail in one piece of memory.
-func (f *File) With(image int, added []Added) (*Patched, error) {
-	p, err := f.Patch(image, added)
-	if err != nil {
-		return nil, err
-	}
-	return &Patched{p.Header, slices.Concat(p.Tail...), p.Size, p.Sum}, nil
-}
-
 // Patch adds files to \Windows\System32 of an image and makes it the one that boots; image 0 is the
-// one that boots already. The same files give the same bytes.
+// one that boots already. The same files give the same bytes. What lies in the file is read for the
+// first patch of an image only: for the next ones, its reader may be closed.
 func (f *File) Patch(image int, added []Added) (*Patch, error) {
 	if image == 0 {
 		image = f.Boot()

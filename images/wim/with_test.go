@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -49,6 +50,21 @@ func ordered(tree files, added []Added) files {
 		want[dir+a.Name] = append([]byte{}, a.Data...)
 	}
 	return want
+}
+
+// Patched is a Patch with the tail in one piece.
+type Patched struct {
+	Header, Tail []byte
+	Size         int64
+}
+
+// With is Patch with the tail in one piece, which is simpler to compare.
+func (f *File) With(image int, added []Added) (*Patched, error) {
+	p, err := f.Patch(image, added)
+	if err != nil {
+		return nil, err
+	}
+	return &Patched{p.Header, slices.Concat(p.Tail...), p.Size}, nil
 }
 
 // join writes the patched file.
