@@ -45,7 +45,7 @@ type text struct {
 // escape is where in a control sequence a byte stands.
 //
 //	ground --ESC--> escaped --[--> sequence --final--> ground
-//	                escaped --]PX^_--> control --BEL, ESC \--> ground
+//	                escaped --]PX^_--> control --BEL--> ground, --ESC--> escaped
 //	                escaped --space to /--> one more byte --> ground
 type escape int
 
@@ -54,7 +54,6 @@ const (
 	escaped
 	sequence
 	control
-	controlEscaped
 	oneMore
 )
 
@@ -68,8 +67,6 @@ func (t *text) add(b []byte, now time.Time, done func(entry)) {
 
 func (t *text) byte(c byte, now time.Time, done func(entry)) {
 	switch {
-	case c == 0x1b && t.state == control:
-		t.state = controlEscaped
 	case c == 0x1b:
 		t.brokenRune(now, done)
 		t.state = escaped
@@ -77,7 +74,7 @@ func (t *text) byte(c byte, now time.Time, done func(entry)) {
 		t.state = ground
 	case t.state == ground:
 		t.ground(c, now, done)
-	case t.state == escaped || t.state == controlEscaped:
+	case t.state == escaped:
 		t.escaped(c, done)
 	case t.state == sequence:
 		t.sequence(c, now, done)
@@ -161,10 +158,8 @@ func (t *text) erase() {
 
 // escaped takes the byte behind ESC.
 func (t *text) escaped(c byte, done func(entry)) {
-	was := t.state
 	t.state = ground
 	switch {
-	case was == controlEscaped && c == '\\':
 	case c == '[':
 		t.state, t.params = sequence, t.params[:0]
 	case strings.IndexByte("]PX^_", c) >= 0:
