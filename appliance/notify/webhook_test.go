@@ -78,6 +78,7 @@ func TestWebhook(t *testing.T) {
 
 // What each kind of answer, and of failure, means; and none of the errors shows a secret.
 func TestWebhookAnswers(t *testing.T) {
+	arrived := make(chan struct{}) // where the receiver hangs
 	answers := map[string]http.HandlerFunc{
 		"200": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(200) },
 		"204": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) },
@@ -103,7 +104,11 @@ func TestWebhookAnswers(t *testing.T) {
 			http.Redirect(w, r, "/elsewhere", http.StatusPermanentRedirect)
 		},
 		"hangs up": func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) },
-		"hangs":    func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); <-r.Context().Done() },
+		"hangs": func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			close(arrived)
+			<-r.Context().Done()
+		},
 		"endless": func(w http.ResponseWriter, r *http.Request) {
 			for {
 				if _, err := w.Write(make([]byte, 1<<16)); err != nil {
@@ -121,7 +126,7 @@ func TestWebhookAnswers(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			if name == "hangs" {
-				time.AfterFunc(200*time.Millisecond, cancel)
+				go func() { <-arrived; cancel() }()
 			}
 			err := (&Webhook{URL: strings.Replace(srv.URL, "http://", "http://me:s3cret@", 1) + "/s3cret?s3cret"}).Send(ctx, letter(t), func() {})
 			if got := verdictOf(err); got != want {
