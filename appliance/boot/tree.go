@@ -199,7 +199,7 @@ func fileOf(img images.Image, name, cpu string) (string, bool) {
 // it gets wrong at times (shim#649, #696); of Microsoft's boot manager a system that was put to
 // sleep, policies of Secure Boot, its texts in other languages, fonts and pictures.
 var optionalFiles = []string{"*.lst", grubConfig + "-*", "*revocations*.efi", "*shim_certificate*.efi",
-	"hiberfil.sys", "*.p7b", "*.mui", "*.ttf", "boot.stl", "bootres.dll", "bootstat.dat", "bcd.log*"}
+	"hiberfil.sys", "*.p7b", "*.cip", "*.mui", "*.ttf", "boot.stl", "bootres.dll", "bootstat.dat", "bcd.log*"}
 
 func optional(name string) bool {
 	return slices.ContainsFunc(optionalFiles, func(pattern string) bool {
