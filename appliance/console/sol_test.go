@@ -92,28 +92,40 @@ type sim struct {
 
 func newSim(t *testing.T, s *server) *sim {
 	t.Helper()
-	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	m := &sim{dir: t.TempDir()}
+	t.Cleanup(m.stop)
+	for range 5 { // another program may take the port between the look and the start
+		c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.port = c.LocalAddr().(*net.UDPAddr).Port
+		c.Close()
+		m.configure(t, s)
+		if m.start(t) {
+			return m
+		}
 	}
-	defer c.Close()
-	m := &sim{dir: t.TempDir(), port: c.LocalAddr().(*net.UDPAddr).Port}
-	at := s.l.Addr().(*net.TCPAddr)
+	t.Fatal("ipmi_sim does not start")
+	return nil
+}
+
+func (m *sim) configure(t *testing.T, s *server) {
+	t.Helper()
 	for name, text := range map[string]string{
 		"bmc.emu": "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x01 1 0 0x9f 0x0000 0x0001 persist_sdr\nsel_enable 0x20 1000 0x0a\nmc_enable 0x20\n",
 		"lan.conf": fmt.Sprintf("name \"sim\"\nset_working_mc 0x20\nstartlan 1\naddr 127.0.0.1 %d\npriv_limit admin\n"+
 			"allowed_auths_admin none md2 md5 straight\nguid a123456789abcdefa123456789abcdef\nendlan\n"+
-			"sol \"telnet:127.0.0.1:%d\" 115200\nuser 2 true \"rescue\" \"secret12\" admin 10 none md2 md5 straight\n", m.port, at.Port),
+			"sol \"telnet:127.0.0.1:%d\" 115200\nuser 2 true \"rescue\" \"secret12\" admin 10 none md2 md5 straight\n", m.port, s.l.Addr().(*net.TCPAddr).Port),
 	} {
 		if err := os.WriteFile(filepath.Join(m.dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() { m.stop() })
-	return m
 }
 
-func (m *sim) start(t *testing.T) {
+// start runs the simulator and reports whether it answers.
+func (m *sim) start(t *testing.T) bool {
 	t.Helper()
 	program, err := exec.LookPath("ipmi_sim")
 	if err != nil {
@@ -126,7 +138,20 @@ func (m *sim) start(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	m.kill = func() { cmd.Process.Kill(); cmd.Wait() }
+	exited := make(chan struct{})
+	go func() { cmd.Wait(); close(exited) }()
+	m.kill = func() { cmd.Process.Kill(); <-exited }
+	for range 100 {
+		select {
+		case <-exited:
+			return false
+		case <-time.After(100 * time.Millisecond):
+		}
+		if _, err := m.client().Info(t.Context()); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *sim) stop() {
@@ -136,9 +161,8 @@ func (m *sim) stop() {
 	}
 }
 
-func (m *sim) open() func(context.Context) (io.ReadWriteCloser, error) {
-	c := &bmc.IPMI{Host: "127.0.0.1", Port: m.port, User: "rescue", Password: func() (string, error) { return "secret12", nil }}
-	return c.Console
+func (m *sim) client() *bmc.IPMI {
+	return &bmc.IPMI{Host: "127.0.0.1", Port: m.port, User: "rescue", Password: func() (string, error) { return "secret12", nil }}
 }
 
 func until(t *testing.T, s *console.Session, want string) {
@@ -160,8 +184,7 @@ func until(t *testing.T, s *console.Session, want string) {
 func TestSOL(t *testing.T) {
 	srv := newServer(t)
 	m := newSim(t, srv)
-	m.start(t)
-	k := &console.Keeper{Dir: t.TempDir(), Machines: []console.Machine{{Name: "srv01", Open: m.open()}}}
+	k := &console.Keeper{Dir: t.TempDir(), Machines: []console.Machine{{Name: "srv01", Open: m.client().Console}}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx, func() {}) }()
@@ -185,7 +208,7 @@ func TestSOL(t *testing.T) {
 	}
 
 	// Somebody else's ipmitool ends our session and takes the console: ours comes back.
-	thief, err := m.open()(t.Context())
+	thief, err := m.client().Console(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +222,9 @@ func TestSOL(t *testing.T) {
 	if st, err := k.State("srv01"); err != nil || st.Connected {
 		t.Errorf("%+v, %v", st, err)
 	}
-	m.start(t)
+	if !m.start(t) {
+		t.Fatal("ipmi_sim does not start again")
+	}
 	until(t, s, "console back at ")
 	until(t, s, "Kernel panic - not syncing\r\n")
 	list, err := k.Tail("srv01", 200)
