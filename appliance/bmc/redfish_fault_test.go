@@ -156,6 +156,27 @@ func TestRedfishFaults(t *testing.T) {
 	}
 }
 
+// The place for sessions is named before anybody has logged in, by whoever answers: it gets the password only
+// if it is on the host itself.
+func TestRedfishPasswordStays(t *testing.T) {
+	var stolen atomic.Int64
+	thief := serveTLS(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { stolen.Add(1) }))
+	for _, place := range []string{"@" + thief.address() + "/", ".evil/", "//" + thief.address() + "/", "https://" + thief.address() + "/"} {
+		_, c := behind(t, "xcc", func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path == "/redfish/v1/" {
+				json.NewEncoder(w).Encode(map[string]any{"RedfishVersion": "1.6.0", "Links": map[string]any{"Sessions": map[string]string{"@odata.id": place}}})
+			}
+			return r.URL.Path == "/redfish/v1/"
+		})
+		if _, err := c.Power(t.Context()); strings.HasPrefix(place, "@") && !errors.Is(err, errAway) {
+			t.Errorf("%s: %v", place, err)
+		}
+	}
+	if stolen.Load() != 0 {
+		t.Errorf("another host was asked %d times", stolen.Load())
+	}
+}
+
 // Nobody there, and a caller who has no more time.
 func TestRedfishNobody(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

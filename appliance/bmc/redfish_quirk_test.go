@@ -170,7 +170,14 @@ func TestRedfishQuirks(t *testing.T) {
 					t.Errorf("%+v, %v: started from %q", next, err, service.Starts())
 				}
 			}},
-		{"Supermicro: the image's name stays after the ejection", "community.general#6969, PR#7470", "supermicro", nil,
+		{"Supermicro: the image's name stays after the ejection", "community.general#6969, PR#7470", "supermicro",
+			func(service *bmctest.Redfish) {
+				service.View = func(path string, r map[string]any) {
+					if r["ConnectedVia"] == notConnected {
+						r["Image"] = r["ImageName"]
+					}
+				}
+			},
 			func(t *testing.T, c *Redfish, service *bmctest.Redfish) {
 				if err := errors.Join(c.Insert(t.Context(), isoURL), c.Eject(t.Context()), c.Insert(t.Context(), isoURL), c.Eject(t.Context()), c.Eject(t.Context())); err != nil {
 					t.Fatal(err)
@@ -197,7 +204,12 @@ func TestRedfishQuirks(t *testing.T) {
 					return false
 				}
 			},
-			func(t *testing.T, c *Redfish, service *bmctest.Redfish) { startsOnce(t, c, service, uefi, "Pxe") }},
+			func(t *testing.T, c *Redfish, service *bmctest.Redfish) {
+				startsOnce(t, c, service, uefi, "Pxe")
+				if sent := boots(service); len(sent) != 4 {
+					t.Errorf("sent %v", sent)
+				}
+			}},
 		{"Dell: a job sets the override, seconds later", "community.general#5091", "idrac",
 			func(service *bmctest.Redfish) {
 				looks := 0
