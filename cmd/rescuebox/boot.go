@@ -12,22 +12,34 @@ import (
 )
 
 func (c *cli) bootCommand() *cobra.Command {
-	var noPower, detach bool
+	var o api.NewOrder
+	var detach bool
 	var ttl time.Duration
 	cmd := &cobra.Command{
 		Use:   "boot MACHINE IMAGE",
 		Short: "Boot a machine into an image, once, and bring its ticket",
 		Long: `Order that a machine boots an image, once, and follow the timeline until the
-ticket is here; then print the one command that takes the machine over.
+ticket is here; then print the one command that takes the machine over. A machine with
+a BMC or a switch is power cycled for it, at once: --soft asks its system to shut down
+first, --no-power leaves the button to you. --via media boots the image as the BMC's
+virtual CD, where the network cannot be booted from.
 
 Ctrl-C leaves the order armed: the machine boots the image whenever it is
 powered on, until the order expires.`,
 		Example: `  rescuebox boot srv01 rescue
+  rescuebox boot srv01 rescue --soft
+  rescuebox boot srv01 rescue --via media
   rescuebox boot srv01 memtest --ttl 2h --detach`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: c.complete(machineNames, imageNames),
 		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
-			o := api.NewOrder{Machine: args[0], Image: args[1], NoPower: noPower}
+			o.Machine, o.Image = args[0], args[1]
+			switch {
+			case o.Via != "" && o.Via != "network" && o.Via != "media":
+				return usagef("--via %s is no way into a machine: want network or media", o.Via)
+			case o.NoPower && (o.Soft || o.Via == "media"):
+				return usagef("--no-power leaves the machine's power alone: leave --soft and --via media out, or --no-power")
+			}
 			if cmd.Flags().Changed("ttl") {
 				if ttl <= 0 {
 					return usagef("--ttl %s is no time to live", ttl)
@@ -38,7 +50,10 @@ powered on, until the order expires.`,
 		}),
 	}
 	f := cmd.Flags()
-	f.BoolVar(&noPower, "no-power", false, "leave the machine's power alone")
+	f.BoolVar(&o.NoPower, "no-power", false, "leave the machine's power alone")
+	f.BoolVar(&o.Soft, "soft", false, "ask its system to shut down before power is cut")
+	f.StringVar(&o.Via, "via", "", "how the image comes to it: network, or media for the BMC's virtual CD (default network)")
+	_ = cmd.RegisterFlagCompletionFunc("via", cobra.FixedCompletions([]string{"network", "media"}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&detach, "detach", false, "order only, do not wait")
 	f.DurationVar(&ttl, "ttl", 0, "how long the order stands (default as configured, 30m)")
 	return cmd
@@ -50,7 +65,7 @@ func (c *cli) boot(ctx context.Context, client *api.Client, ask api.NewOrder, de
 		return err
 	}
 	f := &follower{cli: c, client: client, order: order}
-	f.showOrder(detach)
+	f.showOrder(ask, detach)
 	if detach {
 		return nil
 	}

@@ -18,11 +18,15 @@ func (c *cli) connectCommand() *cobra.Command {
 	k := &connector{cli: c}
 	cmd := &cobra.Command{
 		Use:   "connect MACHINE [SERVICE] [-- SSH-ARGUMENT...]",
-		Short: "Take a booted machine over, from wherever you are",
+		Short: "Take a booted machine over, or reach its BMC, from wherever you are",
 		Long: `Open a port on this computer that leads through the box to exactly the address and
 port of the machine's ticket, and start on it what takes the machine over: ssh, which
 trusts that ticket's host key and no other, or for DaRT Microsoft's viewer, where it is
 installed. Elsewhere the command for a Windows PC is printed, and the port stays open.
+
+The service bmc is the machine's controller instead: a port for each of its services over
+TCP, as it says that it has them, so its pages and its remote console work here. IPMI
+itself is never led through: rescuebox power and rescuebox console need no port.
 
 The way ends when ssh or the viewer does, with Ctrl-C, or after its time. The box has
 its opening and its end in the audit log. The viewer is told the ticket's number in its
@@ -30,6 +34,7 @@ arguments, there is no other way: administrators of this PC can see it while it 
 		Example: `  rescuebox connect srv01
   rescuebox connect srv01 -- lsblk
   rescuebox connect srv01 --print
+  rescuebox connect srv01 bmc
   rescuebox connect srv01 --listen 10.8.0.5:49161    # for a Windows PC that reaches 10.8.0.5`,
 		ValidArgsFunction: c.complete(machineNames, services),
 		Args:              k.arguments,
@@ -50,7 +55,9 @@ arguments, there is no other way: administrators of this PC can see it while it 
 }
 
 // services are what there is to connect to.
-func services(context.Context, *api.Client) ([]string, error) { return []string{"ticket"}, nil }
+func services(context.Context, *api.Client) ([]string, error) {
+	return []string{"ticket", serviceBMC}, nil
+}
 
 // connector is one call of connect.
 type connector struct {
@@ -79,6 +86,9 @@ func (k *connector) arguments(cmd *cobra.Command, args []string) error {
 
 // run opens the way, and starts or prints what uses it.
 func (k *connector) run(ctx context.Context) error {
+	if k.to.Service == serviceBMC {
+		return k.runBMC(ctx)
+	}
 	listener, err := listenLocal(k.listen)
 	if err != nil {
 		return err

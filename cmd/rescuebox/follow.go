@@ -35,7 +35,7 @@ type follower struct {
 }
 
 // showOrder says what was ordered, and what the person has to do.
-func (f *follower) showOrder(detach bool) {
+func (f *follower) showOrder(ask api.NewOrder, detach bool) {
 	if f.json {
 		f.line("order", f.order)
 		return
@@ -43,11 +43,29 @@ func (f *follower) showOrder(detach bool) {
 	fmt.Fprintf(f.out, "order %s: %s boots %s, until %s\n", f.order.ID, f.order.Machine, f.order.Image, clock(f.order.Expires))
 	switch {
 	case f.order.Power != api.Manual:
+		fmt.Fprintln(f.out, pressing(f.order.Power, ask))
 	case detach:
 		fmt.Fprintf(f.out, "power it on now\n")
 	default:
 		fmt.Fprintf(f.out, "power it on now; waiting\n")
 	}
+}
+
+// pressing says what happens to the machine's power now.
+func pressing(by api.Power, ask api.NewOrder) string {
+	what := "cycles its power now"
+	if ask.Soft {
+		what = "cycles its power, after its system was asked to shut down"
+	}
+	switch {
+	case ask.Via == "media":
+		what += ", and boots it once from its virtual CD"
+	case by == api.ByBMC:
+		what += ", and boots it once from the network"
+	default:
+		what += "; whether it boots from the network is up to its firmware's setup"
+	}
+	return "its " + byName(by) + " " + what
 }
 
 // line prints one JSON line that says what it is.

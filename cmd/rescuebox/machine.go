@@ -119,6 +119,11 @@ func machineLines(m api.Machine) [][2]string {
 	add("boot set", m.BootSet)
 	add("Secure Boot", m.SecureBoot)
 	add("dialect", m.Dialect)
+	var power []string
+	for _, by := range m.Power {
+		power = append(power, byName(by))
+	}
+	add("power", strings.Join(power, ", "))
 	if m.Adopted {
 		add("adopted", "yes: not in the file of the site")
 	}

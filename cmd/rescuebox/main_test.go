@@ -22,6 +22,7 @@ import (
 
 	"rescuebox/appliance/admin"
 	"rescuebox/appliance/admin/api"
+	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/console"
 	"rescuebox/appliance/state"
@@ -37,6 +38,8 @@ func TestMain(m *testing.M) {
 // command of their own:
 //
 //	site up|down           start or stop the daemon's API, with the state kept
+//	site bmc               before up: srv01 has a BMC and a switch, and is on
+//	site sound             nothing bad is found about it any more
 //	site seen MAC          a boot client asks on the LAN
 //	site ordered MACHINE   wait until the machine has an open order
 //	site boots MACHINE     the machine boots what is ordered, up to its ticket
@@ -89,6 +92,10 @@ func siteCommand(ts *testscript.TestScript, neg bool, args []string) {
 		err = s.boots(rest[0])
 	case "loads":
 		err = s.loads(rest[0])
+	case "bmc":
+		s.bmc = &testBMC{state: bmc.On}
+	case "sound":
+		s.bmc.sound = true
 	case "claims":
 		err = s.claims(rest[0])
 	default:
@@ -104,6 +111,7 @@ type testSite struct {
 	stop   func()
 	table  *boot.Table
 	desk   *ticket.Desk
+	bmc    *testBMC // nil: no machine has one
 }
 
 func (s *testSite) socket() string { return filepath.Join(s.dir, "api.sock") }
@@ -147,6 +155,7 @@ func (s *testSite) up() error {
 					{Name: "tftp", State: "failed", Since: time.Now(), Error: "port 69 is taken"}}}
 		},
 	}
+	s.bmc.wire(server, s.table)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 2)
 	go s.table.Run(ctx, func() {})

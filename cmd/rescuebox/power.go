@@ -1,0 +1,158 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"rescuebox/appliance/admin/api"
+)
+
+// powerActions are the actions and what they are called before they are done.
+// Those that cut power, or end what runs, are asked about.
+var powerActions = []struct{ action, ask string }{
+	{"status", ""},
+	{"on", ""},
+	{"off", "Cut the power of %s"},
+	{"cycle", "Cut the power of %s, and switch it on again"},
+	{"reset", "Reset %s, without a shutdown"},
+	{"soft", "Ask the system of %s to shut down"},
+}
+
+// powerer is one call of power.
+type powerer struct {
+	*cli
+	client   *api.Client
+	machine  string
+	action   string
+	by       api.Power
+	question string // "" where nothing is lost
+	yes      bool
+}
+
+func (c *cli) powerCommand() *cobra.Command {
+	p := &powerer{cli: c}
+	var bySwitch bool
+	cmd := &cobra.Command{
+		Use:   "power MACHINE on|off|cycle|reset|soft|status",
+		Short: "Switch a machine's power, through its BMC or its switch",
+		Long: `Switch a machine's power through its BMC, or through its switch (PDU, PiKVM,
+Wake-on-LAN, command) where it has no BMC. soft asks the machine's system to shut
+down, and is done when it was asked. A switch beside a BMC is the last resort:
+--switch asks for it.
+
+What cuts power or ends what runs is asked about first. Scripts say --yes.`,
+		Example: `  rescuebox power srv01 status
+  rescuebox power srv01 cycle
+  rescuebox power srv01 off --switch --yes`,
+		Args:              p.arguments,
+		ValidArgsFunction: c.complete(machineNames, powerNames),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, _ []string) error {
+			p.client = client
+			if bySwitch {
+				p.by = api.BySwitch
+			}
+			return p.run(cmd.Context())
+		}),
+	}
+	cmd.Flags().BoolVar(&bySwitch, "switch", false, "through its switch, though it has a BMC")
+	cmd.Flags().BoolVarP(&p.yes, "yes", "y", false, "do not ask")
+	return cmd
+}
+
+func powerNames(context.Context, *api.Client) (names []string, err error) {
+	for _, a := range powerActions {
+		names = append(names, a.action)
+	}
+	return names, nil
+}
+
+// arguments takes MACHINE and an action.
+func (p *powerer) arguments(cmd *cobra.Command, args []string) error {
+	if err := cobra.ExactArgs(2)(cmd, args); err != nil {
+		return err
+	}
+	p.machine, p.action = args[0], args[1]
+	names, _ := powerNames(cmd.Context(), nil)
+	i := slices.Index(names, p.action)
+	if i < 0 {
+		return hinted(fmt.Errorf("%q is nothing that can be done to power", p.action), "there are %s", strings.Join(names, ", "))
+	}
+	p.question = powerActions[i].ask
+	return nil
+}
+
+func (p *powerer) run(ctx context.Context) error {
+	switch {
+	case p.action == "status":
+		return p.status(ctx)
+	case p.question == "" || p.yes:
+	case !isTerminal(p.in):
+		return &usageError{hinted(fmt.Errorf("power %s is asked about first, and nobody is here to answer", p.action), "in a script: rescuebox power %s %s --yes", p.machine, p.action)}
+	default:
+		if err := p.confirm(ctx); err != nil {
+			return err
+		}
+	}
+	done, err := p.client.SwitchPower(ctx, p.machine, api.PowerAction{Action: p.action, By: p.by})
+	if err != nil {
+		return err
+	}
+	return p.show(done, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s: power %s, by %s through its %s\n", done.Machine, done.Action, clean(done.Who), byName(done.By))
+		return err
+	})
+}
+
+func (p *powerer) status(ctx context.Context) error {
+	s, err := p.client.Power(ctx, p.machine, p.by)
+	if err != nil {
+		return err
+	}
+	return p.show(s, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s: power is %s, says its %s\n", s.Machine, s.State, byName(s.By))
+		return err
+	})
+}
+
+// confirm asks, with all that a person should know before: which machine, where, and what it is doing.
+func (p *powerer) confirm(ctx context.Context) error {
+	m, err := p.client.Machine(ctx, p.machine)
+	if err != nil {
+		return err
+	}
+	at := ""
+	if s, err := p.client.Status(ctx); err == nil {
+		at = " at " + s.Site
+	}
+	fmt.Fprintf(p.errOut, "%s%s? %s", clean(fmt.Sprintf(p.question, m.Name)), clean(at), p.now(ctx))
+	if o := m.Order; o != nil {
+		fmt.Fprintf(p.errOut, " Its order of %s by %s is %s.", clean(o.Image), clean(o.By), clean(o.State))
+	}
+	fmt.Fprint(p.errOut, " [y/N] ")
+	line, err := readLine(p.in)
+	if answer := strings.ToLower(line); err != nil || answer != "y" && answer != "yes" {
+		return errors.New("nothing was done")
+	}
+	return nil
+}
+
+// now is a sentence about the power. A controller that does not answer may still take a command.
+func (p *powerer) now(ctx context.Context) string {
+	s, err := p.client.Power(ctx, p.machine, p.by)
+	if err != nil {
+		return clean(fmt.Sprintf("Whether it is on is not known (%s).", err))
+	}
+	return fmt.Sprintf("Its %s says that it is %s.", byName(s.By), clean(s.State))
+}
+
+// byName is what switches power, for people.
+func byName(by api.Power) string {
+	return cmp.Or(map[api.Power]string{api.ByBMC: "BMC", api.BySwitch: "switch"}[by], clean(string(by)))
+}
