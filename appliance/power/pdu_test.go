@@ -223,8 +223,19 @@ func TestPDUBadPeers(t *testing.T) {
 	}
 }
 
-// stray is an answer with another object's value, and with the request identifier 0,
-// which the library takes for any.
+// An answer counts for the object that was asked for; the library takes one with the
+// request identifier 0 for any.
+func TestPDUOtherObject(t *testing.T) {
+	packet := &gosnmp.SnmpPacket{Variables: []gosnmp.SnmpPDU{{Name: ".1.3.6.1.2.1.1.7.0", Type: gosnmp.Integer, Value: 1}}}
+	if n, ok := integer(packet, ".1.3.6.1.2.1.1.7.0"); !ok || n != 1 {
+		t.Errorf("its own object: %d, %v", n, ok)
+	}
+	if _, ok := integer(packet, ".1.3.6.1.4.1.534.6.6.7.6.6.1.2.0.3"); ok {
+		t.Error("another object's value is taken")
+	}
+}
+
+// stray is an answer that nobody asked for.
 func stray() []byte {
 	g := &gosnmp.GoSNMP{Version: gosnmp.Version2c, Community: "geheim77"}
 	text, err := g.SnmpEncodePacket(gosnmp.GetResponse, []gosnmp.SnmpPDU{{Name: ".1.3.6.1.2.1.1.7.0", Type: gosnmp.Integer, Value: 1}}, 0, 0)
