@@ -5,14 +5,19 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/bougou/go-ipmi/pkg/client"
 	"github.com/bougou/go-ipmi/pkg/command/transport"
 	"github.com/bougou/go-ipmi/pkg/types"
 )
 
-// solInstance is the only one that most controllers have.
-const solInstance = 1
+const (
+	// solInstance is the only one that most controllers have.
+	solInstance = 1
+	// solPoll is how often the controller is asked for what there is. Our consoles are open day and night.
+	solPoll = 250 * time.Millisecond
+)
 
 // Console is that of Controller: Serial over LAN (IPMI 2.0 chapter 15) in a session of
 // its own. It ends when the controller drops it or Close is called.
@@ -27,7 +32,7 @@ func (i *IPMI) Console(ctx context.Context) (io.ReadWriteCloser, error) {
 	fromThem, toUs := io.Pipe()
 	s.in, s.out = toThem, fromThem
 	s.done.Go(func() {
-		err := c.SOLStream(streaming, fromUs, toUs, nil)
+		err := c.SOLStream(streaming, fromUs, toUs, &client.SOLStreamOptions{PollInterval: solPoll})
 		if err == nil || streaming.Err() != nil {
 			err = io.EOF
 		}
