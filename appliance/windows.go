@@ -37,15 +37,13 @@ func windowsAgent(i images.Image) ([]byte, error) {
 
 // windowsAgentName picks the build. The legacy one, made with Go 1.20, runs on every
 // Windows since 7 and does all that DaRT needs. The current one brings SSH to a plain
-// Windows PE; it needs Windows 10, and a DLL that not every PE has (golang/go#64622).
+// Windows PE that it runs in.
 func windowsAgentName(i images.Image) string {
 	arch := i.Arch
 	if other, ok := goArch[arch]; ok {
 		arch = other
 	}
-	w := i.Windows
-	current := w.DaRT == "" && strings.HasPrefix(w.Build, "10.") && slices.Contains(w.Has, "bcryptprimitives.dll")
-	if current || arch == "arm64" { // Go 1.20 and Windows PE for arm64 never met
+	if i.Windows.SSH() || arch == "arm64" { // Go 1.20 and Windows PE for arm64 never met
 		return "rescue-agent-windows-" + arch + ".exe"
 	}
 	return "rescue-agent-windows-legacy-" + arch + ".exe"

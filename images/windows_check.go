@@ -73,6 +73,9 @@ func (i Image) windowsWarnings() (list []string) {
 	if i.Arch == "i386" {
 		list = append(list, "a 32-bit Windows PE boots on UEFI only where the firmware is 32-bit too; nearly all machines' is 64-bit: for those, add the image of DaRT for x64")
 	}
+	if w.DaRT == "" && !w.SSH() {
+		list = append(list, "neither DaRT nor an agent with SSH runs in it (SSH is for Windows PE 10 and later, with bcryptprimitives.dll): it boots, and no ticket will come; take the ISO of DaRT, or a newer Windows PE")
+	}
 	if i.Arch == "" {
 		list = append(list, "what CPU the image is for could not be found out")
 	}

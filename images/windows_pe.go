@@ -1,5 +1,10 @@
 package images
 
+import (
+	"slices"
+	"strings"
+)
+
 // WindowsPE is what boots of a Windows image: a Windows PE in a WIM, and what
 // was found in it at import.
 type WindowsPE struct {
@@ -19,4 +24,10 @@ type WindowsPE struct {
 	Has      []string `toml:"has,omitempty"`
 	Winpeshl string   `toml:"winpeshl,omitempty"` // text of the WIM's own winpeshl.ini; "" where there is none
 	Fonts    []string `toml:"fonts,omitempty"`    // file names in the image
+}
+
+// SSH reports whether a plain Windows PE can run the agent that serves SSH: Windows 10 or
+// later, with a DLL that not every PE has and Go since 1.21.5 needs (golang/go#64622).
+func (w WindowsPE) SSH() bool {
+	return w.DaRT == "" && strings.HasPrefix(w.Build, "10.") && slices.Contains(w.Has, "bcryptprimitives.dll")
 }

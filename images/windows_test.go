@@ -226,6 +226,8 @@ func TestWindowsKinds(t *testing.T) {
 			warnings: []string{"bootmgfw.efi is missing, without which UEFI"}},
 		"BIOS only": {tree: without(x64, map[string][]byte{sys + "boot/winload.efi": nil}), arch: "amd64", want: func(w *WindowsPE) { w.WinloadEFI = "" },
 			warnings: []string{"no winload.efi"}},
+		"no way in": {tree: without(x64, map[string][]byte{sys + "boot/winload.efi": nil, sys + "RemoteRecovery.exe": nil, sys + "bcryptprimitives.dll": nil}), arch: "amd64",
+			want: func(w *WindowsPE) { w.WinloadEFI, w.DaRT = "", "" }, warnings: []string{"no winload.efi", "no ticket will come"}},
 		"winload above": {tree: without(x64, map[string][]byte{sys + "boot/winload.exe": nil}), arch: "amd64", want: func(w *WindowsPE) { w.WinloadBIOS = `\windows\system32\winload.exe` }},
 		"of a setup medium": {tree: without(x64, map[string][]byte{"setup.exe": []byte("MZ")}), arch: "amd64",
 			want: func(w *WindowsPE) {

@@ -144,7 +144,7 @@ func warnings(i api.Image) []string {
 		described.Files = append(described.Files, images.File{Name: f.Name, Arch: f.Arch, Signers: f.Signers})
 	}
 	if w := i.Windows; w != nil {
-		described.Windows = &images.WindowsPE{SDI: w.SDI, WinloadBIOS: w.WinloadBIOS, WinloadEFI: w.WinloadEFI}
+		described.Windows = &images.WindowsPE{Build: w.Build, DaRT: w.DaRT, Has: w.Has, SDI: w.SDI, WinloadBIOS: w.WinloadBIOS, WinloadEFI: w.WinloadEFI}
 	}
 	return described.Warnings()
 }
