@@ -44,6 +44,8 @@ type Client struct {
 	ipmi    *IPMI
 	console *IPMI
 
+	change sync.Mutex // held from reading what is known to remembering it changed
+
 	mu     sync.Mutex
 	own    Known     // where there is no Memory
 	silent time.Time // since when the remembered protocol is
@@ -120,6 +122,8 @@ func (c *Client) learn(protocol string) {
 	c.mu.Lock()
 	c.silent = time.Time{}
 	c.mu.Unlock()
+	c.change.Lock()
+	defer c.change.Unlock()
 	if k := c.known(); k.Protocol != protocol {
 		k.Protocol = protocol
 		_ = c.remember(k)
@@ -283,6 +287,8 @@ func (c *Client) Trust(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("trust BMC %s: %w", c.config.Host, err)
 	}
+	c.change.Lock()
+	defer c.change.Unlock()
 	k := c.known()
 	k.CertSHA256 = shown
 	return shown, c.remember(k)

@@ -95,6 +95,8 @@ func (c *Client) check(shown string) error {
 	if c.config.Certificate == CertificateAny {
 		return nil
 	}
+	c.change.Lock()
+	defer c.change.Unlock()
 	k := c.known()
 	switch k.CertSHA256 {
 	case shown:
@@ -115,4 +117,8 @@ func short(fingerprint string) string { return fingerprint[:min(len(fingerprint)
 
 // Forget forgets the pinned certificate and which protocol answered: the next
 // operation pins and finds out anew.
-func (c *Client) Forget() error { return c.remember(Known{}) }
+func (c *Client) Forget() error {
+	c.change.Lock()
+	defer c.change.Unlock()
+	return c.remember(Known{})
+}
