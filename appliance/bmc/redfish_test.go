@@ -17,7 +17,7 @@ import (
 )
 
 // quick is a pace for controllers that are slow only where a test says so.
-var quick = pace{request: 20 * time.Second, poll: 20 * time.Millisecond, power: time.Second, boot: 500 * time.Millisecond, media: time.Second}
+var quick = pace{request: 20 * time.Second, poll: 50 * time.Millisecond, power: 3 * time.Second, boot: 2 * time.Second, media: 2 * time.Second}
 
 var everyKind = []string{"ilo", "idrac", "xcc", "supermicro", "ami", "sushy"}
 
