@@ -93,6 +93,9 @@ func (h *service) switchPower(c *call) (any, error) {
 		return nil, badRequest("%q is nothing that can be done to power: want on, off, cycle, reset or soft", ask.Action)
 	}
 	by, err := h.by(m.Name, ask.By)
+	if action == bmc.SoftOff && ask.By == "" && h.means(m.Name).Soft {
+		by, err = api.BySystem, nil // whoever reaches it: the BMC, WinRM, ssh
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +131,7 @@ func noun(by api.Power) string {
 	if by == api.ByBMC {
 		return "BMC"
 	}
-	return "switch"
+	return string(by)
 }
 
 func throughThe(by api.Power) string { return "through the " + noun(by) }

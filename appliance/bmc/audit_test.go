@@ -50,6 +50,7 @@ func textOf(list []Finding, check string) (text string) {
 // ipmi_sim takes commands with cipher suite 0 and any password, and sessions of IPMI 1.5 without
 // authentication; it is the one that has everything wrong.
 func TestAudit(t *testing.T) {
+	t.Parallel()
 	s := startSim(t, `  user 3 true "ADMIN" "ADMIN" admin 10 none md2 md5 straight`)
 	a := &Auditor{Targets: []Target{{Machine: "srv01", Controller: s.client(),
 		Config: Config{Protocol: "ipmi", Host: "127.0.0.1", Port: s.port, User: "rescue", Password: fixed("secret12")}}}}
@@ -90,6 +91,7 @@ func TestAudit(t *testing.T) {
 
 // A controller of the file that answers under a second address, on the rescue LAN.
 func TestAuditLAN(t *testing.T) {
+	t.Parallel()
 	s := startSim(t, "")
 	lan := netip.MustParsePrefix("127.0.0.6/29") // .1 to .6; the simulator is .1
 	a := &Auditor{LAN: lan, Own: lan.Addr(), IPMIPort: s.port, TLSPort: 1}
@@ -209,6 +211,7 @@ func replyTo(b []byte, data ...byte) []byte {
 
 // One that refuses everything is good, and one that does not answer is as well.
 func TestAuditGood(t *testing.T) {
+	t.Parallel()
 	f := &fakeController{caps: []byte{0x80, 0x04, 2, 0, 0, 0, 0}, status: 0x11}
 	for name, port := range map[string]int{"refuses": f.listen(t), "silent": freePort(t)} {
 		a := &Auditor{Targets: []Target{{Machine: "srv01", Config: Config{Protocol: "ipmi", Host: "127.0.0.1", Port: port, User: "rescue", Password: fixed("x")}}}}
@@ -260,6 +263,7 @@ func TestAuditCapabilities(t *testing.T) {
 
 // The web server: certificates, and factory accounts over Redfish, each tried once.
 func TestAuditWeb(t *testing.T) {
+	t.Parallel()
 	var tries atomic.Int32
 	open := ""
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

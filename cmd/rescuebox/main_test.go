@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 //
 //	site up|down           start or stop the daemon's API, with the state kept
 //	site bmc               before up: srv01 has a BMC and a switch, and is on
+//	site pressed MACHINE   wait until its order has pressed the button
 //	site sound             nothing bad is found about it any more
 //	site seen MAC          a boot client asks on the LAN
 //	site ordered MACHINE   wait until the machine has an open order
@@ -94,6 +95,8 @@ func siteCommand(ts *testscript.TestScript, neg bool, args []string) {
 		err = s.loads(rest[0])
 	case "bmc":
 		s.bmc = &testBMC{state: bmc.On}
+	case "pressed":
+		err = s.bmc.pressed(rest[0])
 	case "sound":
 		s.bmc.sound = true
 	case "claims":

@@ -31,6 +31,7 @@ type testBMC struct {
 	state bmc.State
 	sound bool // nothing bad is found
 	table *boot.Table
+	last  string // id of the order that pressed last
 
 	services []bmc.Service
 	dial     func(ctx context.Context, target netip.AddrPort) (net.Conn, error)
@@ -48,6 +49,24 @@ func (b *testBMC) wire(s *admin.Server, table *boot.Table) {
 
 func (b *testBMC) press(o boot.Order, soft bool, via string) {
 	b.table.Record(boot.Event{Step: boot.StepPower, Machine: o.Machine, Order: o.ID, Text: fmt.Sprintf("pressed soft=%t via=%s", soft, via)})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last = o.ID
+}
+
+// pressed waits until a machine's open order has pressed the button.
+func (b *testBMC) pressed(machine string) error {
+	for range 3000 {
+		o, ok := b.table.OpenOrder(machine)
+		b.mu.Lock()
+		last := b.last
+		b.mu.Unlock()
+		if ok && o.ID == last {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New("no order pressed the button of " + machine)
 }
 
 func (b *testBMC) Means(machine string) admin.Means {

@@ -14,6 +14,9 @@ const (
 	BySwitch Power = "switch" // a PDU, PiKVM, Wake-on-LAN, a command
 )
 
+// BySystem is how a machine is shut down: its own system does it.
+const BySystem Power = "system"
+
 // PowerState is whether a machine has power.
 type PowerState struct {
 	Machine string  `json:"machine"`
@@ -32,7 +35,7 @@ type PowerAction struct {
 type PowerDone struct {
 	Machine string    `json:"machine"`
 	Action  string    `json:"action"`
-	By      Power     `json:"by"`
+	By      Power     `json:"by"`  // bmc, switch; of soft system
 	Who     string    `json:"who"` // the caller
 	Time    time.Time `json:"time"`
 }
