@@ -92,6 +92,27 @@ func switchOf(m config.Machine, lan string, memory *remembered) power.Config {
 	return to
 }
 
+// switchError is the error of a switch that also says what it is in the words of package
+// bmc, by which callers tell a wrong password from silence.
+type switchError struct {
+	error
+	is error
+}
+
+func (e switchError) Is(target error) bool { return target == e.is }
+func (e switchError) Unwrap() error        { return e.error }
+
+// bySwitch translates the errors of a switch.
+func bySwitch(err error) error {
+	for of, is := range map[error]error{power.ErrRefused: bmc.ErrRefused, power.ErrSilent: bmc.ErrSilent, power.ErrUnsupported: bmc.ErrUnsupported,
+		power.ErrNotTaken: bmc.ErrNotTaken, power.ErrCertificate: bmc.ErrCertificate} {
+		if errors.Is(err, of) {
+			return switchError{err, is}
+		}
+	}
+	return err
+}
+
 // Power is that of button. Where there are a BMC and a switch, the BMC knows better.
 func (p *machinePower) Power(ctx context.Context) (bmc.State, error) {
 	if p.bmc != nil {
@@ -99,7 +120,7 @@ func (p *machinePower) Power(ctx context.Context) (bmc.State, error) {
 	}
 	if p.outlet != nil {
 		state, err := p.outlet.State(ctx)
-		return bmc.State(state), err
+		return bmc.State(state), bySwitch(err)
 	}
 	return bmc.Unknown, bmc.ErrUnsupported
 }
@@ -121,7 +142,7 @@ func (p *machinePower) Start(ctx context.Context, b bmc.Boot) (bmc.Next, error) 
 	if errors.Is(err, power.ErrUnsupported) { // Wake-on-LAN
 		err = p.outlet.On(ctx)
 	}
-	return next, err
+	return next, bySwitch(err)
 }
 
 // Next is that of button.

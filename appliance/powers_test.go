@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,10 @@ func TestSwitchStarts(t *testing.T) {
 	outlet.cycleErr = power.ErrUnsupported
 	if _, err := p.Start(t.Context(), bmc.Boot{Device: bmc.Network}); err != nil || strings.Join(outlet.log, " ") != "cycle cycle on" {
 		t.Errorf("%v, %q", err, outlet.log)
+	}
+	outlet.cycleErr = fmt.Errorf("%w: outlet 3", power.ErrSilent)
+	if _, err := p.Start(t.Context(), bmc.Boot{Device: bmc.Network}); !errors.Is(err, bmc.ErrSilent) || !errors.Is(err, power.ErrSilent) || err.Error() != "the switch does not answer: outlet 3" {
+		t.Errorf("a switch that is silent: %v", err)
 	}
 	if _, err := p.Start(t.Context(), bmc.Boot{Device: bmc.VirtualCD}); !errors.Is(err, bmc.ErrUnsupported) {
 		t.Errorf("a switch with a CD: %v", err)

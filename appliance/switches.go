@@ -50,7 +50,7 @@ func (s switches) State(ctx context.Context, machine string, by api.Power) (bmc.
 		return p.bmc.Power(ctx)
 	}
 	state, err := p.outlet.State(ctx)
-	return bmc.State(state), err
+	return bmc.State(state), bySwitch(err)
 }
 
 // Do is that of admin.Powers.
@@ -71,11 +71,11 @@ func (s switches) Do(ctx context.Context, machine string, a bmc.Action, by api.P
 	}
 	switch a {
 	case bmc.PowerOn:
-		return p.outlet.On(ctx)
+		return bySwitch(p.outlet.On(ctx))
 	case bmc.PowerOff:
-		return p.outlet.Off(ctx)
+		return bySwitch(p.outlet.Off(ctx))
 	case bmc.Cycle, bmc.Reset: // a switch knows no other reset
-		return p.outlet.Cycle(ctx)
+		return bySwitch(p.outlet.Cycle(ctx))
 	}
 	return bmc.ErrUnsupported
 }
