@@ -105,8 +105,8 @@ func (s switches) Services(ctx context.Context, machine string) (netip.Addr, []b
 		return netip.Addr{}, nil, err
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", p.config.Host)
-	if err != nil {
-		return netip.Addr{}, nil, fmt.Errorf("find the BMC of %s: %w", machine, err)
+	if err != nil || len(addrs) == 0 {
+		return netip.Addr{}, nil, fmt.Errorf("find the address of the BMC of %s: %w", machine, err)
 	}
 	list, err := p.bmc.Services(ctx)
 	return addrs[0].Unmap(), list, err
