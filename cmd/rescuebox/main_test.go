@@ -98,7 +98,7 @@ func siteCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "pressed":
 		err = s.bmc.pressed(rest[0])
 	case "sound":
-		s.bmc.sound = true
+		s.bmc.sound.Store(true)
 	case "claims":
 		err = s.claims(rest[0])
 	default:

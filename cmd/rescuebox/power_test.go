@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,7 +30,7 @@ import (
 type testBMC struct {
 	mu    sync.Mutex
 	state bmc.State
-	sound bool // nothing bad is found
+	sound atomic.Bool // nothing bad is found
 	table *boot.Table
 	last  string // id of the order that pressed last
 
@@ -105,7 +106,7 @@ func (b *testBMC) Audit(_ context.Context, _ string, lan bool) (bmc.Audit, error
 	a := bmc.Audit{Findings: []bmc.Finding{
 		{Machine: "srv01", Host: "10.0.9.21", Check: "tls", Level: bmc.Good, Text: "its certificate is new"},
 		{Machine: "srv01", Host: "10.0.9.21", Check: "rakp-hash", Level: bmc.Note, Text: "a hash is told", Hint: "a long password"}}}
-	if !b.sound {
+	if !b.sound.Load() {
 		a.Findings = append(a.Findings, bmc.Finding{Machine: "srv01", Host: "10.0.9.21", Check: "cipher-0", Level: bmc.Bad, Text: "no password\x1b[2J is needed", Hint: "switch it off"})
 	}
 	if lan {
