@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,6 +65,21 @@ func (c consoles) Attach(ctx context.Context, machine string, a admin.ConsoleAtt
 func (c consoles) Tail(machine string, lines int) ([]string, error) {
 	list, err := c.Keeper.Tail(machine, lines)
 	return list, consoleRefusal(err)
+}
+
+// lastLine is what a machine's console said last, without its time, or "".
+func (c consoles) lastLine(machine string) string {
+	lines, err := c.Keeper.Tail(machine, 20)
+	if err != nil {
+		return ""
+	}
+	for i := len(lines) - 1; i >= 0; i-- {
+		// Two spaces stand between the time and what the machine said; remarks of ours have one.
+		if _, said, ok := strings.Cut(lines[i], "  "); ok && strings.TrimSpace(said) != "" {
+			return strings.TrimSpace(said)
+		}
+	}
+	return ""
 }
 
 // consoleSession is one who looks, as the API sees it.

@@ -276,7 +276,7 @@ type pressed struct {
 const maxWaiting = 256
 
 func newPowering(b *box) *powering {
-	return &powering{presser: presser{orders: b.table, uefi: b.uefi}, powers: b.powers, waiting: make(chan pressed, maxWaiting)}
+	return &powering{presser: presser{orders: b.table, uefi: b.uefi, lastLine: func(machine string) string { return b.serial.lastLine(machine) }}, powers: b.powers, waiting: make(chan pressed, maxWaiting)}
 }
 
 // errBusy is for an order that nobody will press.

@@ -44,6 +44,18 @@ type button interface {
 type presser struct {
 	orders orders
 	uefi   func(machine string) bool // by which firmware the machine boots
+	// lastLine is what its console said last, or "".
+	lastLine func(machine string) string
+}
+
+// bootText says what was set, and where they differ, what is read back: some controllers keep
+// less than they do.
+func bootText(asked bmc.Boot, set bmc.Next) string {
+	want := bmc.Next{Boot: asked, Held: true}
+	if set == want || set.Device != asked.Device {
+		return set.String()
+	}
+	return fmt.Sprintf("%s (the BMC reads back: %s)", want, set)
 }
 
 // way is how a machine is started for an order.
@@ -83,7 +95,7 @@ func (p *presser) press(ctx context.Context, o boot.Order, c button, w way) {
 			p.fail(ctx, o, fmt.Sprintf("power: %v", err))
 			return
 		}
-		p.tell(o, "power is cycled, to boot once from "+set.String())
+		p.tell(o, "power is cycled, to boot once from "+bootText(next, set))
 		if p.heard(ctx, o, events, patience, w.media != "") {
 			return
 		}
@@ -184,7 +196,11 @@ func (p *presser) ask(ctx context.Context, o boot.Order, c button, patience time
 	if attempt+1 < presses {
 		text += "; once more"
 	}
-	p.tell(o, text)
+	e := boot.Event{Step: boot.StepPower, Machine: o.Machine, Order: o.ID, Text: text}
+	if line := p.lastLine(o.Machine); line != "" { // for those who may look at the console
+		e.Lines = []string{strings.ReplaceAll(line, o.Token, "[token]")}
+	}
+	p.orders.Record(e)
 	return said
 }
 

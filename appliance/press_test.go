@@ -23,8 +23,14 @@ type fakeOrders struct {
 }
 
 func (f *fakeOrders) OpenOrder(string) (boot.Order, bool) { return f.order, f.open }
-func (f *fakeOrders) Record(e boot.Event)                 { f.told = append(f.told, e.Text) }
-func (f *fakeOrders) Watch() (<-chan boot.Event, func())  { return f.events, func() {} }
+func (f *fakeOrders) Record(e boot.Event) {
+	text := e.Text
+	if len(e.Lines) > 0 {
+		text += fmt.Sprintf(" %s", e.Lines)
+	}
+	f.told = append(f.told, text)
+}
+func (f *fakeOrders) Watch() (<-chan boot.Event, func()) { return f.events, func() {} }
 func (f *fakeOrders) Fail(_, reason string) error {
 	f.failed, f.open = reason, false
 	return nil
@@ -81,6 +87,7 @@ func TestPress(t *testing.T) {
 		controller fakeController
 		soft       bool
 		media      string
+		console    string
 		heardAt    int // the press after which the machine is heard of; 0: never
 		log        []string
 		told       string // joined
@@ -91,6 +98,8 @@ func TestPress(t *testing.T) {
 			told: "power is cycled, to boot once from network, UEFI"},
 		{name: "second press", heardAt: 2, log: []string{"start network uefi=true", "start network uefi=true"}, took: bootPatience + discoverAfter,
 			told: "srv01 was not heard of within 3m0s; power is on and the next boot is network, UEFI; once more"},
+		{name: "the console knows why", console: "No bootable device, token=s3cret", heardAt: 2, log: []string{"start network uefi=true", "start network uefi=true"}, took: bootPatience + discoverAfter,
+			told: "once more [No bootable device, token=[token]]"},
 		{name: "never", log: []string{"start network uefi=true", "start network uefi=true"}, took: 2 * bootPatience,
 			failed: "srv01 was power cycled 2 times and did not ask for a network boot: power is on and the next boot is network, UEFI"},
 		{name: "no BMC", controller: fakeController{startErr: bmc.ErrSilent}, log: []string{"start network uefi=true"}, failed: "power: the controller does not answer"},
@@ -110,7 +119,7 @@ func TestPress(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed}, open: true, events: make(chan boot.Event, 10)}
+				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed, Token: "s3cret"}, open: true, events: make(chan boot.Event, 10)}
 				c.controller.started = func(n int) {
 					f.events <- boot.Event{Step: boot.StepPower, Order: "ab"}
 					f.events <- boot.Event{Step: boot.StepDiscover, Order: "another"}
@@ -123,7 +132,7 @@ func TestPress(t *testing.T) {
 						time.AfterFunc(discoverAfter, func() { f.events <- boot.Event{Step: step, Order: "ab"} })
 					}
 				}
-				p := &presser{orders: f, uefi: func(string) bool { return true }}
+				p := &presser{orders: f, uefi: func(string) bool { return true }, lastLine: func(string) string { return c.console }}
 				begun := time.Now()
 				p.press(t.Context(), f.order, &c.controller, way{soft: c.soft, media: c.media})
 				if took := time.Since(begun); took != c.took {
@@ -149,9 +158,23 @@ func TestPressCancelled(t *testing.T) {
 		f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed}, open: true, events: make(chan boot.Event, 10)}
 		c := &fakeController{}
 		time.AfterFunc(time.Minute, func() { f.open = false })
-		(&presser{orders: f, uefi: func(string) bool { return false }}).press(t.Context(), f.order, c, way{})
+		(&presser{orders: f, uefi: func(string) bool { return false }, lastLine: func(string) string { return "" }}).press(t.Context(), f.order, c, way{})
 		if len(c.log) != 1 || f.failed != "" {
 			t.Errorf("%q, failed %q", c.log, f.failed)
 		}
 	})
+}
+
+// What was asked for stands first; what a controller keeps of it only where it is less.
+func TestBootText(t *testing.T) {
+	asked := bmc.Boot{Device: bmc.Network, UEFI: true}
+	for want, set := range map[string]bmc.Next{
+		"network, UEFI": {Boot: asked, Held: true},
+		"network, UEFI (the BMC reads back: network, BIOS, not marked as valid)": {Boot: bmc.Boot{Device: bmc.Network}},
+		"its own boot order, UEFI": {Boot: bmc.Boot{Device: ownOrder, UEFI: true}, Held: true},
+	} {
+		if got := bootText(asked, set); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }

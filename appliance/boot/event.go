@@ -41,7 +41,7 @@ type Event struct {
 	File      string   // for StepFile
 	Bytes     int64    // for StepFile: sent so far
 	Total     int64    // for StepFile: size
-	Lines     []string // for StepConsole: the last of the machine's console, oldest first
+	Lines     []string // the last of the machine's console, oldest first: for StepConsole, StepPower
 	Transient bool     // progress: told to watchers, not stored
 }
 

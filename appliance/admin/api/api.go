@@ -178,7 +178,7 @@ type Event struct {
 	File      string    `json:"file,omitempty"`
 	Bytes     int64     `json:"bytes,omitempty"`
 	Total     int64     `json:"total,omitempty"`
-	Lines     []string  `json:"lines,omitempty"` // of step console, for operators: what it said last
+	Lines     []string  `json:"lines,omitempty"` // of steps console and power, for operators: what the machine's console said last
 	Transient bool      `json:"transient,omitempty"`
 }
 
