@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"rescuebox/images"
 )
 
 // The BMC, at an address that nobody knows, gets the order's own disk by a path
@@ -66,5 +68,41 @@ func TestRecordConsole(t *testing.T) {
 	last := events[len(events)-1]
 	if last.Step != StepConsole || len(last.Lines) != 2 || last.Lines[0] != "Command line: quiet token=[token]" || last.Lines[1] != "Kernel panic" {
 		t.Errorf("%+v", last)
+	}
+}
+
+// A machine that somebody booted from a stick gets the root of its rescue system without
+// an order, and nothing that firmware asks for.
+func TestStick(t *testing.T) {
+	c := chainConfig(t)
+	for name, arch := range map[string]string{"stick-arm64": "arm64", "stick": "amd64"} {
+		i := images.Image{Name: name, Kind: images.Linux, Arch: arch, Kernel: "vmlinuz", Up: images.Agent, ISO: &images.ISO{File: "rescue.iso", ConfigAt: 1, ConfigSize: 1}}
+		if _, err := c.Images.Add(i, map[string]io.Reader{"vmlinuz": strings.NewReader("kernel"), "rescue.iso": strings.NewReader("iso"),
+			"root.squashfs": strings.NewReader("root for " + arch), "shimx64.efi": pe(peAMD64, "shim")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table := New(c)
+	read := func(path string) (string, error) {
+		f, err := table.Open(path, from100)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		text, err := io.ReadAll(f)
+		table.Served(f)
+		return string(text), err
+	}
+	if text, err := read("boot/525400123456/root.squashfs"); err != nil || text != "root for amd64" {
+		t.Errorf("%q, %v", text, err)
+	}
+	table.Decide(Client{MAC: mac1, Arch: UEFIARM64, Program: Firmware})
+	if text, err := read("boot/525400123456/root.squashfs"); err != nil || text != "root for arm64" {
+		t.Errorf("a machine that was seen: %q, %v", text, err)
+	}
+	for _, path := range []string{"boot/525400123456/shimx64.efi", "boot/525400123456/vmlinuz", "boot/525400123456/rescue.iso", "boot/0253000000ff/root.squashfs"} {
+		if text, err := read(path); err == nil {
+			t.Errorf("%s was served: %q", path, text)
+		}
 	}
 }

@@ -74,6 +74,8 @@ func (t *Table) Open(rawPath string, from netip.Addr) (*File, error) {
 	var f *File
 	if err == nil {
 		f, err = t.find(d, mac, name)
+	} else if f, ok := t.openStick(err, d, mac, name); ok {
+		return f, nil
 	}
 	if err == nil && f.Personal {
 		if err = t.ownScript(d, from); err != nil {
