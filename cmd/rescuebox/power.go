@@ -40,7 +40,7 @@ func (c *cli) powerCommand() *cobra.Command {
 	p := &powerer{cli: c}
 	var bySwitch bool
 	cmd := &cobra.Command{
-		Use:   "power MACHINE on|off|cycle|reset|soft|status",
+		Use:   "power MACHINE [on|off|cycle|reset|soft|status]",
 		Short: "Switch a machine's power, through its BMC or its switch",
 		Long: `Switch a machine's power through its BMC, or through its switch (PDU, PiKVM,
 Wake-on-LAN, command) where it has no BMC. soft asks the machine's system to shut
@@ -48,7 +48,7 @@ down, and is done when it was asked. A switch beside a BMC is the last resort:
 --switch asks for it.
 
 What cuts power or ends what runs is asked about first. Scripts say --yes.`,
-		Example: `  rescuebox power srv01 status
+		Example: `  rescuebox power srv01
   rescuebox power srv01 cycle
   rescuebox power srv01 off --switch --yes`,
 		Args:              p.arguments,
@@ -73,11 +73,12 @@ func powerNames(context.Context, *api.Client) (names []string, err error) {
 	return names, nil
 }
 
-// arguments takes MACHINE and an action.
+// arguments takes MACHINE and an action, status where none is given.
 func (p *powerer) arguments(cmd *cobra.Command, args []string) error {
-	if err := cobra.ExactArgs(2)(cmd, args); err != nil {
+	if err := cobra.RangeArgs(1, 2)(cmd, args); err != nil {
 		return err
 	}
+	args = append(slices.Clip(args), "status")
 	p.machine, p.action = args[0], args[1]
 	names, _ := powerNames(cmd.Context(), nil)
 	i := slices.Index(names, p.action)
