@@ -142,7 +142,7 @@ func plain(err error) error {
 	text := err.Error()
 	var no *types.ResponseError
 	switch {
-	case errors.Is(err, ErrUnsupported), errors.Is(err, ErrNotTaken):
+	case errors.Is(err, ErrUnsupported), errors.Is(err, ErrNotTaken), errors.Is(err, errHalfway):
 		return err
 	case strings.Contains(text, client.ErrRAKPAuthentication.Error()),
 		strings.Contains(text, statusText(types.RmcpStatusCodeUnauthorizedName)),
@@ -203,7 +203,8 @@ func (i *IPMI) Do(ctx context.Context, a Action) error {
 }
 
 // control sends a chassis control. To cycle what is off is an error for a
-// controller, so it is switched on.
+// controller, so it is switched on. One whose answer is lost may have been done, and is
+// not to be sent again by another protocol.
 func (i *IPMI) control(ctx context.Context, c *client.Client, a Action) error {
 	if a == Cycle || a == Reset {
 		state, err := chassisPower(ctx, c)
@@ -221,6 +222,11 @@ func (i *IPMI) control(ctx context.Context, c *client.Client, a Action) error {
 	_, err := c.ChassisControl(ctx, command)
 	if no, ok := types.IsResponseError(err); ok && (no.CompletionCode() == types.CodeInvalidCommand || no.CompletionCode() == types.CodeRequestDataFieldInvalid) {
 		return fmt.Errorf("%w: power %s (%w)", ErrUnsupported, a, err)
+	}
+	if err != nil {
+		if err = plain(err); errors.Is(err, ErrSilent) {
+			return fmt.Errorf("%w, %w", err, errHalfway)
+		}
 	}
 	return err
 }

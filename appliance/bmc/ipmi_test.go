@@ -3,6 +3,8 @@ package bmc
 import (
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +63,25 @@ func TestIPMIStart(t *testing.T) {
 	}
 	if _, err := s.client().Set(t.Context(), Boot{Device: NetworkHTTP, UEFI: true}); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("IPMI knows no HTTP Boot, and got %v", err)
+	}
+}
+
+// A command whose answer is lost may have been done: it is no mere silence, after which
+// it would be sent again by the other protocol.
+func TestIPMIHalfway(t *testing.T) {
+	s := startSim(t, "")
+	s.set(t, "power", "1")
+	log := func() string {
+		b, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+		return string(b)
+	}
+	port := relayUDP(t, s.port, func() bool { return !strings.Contains(log(), "set power") })
+	c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12")}
+	if err := c.Do(t.Context(), PowerOff); !errors.Is(err, ErrSilent) || !errors.Is(err, errHalfway) {
+		t.Errorf("got %v", err)
+	}
+	if got := s.get(t, "power"); got != "0" {
+		t.Errorf("power is %s: the command did not arrive", got)
 	}
 }
 

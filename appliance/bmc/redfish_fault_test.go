@@ -264,6 +264,36 @@ func TestRedfishHalfway(t *testing.T) {
 	}
 }
 
+// Off and on again is brought to its end, though the answer to off is lost, or nobody waits any more.
+func TestRedfishLeavesOn(t *testing.T) {
+	for _, answered := range []bool{true, false} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var service *bmctest.Redfish
+		var offs atomic.Int64
+		service, c := behind(t, "xcc", func(w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "Reset") && offs.Add(1) == 1 && !answered:
+				service.ServeHTTP(&deaf{}, r)
+				drop(w)
+				return true
+			case answered && offs.Load() == 1 && r.Method == http.MethodGet:
+				cancel() // the box stops while it waits for off
+			}
+			return false
+		})
+		service.Change(service.System(), func(r map[string]any) { r["PowerState"] = "On" })
+		allow(service, "ForceOff", "On")
+		err := c.Do(ctx, Cycle)
+		if got := resets(service); !slices.Equal(got, []string{"ForceOff", "On"}) {
+			t.Errorf("answered=%t: sent %v (%v)", answered, got, err)
+		}
+		if state, err := c.Power(t.Context()); state != On || err != nil {
+			t.Errorf("answered=%t: power is %s, %v", answered, state, err)
+		}
+	}
+}
+
 // deaf is an answer that nobody hears.
 type deaf struct{ header http.Header }
 

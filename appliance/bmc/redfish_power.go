@@ -98,11 +98,14 @@ func (s *session) do(ctx context.Context, a Action) error {
 
 // goOne goes one way: a reset, or off, wait, and on.
 func (s *session) goOne(ctx context.Context, sys *systemView, way []reset) error {
-	if err := s.reset(ctx, sys, way[0]); err != nil || len(way) == 1 {
+	err := s.reset(ctx, sys, way[0])
+	if len(way) == 1 || err != nil && !errors.Is(err, errHalfway) {
 		return err
 	}
 	state, err := s.until(ctx, Off, s.pace.power)
-	// Whatever it says, the server is not left without power.
+	// Whatever it says, and whether or not somebody still waits, the server is not left without power.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.pace.power)
+	defer cancel()
 	onErr := s.reset(ctx, sys, way[1])
 	for range 3 {
 		if !refusedBy(onErr) || s.sleep(ctx) != nil {
