@@ -231,7 +231,7 @@ func (a *Auditor) look(ctx context.Context, s *subject) {
 	a.lookAtIPMI(ctx, s)
 	secure := s.lookAtTLS(ctx)
 	a.lookAtAccounts(ctx, s, secure)
-	s.lookAtPort(ctx)
+	s.lookAtPort(ctx, a.LAN)
 	if ctx.Err() != nil {
 		s.found(checkIPMI, Note, "ask for this machine alone", "there was no time to look at all of it")
 	}

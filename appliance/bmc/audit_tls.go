@@ -11,9 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/bougou/go-ipmi/pkg/client"
-	"github.com/bougou/go-ipmi/pkg/types"
 )
 
 // anyTLS takes whatever a controller offers: it is looked at afterwards.
@@ -87,42 +84,4 @@ func weakTLS(state tls.ConnectionState) (problems []string) {
 		problems = append(problems, "its signature is "+cert.SignatureAlgorithm.String())
 	}
 	return problems
-}
-
-// lookAtPort reads how the controller is connected, where it says so over IPMI. The account
-// is known to be right by then.
-func (s *subject) lookAtPort(ctx context.Context) {
-	if s.info.Protocol != "ipmi" || s.Config.Password == nil {
-		return
-	}
-	i := &IPMI{Host: s.addr.String(), Port: s.ipmi, User: s.Config.User, Password: s.Config.Password}
-	_ = i.session(ctx, "ask for the network port", func(ctx context.Context, c *client.Client) error {
-		var ip types.LanConfigParam_IP
-		if c.GetLanConfigParamFor(ctx, types.ChannelNumberSelf, &ip) == nil && !ip.IP.IsUnspecified() && ip.IP.String() != s.addr.String() {
-			s.found(checkNetwork, Note, "is there a translation of addresses in between, or a second port?", "it says that its address is %s", ip.IP)
-		}
-		if makerOf(s.info.Vendor) == supermicro {
-			s.supermicroPort(ctx, c)
-		}
-		return nil
-	})
-}
-
-// supermicroPort reads the mode of the network port by Supermicro's own command
-// (0x30 0x70 0x0c): dedicated, shared with the server's first port, or by failover,
-// their default: unplugged, the controller moves to the server's network.
-func (s *subject) supermicroPort(ctx context.Context, c *client.Client) {
-	const hint = "ipmitool raw 0x30 0x70 0x0c 1 0 sets it to dedicated"
-	r, err := c.RawCommand(ctx, 0x30, 0x70, []byte{0x0c, 0}, "network port")
-	if err != nil || len(r.Response) == 0 {
-		return
-	}
-	switch r.Response[0] {
-	case 0:
-		s.found(checkNetwork, Good, "", "its network port is dedicated")
-	case 1:
-		s.found(checkNetwork, Bad, hint, "its network port is shared with the server's")
-	case 2:
-		s.found(checkNetwork, Bad, hint, "its network port fails over to the server's: unplugged, the BMC appears on that network")
-	}
 }

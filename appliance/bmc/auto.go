@@ -237,6 +237,18 @@ func (c *Client) Info(ctx context.Context) (info Info, err error) {
 	return info, err
 }
 
+// Wiring reads how the controller's network port is connected, over Redfish. IPMI has no common
+// word for it: there it is not known.
+func (c *Client) Wiring(ctx context.Context) (w Wiring, err error) {
+	err = c.do(ctx, func(s speaks) (err error) {
+		if r, ok := s.(*Redfish); ok {
+			w, err = r.Wiring(ctx)
+		}
+		return err
+	})
+	return w, err
+}
+
 // Console is that of Controller. Redfish has none that is the same anywhere, so it is
 // always IPMI's Serial over LAN, on the same host with the same user.
 func (c *Client) Console(ctx context.Context) (io.ReadWriteCloser, error) {

@@ -76,10 +76,11 @@ type (
 	}
 	managerView struct {
 		resource
-		FirmwareVersion string
-		VirtualMedia    link
-		NetworkProtocol link
-		Links           struct {
+		FirmwareVersion    string
+		VirtualMedia       link
+		NetworkProtocol    link
+		EthernetInterfaces link
+		Links              struct {
 			Oem struct {
 				Dell struct{ DellAttributes []link }
 			}
@@ -235,6 +236,14 @@ func (s *session) managers(ctx context.Context, sys *systemView) []managerView {
 		list = append(list, m)
 	}
 	return list
+}
+
+// dellAttributes are the resources in which an iDRAC has its attributes; older ones name none.
+func (m managerView) dellAttributes() (paths []string) {
+	for _, l := range m.Links.Oem.Dell.DellAttributes {
+		paths = append(paths, l.ID)
+	}
+	return append(paths, m.link.ID+"/Attributes")
 }
 
 // maker is who made a controller, where that matters.
