@@ -12,6 +12,7 @@ import (
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/config"
+	"rescuebox/appliance/power"
 )
 
 // switches lets the API at what switches the machines; it is admin's Powers and BMCs.
@@ -124,6 +125,42 @@ func (s switches) Trust(ctx context.Context, machine string) (string, error) {
 		return "", err
 	}
 	return p.bmc.Trust(ctx)
+}
+
+// Forget is that of admin.BMCs.
+func (s switches) Forget(machine string) (hosts []string, err error) {
+	p, able := s.powers[machine], false
+	if p == nil {
+		p = &machinePower{}
+	}
+	for _, of := range p.forgetters() {
+		host, err := of.Forget()
+		switch {
+		case errors.Is(err, power.ErrUnsupported):
+			continue
+		case err != nil:
+			return hosts, err
+		case host != "":
+			hosts = append(hosts, host)
+		}
+		able = true
+	}
+	if !able {
+		return nil, &boot.Refusal{Reason: machine + " has nothing whose certificate is pinned",
+			Hint: "a BMC, a PiKVM and WinRM over HTTPS have one; the SSH key of a shutdown is host_key in the file of the site"}
+	}
+	return hosts, nil
+}
+
+// forgetters are what of a machine's switches may have a certificate pinned.
+func (p *machinePower) forgetters() (list []power.Forgetter) {
+	if of, ok := p.outlet.(power.Forgetter); ok {
+		list = append(list, of)
+	}
+	if p.shutdown != nil {
+		list = append(list, p.shutdown)
+	}
+	return list
 }
 
 // pressFor has an order's machine switched on: via "media" from the rescue disk in its

@@ -24,6 +24,9 @@ type BMCs interface {
 	Audit(ctx context.Context, machine string, lan bool) (bmc.Audit, error)
 	// Trust pins the certificate that a machine's controller shows now.
 	Trust(ctx context.Context, machine string) (sha256 string, err error)
+	// Forget forgets the certificates of what else switches the machine, its PiKVM and its
+	// WinRM: those that they show next are pinned. A machine without such is a *boot.Refusal.
+	Forget(machine string) (hosts []string, err error)
 }
 
 // auditLimit is that of bmc.Auditor, and some.
@@ -78,6 +81,14 @@ func auditOf(a bmc.Audit) api.BMCAudit {
 
 // trustBMC answers POST /v1/machines/{name}/bmc/trust.
 func (h *service) trustBMC(c *call) (any, error) {
+	text := cmp.Or(c.req.URL.Query().Get("switch"), "false")
+	other, err := strconv.ParseBool(text)
+	if err != nil {
+		return nil, badRequest("switch=%s is neither true nor false", quoteIfOdd(text))
+	}
+	if other || !h.means(c.path("name")).BMC {
+		return h.forgetPins(c)
+	}
 	m, err := h.findBMC(c)
 	if err != nil {
 		return nil, err
@@ -90,6 +101,24 @@ func (h *service) trustBMC(c *call) (any, error) {
 	}
 	c.args += " sha256=" + sum
 	return api.BMCTrust{Machine: m, SHA256: sum}, nil
+}
+
+// forgetPins forgets the certificates of what switches a machine beside its controller.
+func (h *service) forgetPins(c *call) (any, error) {
+	c.note("%s switch=true", quoteIfOdd(c.path("name")))
+	m, err := h.findMachine(c.path("name"))
+	switch {
+	case err != nil:
+		return nil, err
+	case h.BMCs == nil:
+		return nil, conflict("no machine of this site has a BMC or a switch").hint("add [machine.bmc] or [machine.power] to the file of the site")
+	}
+	hosts, err := h.BMCs.Forget(m.Name)
+	if err != nil {
+		return nil, err
+	}
+	c.args += " forgotten=" + strings.Join(hosts, ",")
+	return api.BMCTrust{Machine: m.Name, Forgotten: hosts}, nil
 }
 
 // findBMC is the machine of the path, which must have a controller.

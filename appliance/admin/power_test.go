@@ -75,6 +75,13 @@ func (fakeBMCs) Audit(_ context.Context, machine string, lan bool) (bmc.Audit, e
 
 func (fakeBMCs) Trust(context.Context, string) (string, error) { return strings.Repeat("ab", 32), nil }
 
+func (fakeBMCs) Forget(machine string) ([]string, error) {
+	if machine != "srv01" {
+		return nil, &boot.Refusal{Reason: machine + " has nothing whose certificate is pinned"}
+	}
+	return []string{"192.168.77.40:443"}, nil
+}
+
 // What is switched, by what, and who is said to have done it: in the answer, the
 // timeline and the audit log.
 func TestPower(t *testing.T) {

@@ -18,6 +18,7 @@ type pikvm struct {
 	base, user string
 	password   func() (string, error)
 	client     *http.Client
+	pins       Pins
 }
 
 func newPiKVM(c Config) (*pikvm, error) {
@@ -30,7 +31,7 @@ func newPiKVM(c Config) (*pikvm, error) {
 	}
 	name, port := address(u.Host, "443")
 	return &pikvm{
-		base: "https://" + u.Host, user: c.User, password: c.Password,
+		base: "https://" + u.Host, user: c.User, password: c.Password, pins: c.Pins,
 		client: &http.Client{Transport: transport(pinned(joined(name, port), c.Pins)), CheckRedirect: stay},
 	}, nil
 }

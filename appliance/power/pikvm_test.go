@@ -95,6 +95,48 @@ func TestPiKVMPinned(t *testing.T) {
 	}
 }
 
+// One that was replaced is pinned anew after the old one was forgotten, and only then.
+func TestPiKVMForgotten(t *testing.T) {
+	t.Parallel()
+	k := newKVMD(t)
+	host := strings.TrimPrefix(k.URL, "https://")
+	memory := &pins{of: map[string]string{host: strings.Repeat("ab", 32)}}
+	s := open(t, k.config(memory))
+	_, err := s.State(t.Context())
+	wantError(t, err, ErrCertificate, "geheim77")
+	if !strings.Contains(err.Error(), "rescuebox bmc trust MACHINE --switch") {
+		t.Errorf("the error does not say what to do: %v", err)
+	}
+	if of, err := s.(Forgetter).Forget(); err != nil || of != host {
+		t.Fatalf("forgot %q, %v", of, err)
+	}
+	if _, err := s.State(t.Context()); err != nil || len(memory.of[host]) != 64 || memory.of[host] == strings.Repeat("ab", 32) {
+		t.Errorf("error %v, pinned %v", err, memory.of)
+	}
+	if of, err := open(t, k.config(&pins{})).(Forgetter).Forget(); err != nil || of != "" {
+		t.Errorf("one that was never seen: %q, %v", of, err)
+	}
+}
+
+// What has no certificate says so; what has is forgotten by the port that it is asked at.
+func TestShutdownForget(t *testing.T) {
+	for _, c := range []struct {
+		kind, host, want string
+		err              error
+	}{
+		{"winrm", "DC01.corp", "dc01.corp:5986", nil},
+		{"winrm", "dc01.corp:443", "dc01.corp:443", nil},
+		{"winrm", "dc01.corp:5985", "", ErrUnsupported},
+		{"ssh", "dc01.corp", "", ErrUnsupported},
+	} {
+		memory := &pins{of: map[string]string{"dc01.corp:5986": "ab", "dc01.corp:443": "cd"}}
+		got, err := Shutdown{Kind: c.kind, Host: c.host, Pins: memory}.Forget()
+		if got != c.want || !errors.Is(err, c.err) || c.want != "" && memory.of[c.want] != "" {
+			t.Errorf("%s %s: %q, %v, %v", c.kind, c.host, got, err, memory.of)
+		}
+	}
+}
+
 // A redirect would take the password with it.
 func TestPiKVMRedirects(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -42,9 +43,48 @@ func compare(host, shown string, pins Pins) error {
 		}
 		return nil
 	default:
-		return fmt.Errorf("%w: %s had SHA-256 %.16s… and shows %.16s…; if it was replaced, have the old one forgotten, else somebody answers in its place",
+		return fmt.Errorf("%w: %s had SHA-256 %.16s… and shows %.16s…; if it was replaced, rescuebox bmc trust MACHINE --switch forgets the old one, else somebody answers in its place",
 			ErrCertificate, host, known, shown)
 	}
+}
+
+// Forgetter is what has a certificate pinned. After Forget the next one that is shown is pinned;
+// host is "" where none was, and the error ErrUnsupported where there never is one.
+type Forgetter interface {
+	Forget() (host string, err error)
+}
+
+// Forget is that of Forgetter: WinRM over HTTPS has a certificate.
+func (s Shutdown) Forget() (host string, err error) {
+	name, port := address(s.Host, portHTTPS)
+	if s.Kind != "winrm" || port == portHTTP || port == "80" {
+		return "", ErrUnsupported
+	}
+	return forget(joined(name, port), s.Pins)
+}
+
+// Forget is that of Forgetter.
+func (p *pikvm) Forget() (host string, err error) {
+	name, port := address(strings.TrimPrefix(p.base, "https://"), "443")
+	return forget(joined(name, port), p.pins)
+}
+
+// Forget is that of Forgetter.
+func (t *turns) Forget() (host string, err error) {
+	if of, ok := t.of.(Forgetter); ok {
+		return of.Forget()
+	}
+	return "", ErrUnsupported
+}
+
+func forget(host string, pins Pins) (string, error) {
+	if pins == nil || pins.Get(host) == "" {
+		return "", nil
+	}
+	if err := pins.Put(host, ""); err != nil {
+		return "", fmt.Errorf("forget the certificate of %s: %w", host, err)
+	}
+	return host, nil
 }
 
 // transport is HTTP over one connection, without a proxy, to a peer that may be slow and

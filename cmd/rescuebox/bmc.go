@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,8 +24,8 @@ func (c *cli) bmcAudit() *cobra.Command {
 		Short: "What lets strangers into the controllers of servers",
 		Long: `Look at the controller of every machine, or of one, and with --lan at all that answer
 on the rescue LAN: sessions without a password (cipher suite 0), users without a name,
-accounts as the factory left them, IPMI 1.5, weak or expired TLS, one controller under
-two addresses, its firmware.
+accounts as the factory left them, IPMI 1.5, weak or expired TLS, a network port that is shared with
+the server's or fails over to it, one controller under two addresses, its firmware.
 
 It changes nothing. Each known factory account is tried once, and not again within an
 hour, so that none is locked; the user that the box itself uses is never tried.
@@ -103,24 +104,39 @@ func (c *cli) severity(level string) string {
 }
 
 func (c *cli) bmcTrust() *cobra.Command {
-	return &cobra.Command{
+	var other bool
+	cmd := &cobra.Command{
 		Use:   "trust MACHINE",
 		Short: "Pin the certificate that a controller shows now",
 		Long: `Pin the certificate that the machine's controller shows now, in place of the one that it
 had: its board was changed, or somebody gave it another certificate. If nobody did, find
-out who answers in its place first: the box will send it the password.`,
-		Example:           "  rescuebox bmc trust srv01",
+out who answers in its place first: the box will send it the password.
+
+With --switch, or for a machine without a controller, the certificates of its PiKVM and of
+its Windows (WinRM) are forgotten instead: the ones that they show next are pinned.`,
+		Example:           "  rescuebox bmc trust srv01\n  rescuebox bmc trust srv01 --switch",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.complete(machineNames),
 		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
-			t, err := client.TrustBMC(cmd.Context(), args[0])
+			t, err := client.TrustBMC(cmd.Context(), args[0], other)
 			if err != nil {
 				return err
 			}
-			return c.show(t, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "the certificate of the BMC of %s is pinned: SHA-256 %s\n", t.Machine, clean(t.SHA256))
-				return err
-			})
+			return c.show(t, func(w io.Writer) error { return printTrust(w, t) })
 		}),
 	}
+	cmd.Flags().BoolVar(&other, "switch", false, "forget the certificates of its PiKVM and its WinRM instead")
+	return cmd
+}
+
+func printTrust(w io.Writer, t api.BMCTrust) (err error) {
+	switch {
+	case t.SHA256 != "":
+		_, err = fmt.Fprintf(w, "the certificate of the BMC of %s is pinned: SHA-256 %s\n", clean(t.Machine), clean(t.SHA256))
+	case len(t.Forgotten) == 0:
+		_, err = fmt.Fprintf(w, "no certificate of what switches %s was pinned\n", clean(t.Machine))
+	default:
+		_, err = fmt.Fprintf(w, "forgotten: the certificate of %s; the next one that is shown is pinned\n", clean(strings.Join(t.Forgotten, " and ")))
+	}
+	return err
 }

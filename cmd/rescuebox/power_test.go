@@ -120,6 +120,8 @@ func (b *testBMC) Trust(context.Context, string) (string, error) {
 	return strings.Repeat("ab", 32), nil
 }
 
+func (b *testBMC) Forget(string) ([]string, error) { return []string{"10.0.9.40:443"}, nil }
+
 // testRelays is the box's own relay, as the daemon has it.
 type testRelays struct{ *relay.Relay }
 

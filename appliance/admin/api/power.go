@@ -57,10 +57,12 @@ type BMCFinding struct {
 	Hint    string `json:"hint,omitempty"`
 }
 
-// BMCTrust is the certificate of a controller that is pinned now.
+// BMCTrust is the certificate of a controller that is pinned now, or whose certificates are pinned no
+// more.
 type BMCTrust struct {
-	Machine string `json:"machine"`
-	SHA256  string `json:"sha256"`
+	Machine   string   `json:"machine"`
+	SHA256    string   `json:"sha256,omitempty"`
+	Forgotten []string `json:"forgotten,omitempty"`
 }
 
 // Relays is several ways through the box that stand and end together.
@@ -90,10 +92,15 @@ func (c *Client) AuditBMCs(ctx context.Context, machine string, lan bool) (BMCAu
 	return get[BMCAudit](ctx, c, "/v1/bmc/audit"+query("machine", machine, "lan", sweep))
 }
 
-// TrustBMC pins the certificate that a machine's controller shows now.
-func (c *Client) TrustBMC(ctx context.Context, machine string) (BMCTrust, error) {
+// TrustBMC pins the certificate that a machine's controller shows now. For other, and where there is no
+// controller, it has those of its PiKVM and its WinRM forgotten instead.
+func (c *Client) TrustBMC(ctx context.Context, machine string, other bool) (BMCTrust, error) {
+	text := ""
+	if other {
+		text = "true"
+	}
 	var t BMCTrust
-	err := c.do(ctx, http.MethodPost, "/v1/machines/"+segment(machine)+"/bmc/trust", nil, &t)
+	err := c.do(ctx, http.MethodPost, "/v1/machines/"+segment(machine)+"/bmc/trust"+query("switch", text), nil, &t)
 	return t, err
 }
 
