@@ -49,6 +49,8 @@ type machinePower struct {
 	config   bmc.Config      // of it
 	outlet   power.Switch    // nil: none
 	shutdown *power.Shutdown // nil: the BMC asks the system (ACPI)
+
+	pressing sync.Mutex // held while its button is pressed for an order
 }
 
 // powersOf makes what switches the machines of the file, by their names.
@@ -303,8 +305,35 @@ func (p *powering) Run(ctx context.Context, ready func()) error {
 			return nil
 		case next := <-p.waiting:
 			if c, ok := p.powers[next.order.Machine]; ok {
-				wg.Go(func() { p.press(ctx, next.order, c, next.way) })
+				wg.Go(func() { p.inTurn(ctx, &c.pressing, c, next) })
 			}
 		}
 	}
+}
+
+// inTurn presses a machine's button for one order at a time, as long as the order stands. One
+// that was replaced has its disk ejected late, and that must not be the new order's; one that was
+// cancelled while its BMC was busy must not cut power any more.
+func (p *powering) inTurn(ctx context.Context, turn *sync.Mutex, c button, next pressed) {
+	turn.Lock()
+	defer turn.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	events, stop := p.orders.Watch()
+	defer stop()
+	if !p.stands(next.order) {
+		return
+	}
+	wg.Go(func() {
+		defer cancel()
+		for ctx.Err() == nil && p.stands(next.order) {
+			select {
+			case <-events:
+			case <-ctx.Done():
+			}
+		}
+	})
+	p.press(ctx, next.order, c, next.way)
 }

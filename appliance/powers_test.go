@@ -6,10 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"rescuebox/appliance/bmc"
+	"rescuebox/appliance/boot"
 	"rescuebox/appliance/power"
 )
 
@@ -48,6 +53,95 @@ func TestSwitchStarts(t *testing.T) {
 	}
 	if err := p.ShutDown(t.Context()); !errors.Is(err, bmc.ErrUnsupported) {
 		t.Errorf("a switch shuts nothing down: %v", err)
+	}
+}
+
+// slowButton starts nothing before ctx is done, or a minute is over.
+type slowButton struct {
+	fakeController
+	began chan string
+}
+
+func (b *slowButton) Start(ctx context.Context, _ bmc.Boot) (bmc.Next, error) {
+	b.began <- "start"
+	select {
+	case <-ctx.Done():
+		return bmc.Next{}, ctx.Err()
+	case <-time.After(time.Minute):
+		return bmc.Next{}, errors.New("power is cut")
+	}
+}
+
+// An order that is over is not pressed any more, and its disk is ejected before the next one's is inserted.
+func TestPressesInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &movingOrders{now: "old", watchers: map[chan boot.Event]bool{}}
+		p := &powering{presser: presser{orders: f, uefi: func(string) bool { return true }, lastLine: func(string) string { return "" }}}
+		turn, b := &sync.Mutex{}, &slowButton{began: make(chan string, 10)}
+		press := func(id string) func() {
+			return func() { p.inTurn(t.Context(), turn, b, pressed{boot.Order{ID: id, Machine: "srv01"}, way{media: id}}) }
+		}
+		var wg sync.WaitGroup
+		wg.Go(press("old"))
+		<-b.began
+		begun := time.Now()
+		f.replace("new")
+		wg.Go(press("new"))
+		<-b.began
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("the old order was pressed for %s more", took)
+		}
+		f.replace("none")
+		wg.Wait()
+		if want := []string{"insert old", "eject", "insert new", "eject"}; !slices.Equal(b.log, want) {
+			t.Errorf("%q, want %q", b.log, want)
+		}
+		p.inTurn(t.Context(), turn, b, pressed{boot.Order{ID: "old", Machine: "srv01"}, way{soft: true}})
+		if len(b.log) != 4 || f.failed != "" {
+			t.Errorf("an order that is over: %q, failed %q", b.log, f.failed)
+		}
+	})
+}
+
+// movingOrders is a table whose one open order is replaced.
+type movingOrders struct {
+	mu       sync.Mutex
+	now      string
+	failed   string
+	watchers map[chan boot.Event]bool
+}
+
+func (f *movingOrders) OpenOrder(machine string) (boot.Order, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return boot.Order{ID: f.now, Machine: machine, State: boot.Armed}, f.now != "none"
+}
+
+func (f *movingOrders) replace(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.now
+	f.now = id
+	for w := range f.watchers {
+		w <- boot.Event{Step: boot.StepFailed, Order: old}
+	}
+}
+
+func (f *movingOrders) Record(boot.Event) {}
+func (f *movingOrders) Fail(id, reason string) error {
+	f.failed = reason
+	return nil
+}
+
+func (f *movingOrders) Watch() (<-chan boot.Event, func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := make(chan boot.Event, 10)
+	f.watchers[w] = true
+	return w, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.watchers, w)
 	}
 }
 
