@@ -24,8 +24,9 @@ func (c *cli) bmcAudit() *cobra.Command {
 		Short: "What lets strangers into the controllers of servers",
 		Long: `Look at the controller of every machine, or of one, and with --lan at all that answer
 on the rescue LAN: sessions without a password (cipher suite 0), users without a name,
-accounts as the factory left them, IPMI 1.5, weak or expired TLS, a network port that is shared with
-the server's or fails over to it, one controller under two addresses, its firmware.
+accounts as the factory left them, IPMI 1.5, weak or expired TLS, a network port that is
+shared with the server's or fails over to it, one controller under two addresses, its
+firmware.
 
 It changes nothing. Each known factory account is tried once, and not again within an
 hour, so that none is locked; the user that the box itself uses is never tried.
