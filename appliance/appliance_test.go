@@ -79,7 +79,7 @@ func TestParts(t *testing.T) {
 	for _, p := range b.parts() {
 		names = append(names, p.name)
 	}
-	if want := []string{"orders", "dhcp", "tftp", "http", "notices", "notify", "admin"}; !slices.Equal(names, want) {
+	if want := []string{"orders", "dhcp", "tftp", "http", "power", "consoles", "notices", "notify", "admin"}; !slices.Equal(names, want) {
 		t.Errorf("parts %v, want %v", names, want)
 	}
 }
