@@ -91,11 +91,15 @@ func (p *presser) press(ctx context.Context, o boot.Order, c button, w way) {
 			return
 		}
 		set, err := c.Start(ctx, next)
-		if err != nil {
+		switch {
+		case errors.Is(err, bmc.ErrHalfway): // it may be on its way
+			p.tell(o, fmt.Sprintf("power may be cycled, nobody knows: %v", err))
+		case err != nil:
 			p.fail(ctx, o, fmt.Sprintf("power: %v", err))
 			return
+		default:
+			p.tell(o, "power is cycled, to boot once from "+bootText(next, set))
 		}
-		p.tell(o, "power is cycled, to boot once from "+bootText(next, set))
 		if p.heard(ctx, o, events, patience, w.media != "") {
 			return
 		}
@@ -116,6 +120,9 @@ func (p *presser) insert(ctx context.Context, o boot.Order, c button, url string
 	}
 	p.tell(o, "the rescue disk is in the BMC's virtual drive")
 	return func() {
+		if ctx.Err() != nil && p.stands(o) {
+			return // the box stops, and the machine may be booting from it
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ejectPatience)
 		defer cancel()
 		if err := m.Eject(ctx); err != nil {
@@ -126,14 +133,19 @@ func (p *presser) insert(ctx context.Context, o boot.Order, c button, url string
 
 // shutDown asks the system to shut down before its power is cut.
 func (p *presser) shutDown(ctx context.Context, o boot.Order, c button) {
-	if state, err := c.Power(ctx); err != nil || state == bmc.Off {
-		return // the press that follows says what is wrong
+	state, unknown := c.Power(ctx)
+	if unknown == nil && state == bmc.Off {
+		return
 	}
 	if err := c.ShutDown(ctx); err != nil {
 		p.tell(o, fmt.Sprintf("no orderly shutdown, power is cut: %v", err))
 		return
 	}
-	p.tell(o, "the system is asked to shut down")
+	text := "the system is asked to shut down"
+	if unknown != nil { // it is waited for all the same
+		text += fmt.Sprintf("; whether it is down cannot be seen: %v", unknown)
+	}
+	p.tell(o, text)
 	deadline := time.Now().Add(softPatience)
 	for time.Now().Before(deadline) && p.stands(o) {
 		if !sleep(ctx, softPoll) {
@@ -144,7 +156,11 @@ func (p *presser) shutDown(ctx context.Context, o boot.Order, c button) {
 			return
 		}
 	}
-	p.tell(o, fmt.Sprintf("the system did not shut down within %s, power is cut", softPatience))
+	if !p.stands(o) {
+		p.tell(o, "the order is over; the system was asked to shut down, and its power is left alone")
+		return
+	}
+	p.tell(o, fmt.Sprintf("the system was not seen to shut down within %s, power is cut", softPatience))
 }
 
 // heard waits for the machine: for its network boot, or, where it boots from a disk that

@@ -41,14 +41,17 @@ type fakeController struct {
 	state    bmc.State
 	startErr error
 	mediaErr error
-	softErr  error
-	softTime time.Duration // until a soft shutdown is through; 0: never
-	started  func(n int)
-	log      []string
-	starts   int
+	powerErr error
+
+	startsAllTheSame bool
+	softErr          error
+	softTime         time.Duration // until a soft shutdown is through; 0: never
+	started          func(n int)
+	log              []string
+	starts           int
 }
 
-func (f *fakeController) Power(context.Context) (bmc.State, error) { return f.state, nil }
+func (f *fakeController) Power(context.Context) (bmc.State, error) { return f.state, f.powerErr }
 func (f *fakeController) ShutDown(context.Context) error {
 	f.log = append(f.log, "soft")
 	if f.softErr == nil && f.softTime > 0 {
@@ -58,7 +61,7 @@ func (f *fakeController) ShutDown(context.Context) error {
 }
 func (f *fakeController) Start(_ context.Context, b bmc.Boot) (bmc.Next, error) {
 	f.log = append(f.log, fmt.Sprintf("start %s uefi=%t", b.Device, b.UEFI))
-	if f.startErr != nil {
+	if f.startErr != nil && !f.startsAllTheSame {
 		return bmc.Next{}, f.startErr
 	}
 	f.state = bmc.On
@@ -66,7 +69,7 @@ func (f *fakeController) Start(_ context.Context, b bmc.Boot) (bmc.Next, error) 
 	if f.started != nil {
 		f.started(f.starts)
 	}
-	return bmc.Next{Boot: b, Held: true}, nil
+	return bmc.Next{Boot: b, Held: true}, f.startErr
 }
 func (f *fakeController) Insert(_ context.Context, url string) error {
 	f.log = append(f.log, "insert "+url)
@@ -106,7 +109,7 @@ func TestPress(t *testing.T) {
 		{name: "soft", controller: fakeController{state: bmc.On, softTime: 12 * time.Second}, soft: true, heardAt: 1, took: 15*time.Second + discoverAfter,
 			log: []string{"soft", "start network uefi=true"}, told: "the system is asked to shut down|the system has shut down"},
 		{name: "soft does not help", controller: fakeController{state: bmc.On}, soft: true, heardAt: 1, took: softPatience + discoverAfter,
-			log: []string{"soft", "start network uefi=true"}, told: "the system did not shut down within 2m0s, power is cut"},
+			log: []string{"soft", "start network uefi=true"}, told: "the system was not seen to shut down within 2m0s, power is cut"},
 		{name: "soft is unknown", controller: fakeController{state: bmc.On, softErr: bmc.ErrUnsupported}, soft: true, heardAt: 1, took: discoverAfter,
 			log: []string{"soft", "start network uefi=true"}, told: "no orderly shutdown, power is cut: the controller cannot do that"},
 		{name: "virtual media", media: "http://192.168.77.1/media/x/rescue.iso", heardAt: 2, took: mediaPatience + discoverAfter,
@@ -114,6 +117,10 @@ func TestPress(t *testing.T) {
 			told: "the rescue disk is in the BMC's virtual drive"},
 		{name: "no virtual media", media: "http://192.168.77.1/media/x/rescue.iso", controller: fakeController{mediaErr: bmc.ErrUnsupported},
 			log: []string{"insert http://192.168.77.1/media/x/rescue.iso"}, failed: "virtual media: the controller cannot do that"},
+		{name: "soft where power cannot be asked", controller: fakeController{powerErr: bmc.ErrUnsupported}, soft: true, heardAt: 1, took: softPatience + discoverAfter,
+			log: []string{"soft", "start network uefi=true"}, told: "whether it is down cannot be seen: the controller cannot do that|the system was not seen"},
+		{name: "an answer that is lost", controller: fakeController{startErr: fmt.Errorf("%w, %w", bmc.ErrSilent, bmc.ErrHalfway), startsAllTheSame: true}, heardAt: 1, took: discoverAfter,
+			log: []string{"start network uefi=true"}, told: "power may be cycled, nobody knows: the controller does not answer"},
 		{name: "soft on a machine that is off", controller: fakeController{state: bmc.Off}, soft: true, heardAt: 1, took: discoverAfter,
 			log: []string{"start network uefi=true"}},
 	} {

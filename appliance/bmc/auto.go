@@ -158,7 +158,7 @@ func (c *Client) do(ctx context.Context, op func(speaks) error) error {
 	switch {
 	case !open:
 		return err
-	case errors.Is(err, errHalfway), ctx.Err() != nil:
+	case errors.Is(err, ErrHalfway), ctx.Err() != nil:
 		return err // asked again, it might be done twice
 	case !errors.Is(err, ErrSilent) && !isBroken(err):
 		c.learn(protocol)

@@ -218,11 +218,11 @@ func TestAutoForgets(t *testing.T) {
 				t.Errorf("after %s: %+v, %v", at.after, k, err)
 			}
 		}
-		halfway := errors.Join(ErrSilent, errHalfway)
+		halfway := errors.Join(ErrSilent, ErrHalfway)
 		asked := 0
 		remembered.Put("bmc", Known{Protocol: "redfish"})
 		err := c.do(t.Context(), func(speaks) error { asked++; return halfway })
-		if !errors.Is(err, errHalfway) || asked != 1 {
+		if !errors.Is(err, ErrHalfway) || asked != 1 {
 			t.Errorf("what may have been done was tried %d times: %v", asked, err)
 		}
 	})

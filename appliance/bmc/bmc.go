@@ -107,4 +107,6 @@ var (
 	ErrSilent      = errors.New("the controller does not answer")
 	ErrUnsupported = errors.New("the controller cannot do that")
 	ErrNotTaken    = errors.New("the controller did not take what was set")
+	// ErrHalfway goes with ErrSilent when a change was sent and no answer came: it may have been made.
+	ErrHalfway = errors.New("whether it did that is not known")
 )

@@ -142,7 +142,7 @@ func plain(err error) error {
 	text := err.Error()
 	var no *types.ResponseError
 	switch {
-	case errors.Is(err, ErrUnsupported), errors.Is(err, ErrNotTaken), errors.Is(err, errHalfway):
+	case errors.Is(err, ErrUnsupported), errors.Is(err, ErrNotTaken), errors.Is(err, ErrHalfway):
 		return err
 	case strings.Contains(text, client.ErrRAKPAuthentication.Error()),
 		strings.Contains(text, statusText(types.RmcpStatusCodeUnauthorizedName)),
@@ -225,7 +225,7 @@ func (i *IPMI) control(ctx context.Context, c *client.Client, a Action) error {
 	}
 	if err != nil {
 		if err = plain(err); errors.Is(err, ErrSilent) {
-			return fmt.Errorf("%w, %w", err, errHalfway)
+			return fmt.Errorf("%w, %w", err, ErrHalfway)
 		}
 	}
 	return err

@@ -77,7 +77,7 @@ func TestIPMIHalfway(t *testing.T) {
 	}
 	port := relayUDP(t, s.port, func() bool { return !strings.Contains(log(), "set power") })
 	c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12")}
-	if err := c.Do(t.Context(), PowerOff); !errors.Is(err, ErrSilent) || !errors.Is(err, errHalfway) {
+	if err := c.Do(t.Context(), PowerOff); !errors.Is(err, ErrSilent) || !errors.Is(err, ErrHalfway) {
 		t.Errorf("got %v", err)
 	}
 	if got := s.get(t, "power"); got != "0" {

@@ -158,7 +158,7 @@ func (s *session) insertInto(ctx context.Context, path, image string) error {
 		} else {
 			err = s.patch(ctx, path, d.ETag, shape)
 		}
-		if err == nil || errors.Is(err, errHalfway) {
+		if err == nil || errors.Is(err, ErrHalfway) {
 			err = s.untilDrive(ctx, path, (*drive).holds, "it was told to insert the image, and says that the drive is empty")
 		}
 		if !refusedBy(err) && !errors.Is(err, ErrNotTaken) {
@@ -210,7 +210,7 @@ func (s *session) empty(ctx context.Context, d *drive) error {
 			err = s.patch(ctx, d.link.ID, d.ETag, map[string]any{"Inserted": false})
 		}
 	}
-	if err != nil && !refusedBy(err) && !errors.Is(err, errHalfway) {
+	if err != nil && !refusedBy(err) && !errors.Is(err, ErrHalfway) {
 		return err
 	}
 	if refusedBy(err) {

@@ -255,7 +255,7 @@ func TestRedfishHalfway(t *testing.T) {
 		switch {
 		case a == PowerOn && err != nil:
 			t.Errorf("on: %v, but it is on", err)
-		case a == Cycle && (!errors.Is(err, ErrSilent) || !errors.Is(err, errHalfway)):
+		case a == Cycle && (!errors.Is(err, ErrSilent) || !errors.Is(err, ErrHalfway)):
 			t.Errorf("cycle: %v", err)
 		}
 		if got := resets(service); len(got) != 1 {

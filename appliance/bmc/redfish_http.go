@@ -29,10 +29,8 @@ const (
 	maxSaid     = 300 // characters of an answer's words
 )
 
-// Errors of the way there. errHalfway goes with ErrSilent when a change was sent and no
-// answer came: it may have been made.
+// Errors of the way there.
 var (
-	errHalfway  = errors.New("whether it did that is not known")
 	errNoise    = errors.New("what it answers is no Redfish")
 	errTooLarge = fmt.Errorf("its answer is larger than %d MB, which no controller has to say", maxAnswer>>20)
 	errAway     = errors.New("it points to another host, and the password goes to none but itself")
@@ -336,7 +334,7 @@ func (s *session) patch(ctx context.Context, path, etag string, body any) error 
 func (s *session) change(ctx context.Context, do func() (*http.Response, error)) error {
 	resp, err := s.send(ctx, do)
 	if errors.Is(err, ErrSilent) {
-		return fmt.Errorf("%w, %w", err, errHalfway)
+		return fmt.Errorf("%w, %w", err, ErrHalfway)
 	}
 	if err == nil {
 		resp.Body.Close()

@@ -79,7 +79,7 @@ func (s *session) do(ctx context.Context, a Action) error {
 		if err == nil {
 			return nil
 		}
-		if errors.Is(err, errHalfway) {
+		if errors.Is(err, ErrHalfway) {
 			return s.whether(ctx, a, err)
 		}
 		if !refusedBy(err) {
@@ -99,7 +99,7 @@ func (s *session) do(ctx context.Context, a Action) error {
 // goOne goes one way: a reset, or off, wait, and on.
 func (s *session) goOne(ctx context.Context, sys *systemView, way []reset) error {
 	err := s.reset(ctx, sys, way[0])
-	if len(way) == 1 || err != nil && !errors.Is(err, errHalfway) {
+	if len(way) == 1 || err != nil && !errors.Is(err, ErrHalfway) {
 		return err
 	}
 	state, err := s.until(ctx, Off, s.pace.power)
