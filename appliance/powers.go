@@ -72,7 +72,7 @@ func powersOf(c *config.Config, memory *remembered) (map[string]*machinePower, e
 		}
 		if s := m.Shutdown; s != nil {
 			p.shutdown = &power.Shutdown{Kind: s.Kind, Host: s.Host, User: s.User, Password: secret(s.PasswordFile), Pins: pins{memory},
-				Key: func() ([]byte, error) { return os.ReadFile(s.KeyFile) }, HostKey: s.HostKey}
+				Key: func() ([]byte, error) { return os.ReadFile(s.KeyFile) }, HostKey: s.HostKey, KDCs: s.KDC}
 		}
 		if p.bmc != nil || p.outlet != nil || p.shutdown != nil {
 			all[m.Name] = p

@@ -180,6 +180,8 @@ type Shutdown struct {
 	PasswordFile string // of WinRM
 	KeyFile      string // of SSH: a private key
 	HostKey      string // of SSH: "ssh-ed25519 AAAA…"
+
+	KDC []string // of WinRM: Kerberos by these, hosts with a port where it is not 88; nil: NTLM
 }
 
 // BMC is [machine.bmc], the machine's own controller.

@@ -168,6 +168,10 @@ func (c *checker) shutdown(path string, raw rawShutdown) *Shutdown {
 		PasswordFile: read(c, path+".password_file", raw.PasswordFile, optional(absolutePath)),
 		KeyFile:      read(c, path+".key_file", raw.KeyFile, optional(absolutePath)),
 		HostKey:      read(c, path+".host_key", raw.HostKey, optional(hostKey)),
+		KDC:          raw.KDC,
+	}
+	if raw.KDC != nil {
+		c.kerberos(path, raw)
 	}
 	for _, k := range []struct {
 		key, value, example string
@@ -190,6 +194,33 @@ func (c *checker) shutdown(path string, raw rawShutdown) *Shutdown {
 		}
 	}
 	return s
+}
+
+// kerberos checks a login by Kerberos. A ticket is for a name, and HTTPS carries it.
+func (c *checker) kerberos(path string, raw rawShutdown) {
+	user, realm, _ := strings.Cut(raw.User, "@")
+	host, port, err := net.SplitHostPort(raw.Host)
+	if err != nil {
+		host = raw.Host
+	}
+	switch {
+	case raw.Kind != "winrm":
+		c.wrong(path+".kdc", *faultf("leave it out", "kind = %q has no kdc", raw.Kind))
+		return
+	case len(raw.KDC) == 0:
+		c.wrong(path+".kdc", *faultf(`for example kdc = ["dc01.example.org"]; without the key it is NTLM`, "no KDC in the list"))
+	case user == "" || realm == "" || strings.ContainsAny(raw.User, `\/`):
+		c.wrong(path+".user", *faultf(`for example user = "rescue@EXAMPLE.ORG"`, "Kerberos wants the user with the realm, which is mostly in capitals"))
+	}
+	if net.ParseIP(strings.Trim(host, "[]")) != nil {
+		c.wrong(path+".host", *faultf(`for example host = "dc06.example.org"`, "%s is an address: Kerberos has tickets for names only", quote(raw.Host)))
+	}
+	if port == "5985" || port == "80" {
+		c.wrong(path+".host", *faultf("leave the port out: it is 5986", "Kerberos goes over HTTPS only"))
+	}
+	for _, kdc := range raw.KDC {
+		read(c, path+".kdc", kdc, hostPort)
+	}
 }
 
 // hostKey is a public key as ssh-keyscan prints it, with or without the host before it.

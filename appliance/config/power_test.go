@@ -44,6 +44,11 @@ var powerErrors = []struct{ name, toml, want string }{
 		"site.toml:9: machine \"srv01\": shutdown.key_file: missing: kind = \"ssh\" needs it (hint: for example key_file = \"/etc/rescuebox/secrets/srv01-ssh\")\n" +
 			"site.toml:13: machine \"srv01\": shutdown.password_file: kind = \"ssh\" has no password_file (hint: leave it out)\n" +
 			"site.toml:14: machine \"srv01\": shutdown.host_key: this is no public key (hint: ssh-keyscan -t ed25519 HOST prints it)"},
+	{"shutdown by Kerberos", "[machine.shutdown]\nkind = \"winrm\"\nhost = \"10.0.0.1:5985\"\nuser = \"rescue\"\npassword_file = \"/p\"\nkdc = [\"dc 01\"]\n",
+		"site.toml:11: machine \"srv01\": shutdown.host: \"10.0.0.1:5985\" is an address: Kerberos has tickets for names only (hint: for example host = \"dc06.example.org\")\n" +
+			"site.toml:11: machine \"srv01\": shutdown.host: Kerberos goes over HTTPS only (hint: leave the port out: it is 5986)\n" +
+			"site.toml:12: machine \"srv01\": shutdown.user: Kerberos wants the user with the realm, which is mostly in capitals (hint: for example user = \"rescue@EXAMPLE.ORG\")\n" +
+			"site.toml:14: machine \"srv01\": shutdown.kdc: \"dc 01\" is no host (hint: an address or a name, and a port only if it is not the usual one)"},
 }
 
 func TestPowerErrors(t *testing.T) {
@@ -76,6 +81,8 @@ func TestPower(t *testing.T) {
 		{"Wake-on-LAN", "[machine.power]\nkind = \"wol\"\n", Machine{Power: &Power{Kind: "wol"}}},
 		{"command", "[machine.power]\nkind = \"command\"\ncycle = [\"/bin/outlet\", \"cycle\"]\n",
 			Machine{Power: &Power{Kind: "command", Cycle: []string{"/bin/outlet", "cycle"}}}},
+		{"shutdown by Kerberos", "[machine.shutdown]\nkind = \"winrm\"\nhost = \"dc06.example.org\"\nuser = \"rescue@EXAMPLE.ORG\"\npassword_file = \"/p\"\nkdc = [\"dc01.example.org\", \"10.0.0.2:1088\"]\n",
+			Machine{Shutdown: &Shutdown{Kind: "winrm", Host: "dc06.example.org", User: "rescue@EXAMPLE.ORG", PasswordFile: "/p", KDC: []string{"dc01.example.org", "10.0.0.2:1088"}}}},
 		{"shutdown", "[machine.shutdown]\nkind = \"ssh\"\nhost = \"10.0.0.1\"\nuser = \"root\"\nkey_file = \"/k\"\nhost_key = \"10.0.0.1 " + someKey + "\"\n",
 			Machine{Shutdown: &Shutdown{Kind: "ssh", Host: "10.0.0.1", User: "root", KeyFile: "/k", HostKey: someKey}}},
 	} {

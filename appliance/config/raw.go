@@ -148,6 +148,8 @@ type rawShutdown struct {
 	PasswordFile string `toml:"password_file"`
 	KeyFile      string `toml:"key_file"`
 	HostKey      string `toml:"host_key"`
+
+	KDC []string `toml:"kdc"`
 }
 
 type rawBMC struct {

@@ -116,6 +116,7 @@ func TestReferenceShowsTheDefaults(t *testing.T) {
 		example("pc04", "62", Machine{Power: &Power{Kind: "wol"}}),
 		example("pc05", "63", Machine{Power: &Power{Kind: "command", On: outlet("on"), Off: outlet("off"), Cycle: outlet("cycle"), Status: outlet()}}),
 		example("dc06", "64", Machine{Shutdown: &Shutdown{Kind: "winrm", Host: "192.168.77.16", User: "rescue", PasswordFile: secrets + "dc06-windows"}}),
+		example("fs08", "66", Machine{Shutdown: &Shutdown{Kind: "winrm", Host: "fs08.example.org", User: "rescue@EXAMPLE.ORG", PasswordFile: secrets + "fs08-windows", KDC: []string{"dc01.example.org"}}}),
 		example("db07", "65", Machine{Shutdown: &Shutdown{Kind: "ssh", Host: "192.168.77.17", User: "rescue", KeyFile: secrets + "db07-ssh", HostKey: someKey}}))
 	if diff := cmp.Diff(want, got, sameConfig); diff != "" {
 		t.Error(diff)

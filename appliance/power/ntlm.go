@@ -112,16 +112,10 @@ type target struct {
 // attributes are the target's for the response: an integrity code follows (2), and what
 // the login is bound to ([MS-NLMP] 3.1.5.1.2).
 func (t target) attributes(binding []byte) []byte {
-	bound := make([]byte, 16)
-	if binding != nil { // gss_channel_bindings_struct of RFC 2744, without addresses
-		text := binary.LittleEndian.AppendUint32(make([]byte, 16), uint32(len(binding)))
-		sum := md5.Sum(append(text, binding...))
-		bound = sum[:]
-	}
 	b := bytes.Clone(t.info)
 	b = append(b, attributeFlags, 0, 4, 0)
 	b = binary.LittleEndian.AppendUint32(b, t.marks|2)
-	b = append(append(b, attributeBinding, 0, 16, 0), bound...)
+	b = append(append(b, attributeBinding, 0, 16, 0), bound(binding)...)
 	return append(b, attributeEnd, 0, 0, 0)
 }
 

@@ -13,10 +13,11 @@ import (
 type Shutdown struct {
 	Kind string // "winrm" or "ssh"
 	Host string // address or name, with a port where it is not the usual one
-	User string // for Windows also DOMAIN\user or user@domain
+	User string // for Windows also DOMAIN\user or user@domain; with KDCs user@REALM
 
 	Password func() (string, error) // of WinRM; read at every shutdown
 	Pins     Pins                   // of WinRM over HTTPS
+	KDCs     []string               // of WinRM: Kerberos by these, and nothing else; none: NTLM
 
 	Key     func() ([]byte, error) // of SSH: the private key
 	HostKey string                 // of SSH: "ssh-ed25519 AAAA…", the only one that is accepted

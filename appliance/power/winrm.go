@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -28,6 +29,9 @@ func (s Shutdown) winrm(ctx context.Context) error {
 		return errors.New("a shutdown over WinRM needs user and password")
 	}
 	name, port := address(s.Host, "")
+	if s.KDCs != nil {
+		return s.byKerberos(ctx, name, port)
+	}
 	switch port {
 	case portHTTP, "80":
 		return s.windows(ctx, "http", name, port)
@@ -46,6 +50,18 @@ func (s Shutdown) winrm(ctx context.Context) error {
 	return nil
 }
 
+// byKerberos goes over HTTPS only: the frame that messages get over plain HTTP is signed
+// and rotated in Windows' own way (MS-KILE §3.4.5.4), and no peer but Windows can test it.
+func (s Shutdown) byKerberos(ctx context.Context, name, port string) error {
+	switch {
+	case port == portHTTP || port == "80":
+		return fmt.Errorf("%w: Kerberos goes over HTTPS only: leave port %s out, and have WinRM listen at %s", ErrSystemUnable, port, portHTTPS)
+	case port == "":
+		port = portHTTPS
+	}
+	return s.windows(ctx, "https", name, port)
+}
+
 // windows asks Windows at one of its ports, in the way of PowerShell's Restart-Computer
 // first; then for shutdown.exe, which takes the privilege for it by itself.
 func (s Shutdown) windows(ctx context.Context, scheme, name, port string) error {
@@ -55,7 +71,12 @@ func (s Shutdown) windows(ctx context.Context, scheme, name, port string) error 
 	}
 	r := newRemote(scheme, joined(name, port), s.Pins)
 	defer r.client.CloseIdleConnections()
-	if err := r.login(ctx, s.User, password); err != nil {
+	if s.KDCs == nil {
+		err = r.login(ctx, s.User, password)
+	} else if r.kerberos, err = newKerberos(s.User, password, name, s.KDCs); err == nil {
+		err = r.ticket(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	first := r.invoke(ctx, shutDown())
@@ -76,6 +97,8 @@ type remote struct {
 	ntlm    *ntlm
 	binding []byte // to the channel; nil without TLS
 	proof   string // of who we are, not sent yet
+
+	kerberos *kerberos // in place of NTLM; each request has its own proof
 }
 
 func newRemote(scheme, host string, pins Pins) *remote {
@@ -143,6 +166,32 @@ func (r *remote) login(ctx context.Context, user, password string) error {
 	return accepted(answer)
 }
 
+// ticket is Kerberos' login. Windows is greeted first: who is not there needs no ticket,
+// and the connection is what the proof is bound to.
+func (r *remote) ticket(ctx context.Context) error {
+	a, err := r.send(ctx, "", soapType, nil)
+	if err != nil {
+		return err
+	}
+	if ways := a.header.Values("WWW-Authenticate"); a.code != http.StatusUnauthorized || !slices.Contains(ways, "Negotiate") {
+		return fmt.Errorf("%w: it answers %d and takes no Kerberos (Negotiate): is this Windows' remoting?", ErrSystemUnable, a.code)
+	}
+	return r.kerberos.login(ctx)
+}
+
+// authorize is what the next request proves, and what its answer must.
+func (r *remote) authorize() (proof string, check func(answer) error, err error) {
+	if r.kerberos == nil {
+		proof, r.proof = r.proof, ""
+		return proof, accepted, nil
+	}
+	l, err := r.kerberos.prove(r.binding)
+	if err != nil {
+		return "", nil, fmt.Errorf("%w: Kerberos: %w", ErrSystemUnable, err)
+	}
+	return "Negotiate " + base64.StdEncoding.EncodeToString(l.token), l.accepted, nil
+}
+
 // negotiate takes the challenge out of the answer to our greeting.
 func negotiate(a answer) ([]byte, error) {
 	if a.code != http.StatusUnauthorized {
@@ -178,13 +227,15 @@ func (r *remote) invoke(ctx context.Context, m method) error {
 	if r.sealed {
 		message, kind = r.ntlm.seal(message), sealedType
 	}
-	proof := r.proof
-	r.proof = ""
+	proof, check, err := r.authorize()
+	if err != nil {
+		return err
+	}
 	a, err := r.send(ctx, proof, kind, message)
 	if err != nil {
 		return err
 	}
-	if err := accepted(a); err != nil {
+	if err := check(a); err != nil {
 		return err
 	}
 	body := a.body

@@ -46,13 +46,20 @@ func newWindowsAt(t *testing.T, host, port, scheme string, results ...string) *w
 		missing(t, "the NTLM plugin of GSSAPI", "gss-ntlmssp")
 	}
 	w := &windows{dir: t.TempDir()}
+	w.start(t, host, port, scheme, results...)
+	return w
+}
+
+// start starts the peer with what is in its directory.
+func (w *windows) start(t *testing.T, host, port, scheme string, results ...string) {
+	t.Helper()
 	for name, text := range map[string][]byte{"users": []byte("CORP:rescue:Geheim77\n"), "cert.pem": newCert(t), "called": nil} {
 		if err := os.WriteFile(filepath.Join(w.dir, name), text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	said := &log{}
-	cmd := exec.Command(python, append([]string{"testdata/windows.py", w.dir, scheme, host, port}, results...)...)
+	cmd := exec.Command(debianPython(t), append([]string{"testdata/windows.py", w.dir, scheme, host, port}, results...)...)
 	cmd.Stderr = said
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -73,7 +80,6 @@ func newWindowsAt(t *testing.T, host, port, scheme string, results ...string) *w
 		t.Fatalf("windows.py: %v", err)
 	}
 	w.port = strings.TrimSpace(line)
-	return w
 }
 
 // newCert is a certificate and its key, signed by itself.

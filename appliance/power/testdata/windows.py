@@ -1,10 +1,10 @@
-# Windows' remoting, as far as a shutdown needs it, with the NTLM of MIT Kerberos' plugin
-# gss-ntlmssp, which also opens and makes the sealed messages. What was called goes into
-# the file "called" of the directory.
+# Windows' remoting, as far as a shutdown needs it, with MIT's Kerberos, or the NTLM of its
+# plugin gss-ntlmssp, which also opens and makes the sealed messages. What was called goes
+# into the file "called" of the directory.
 # usage: windows.py DIRECTORY plain|tls ADDRESS PORT METHOD=RESULT ...
 #   RESULT is the method's ReturnValue, or a fault's subcode
-# The directory holds "users" (gss-ntlmssp's NTLM_USER_FILE) and for tls "cert.pem"; the
-# port is printed.
+# The directory holds "users" (gss-ntlmssp's NTLM_USER_FILE) or "keytab" and "krb5.conf",
+# and for tls "cert.pem"; the port is printed.
 import base64
 import hashlib
 import http.server
@@ -20,6 +20,12 @@ from gssapi.raw import ChannelBindings
 DIRECTORY, SCHEME, ADDRESS, PORT = sys.argv[1:5]
 RESULTS = dict(a.split("=") for a in sys.argv[5:])
 os.environ["NTLM_USER_FILE"] = os.path.join(DIRECTORY, "users")
+KERBEROS = os.path.exists(os.path.join(DIRECTORY, "keytab"))
+if KERBEROS:
+    os.environ["KRB5_KTNAME"] = os.path.join(DIRECTORY, "keytab")
+    os.environ["KRB5_CONFIG"] = os.path.join(DIRECTORY, "krb5.conf")
+    os.environ["KRB5RCACHEDIR"] = DIRECTORY
+gssapi.SecurityContext.__DEFER_STEP_ERRORS__ = False  # a refusal comes at once, with its token
 NTLM = gssapi.OID.from_int_seq("1.3.6.1.4.1.311.2.2.10")
 SEALED = 'multipart/encrypted;protocol="application/HTTP-SPNEGO-session-encrypted";boundary="Encrypted Boundary"'
 SOAP = "application/soap+xml;charset=UTF-8"
@@ -74,6 +80,7 @@ def call(message):
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     context = None  # of this connection
+    proof = None  # Kerberos' of ours
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -96,24 +103,33 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """True once who is there is known."""
         if not self.context or self.context.complete:
             self.context = gssapi.SecurityContext(
-                creds=gssapi.Credentials(usage="accept", mechs=[NTLM]), usage="accept", channel_bindings=bindings)
+                creds=gssapi.Credentials(usage="accept", mechs=None if KERBEROS else [NTLM]), usage="accept", channel_bindings=bindings)
         try:
             reply = self.context.step(token)
         except gssapi.exceptions.GSSError as e:
             note("refused %s" % str(e).replace("\n", " ")[:60])
             self.context = None
-            self.answer(401, [("WWW-Authenticate", "Negotiate")])
+            reason = " " + base64.b64encode(e.token).decode() if getattr(e, "token", None) else ""
+            self.answer(401, [("WWW-Authenticate", "Negotiate" + reason)])
             return False
         if not self.context.complete:
             self.answer(401, [("WWW-Authenticate", "Negotiate " + base64.b64encode(reply).decode())])
             return False
         note("login %s" % str(self.context.initiator_name).rstrip("\0"))
+        if KERBEROS:
+            assert self.context.mech.dotted_form == "1.2.840.113554.1.2.2", self.context.mech
+            if bindings and not self.context.actual_flags & gssapi.RequirementFlag.channel_bound:
+                note("not bound to the channel")
+            self.proof = "Negotiate " + base64.b64encode(reply).decode()
         return True
 
     def answer(self, status, headers=(), body=b""):
         self.send_response(status)
         for name, value in headers:
             self.send_header(name, value)
+        if self.proof:
+            self.send_header("WWW-Authenticate", self.proof)
+            self.proof = None
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
