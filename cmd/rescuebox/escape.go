@@ -74,16 +74,27 @@ func (s *screen) next(out []byte, c byte) []byte {
 		s.skip(c)
 		return out
 	}
-	switch was := s.state; {
-	case was == escape && opens(c-0x40+0x80) && c >= 0x40 && c < 0x60, was == c1 && opens(c):
-		s.state, s.skipped = inside, 0
-		return out
-	case was == escape && c == 0x1b:
-		return out // the first of two does nothing
-	case was == escape:
-		out = append(out, 0x1b)
-	case was == c1:
-		out = append(out, 0xc2)
+	switch s.state {
+	case escape:
+		switch {
+		case c >= 0x40 && c < 0x60 && opens(c+0x40):
+			s.state, s.skipped = inside, 0
+			return out
+		case c == 0x1b:
+			return out // the first of two does nothing
+		case c < 0x20 && c != 0x18 && c != 0x1a, c == 0x7f:
+			return append(out, c) // done in the middle of the sequence, which goes on
+		case c >= 0x20 && c < 0x7f:
+			out = append(out, 0x1b)
+		} // else the sequence is broken; its ESC would take what comes after a string
+	case c1:
+		switch {
+		case opens(c):
+			s.state, s.skipped = inside, 0
+			return out
+		case c >= 0x80 && c < 0xc0:
+			out = append(out, 0xc2)
+		} // else it is no character, and would make one with what comes after a string
 	}
 	s.state = paints
 	switch c {

@@ -62,6 +62,10 @@ func TestScreen(t *testing.T) {
 		"a\x1b]0;open\x1b[1mb":              "a\x1b[1mb",
 		"a\x1b\x1b]0;x\x07b":                "ab",
 		"é \u00a0ü":                         "é \u00a0ü",
+		"\xc2\u009dx\u009c\x9d52;":          "\x9d52;", // no string is put together from what is around one
+		"\x1b\u009dx\u009c]52;":             "]52;",
+		"\x1b\r]52;c\x07a":                  "\ra", // a terminal goes on with the sequence after a control
+		"\x1b\x18]a":                        "\x18]a",
 		"\x1b]" + strings.Repeat("x", 5000): strings.Repeat("x", 5000-maxString-1),
 	} {
 		var s, cut screen
@@ -80,7 +84,7 @@ func TestScreen(t *testing.T) {
 
 // Whatever a machine says, no control string reaches the terminal, and what shows is part of what was said.
 func FuzzScreen(f *testing.F) {
-	for _, seed := range []string{"a\x1b]0;x\x07", "\xc2\x9d\xc2\x9c", "\x1b\x1b]", "\x1b\xc2\x9d", "\xc2\xc2\x9d", "\x1b]\x1b]\x1b\\"} {
+	for _, seed := range []string{"a\x1b]0;x\x07", "\xc2\x9d\xc2\x9c", "\x1b\x1b]", "\x1b\xc2\x9d", "\xc2\xc2\x9d", "\x1b]\x1b]\x1b\\", "\xc2\u009d\u009c\x9d", "\x1b\u009d\u009c]", "\x1b\r]"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
