@@ -134,6 +134,12 @@ func (c *checker) config(raw rawFile) *Config {
 	cfg.Admin = c.admin(raw.Admin, cfg)
 	cfg.Notify = c.notify(raw.Notify)
 	cfg.Machines = c.machines(raw.Machine, cfg.LAN)
+	cfg.Modems = c.modems(raw.Modem)
+	cfg.Uplinks = c.uplinks(raw.Uplink, cfg.Modems, cfg.LAN)
+	cfg.Link = c.link(raw.Link)
+	cfg.VPN = c.vpn(raw.VPN, cfg.Uplinks, cfg.LAN)
+	cfg.Text = c.text(raw.Text, cfg.Modems)
+	c.textNeedsModem(cfg)
 	if slices.Contains(dhcpPorts, cfg.TFTP.Port) {
 		c.wrong("tftp.port", *faultf("leave it at 69: firmware asks there", "%d is a port of the DHCP part", cfg.TFTP.Port))
 	}
@@ -176,7 +182,7 @@ func (c *checker) render(list []pending) []*Problem {
 }
 
 var (
-	listElement = regexp.MustCompile(`^(machine|lan\.relay|notify\.webhook|notify\.mail)\[(\d+)\](\.|$)`)
+	listElement = regexp.MustCompile(`^(machine|lan\.relay|notify\.webhook|notify\.mail|notify\.text|uplink|vpn\.hub|modem|text\.sender)\[(\d+)\](\.|$)`)
 	valueIndex  = regexp.MustCompile(`\[\d+\]$`)
 )
 

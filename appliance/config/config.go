@@ -30,6 +30,11 @@ type Config struct {
 	State    State
 	Log      Log
 	Machines []Machine
+	Uplinks  []Uplink // in the order of preference
+	Link     Link
+	VPN      *VPN // nil: none
+	Modems   []Modem
+	Text     Text
 
 	// Warnings are settings that work and are most likely not what was meant,
 	// such as a rescue system without any SSH key.
@@ -158,18 +163,23 @@ type Machine struct {
 
 // Power is [machine.power], a switch where there is no BMC, or for when it does not answer.
 type Power struct {
-	Kind string // "pikvm", "pdu", "wol" or "command"
+	Kind string // "pikvm", "pdu", "wol", "command" or "gsm-socket"
 	// Of a PiKVM.
 	URL          string // https://…
 	User         string // of SNMPv3, too; "" there is SNMP 2c
 	PasswordFile string
 	// Of a power distribution unit, by SNMP.
 	Host          string // address or name, with a port where it is not 161
-	Model         string // "apc", "raritan" or "eaton"
+	Model         string // "apc", "raritan" or "eaton"; of a GSM socket GSMModels
 	Outlet        int    // from 1
 	CommunityFile string // of SNMP 2c
 	// Of a command: programs with their arguments; nil where it cannot. Status prints "on" or "off".
 	On, Off, Cycle, Status []string
+	// Of a socket with a SIM: its number, and what it is told and answers. Model has
+	// the usual texts; replies are regular expressions.
+	Number                                 string
+	OnText, OffText, CycleText, StatusText string
+	OnReply, OffReply                      string
 }
 
 // Shutdown is [machine.shutdown]: how its own system is asked to go down.

@@ -51,6 +51,7 @@ func leastConfig() *Config {
 		Admin: Admin{Socket: "/run/rescuebox/api.sock", Group: "rescuebox"},
 		State: State{Dir: "/var/lib/rescuebox"},
 		Log:   Log{Level: zapcore.InfoLevel},
+		Link:  Link{Mode: "standby", Failback: time.Minute, MaxSwitches: 12}, Text: Text{Budget: 50},
 	}
 }
 

@@ -85,7 +85,7 @@ frobnicate = 80
 a = 1
 b = 2
 `,
-		"site.toml:6: zzz: unknown key (hint: the file knows admin, boot, http, lan, log, machine, notify, rescue, site, state, tftp, ticket)"},
+		"site.toml:6: zzz: unknown key (hint: the file knows admin, boot, http, lan, link, log, machine, modem, notify, rescue, site, state, text, tftp, ticket, uplink, vpn)"},
 	{"capital letters in a table", `LEAST
 [reScue]
 ssh_keYs.0 = "0"

@@ -15,6 +15,7 @@ import (
 type Notify struct {
 	Webhooks []Webhook // [[notify.webhook]]
 	Mails    []Mail    // [[notify.mail]]
+	Texts    []Texting // [[notify.text]]
 }
 
 // Webhook is [[notify.webhook]].
@@ -63,6 +64,12 @@ func (c *checker) notify(raw rawNotify) Notify {
 		to := c.mail(path, m)
 		c.uniqueTarget(path, to.Name, names)
 		n.Mails = append(n.Mails, to)
+	}
+	for i, t := range raw.Text {
+		path := fmt.Sprintf("notify.text[%d]", i)
+		to := c.texting(path, t)
+		c.uniqueTarget(path, to.Name, names)
+		n.Texts = append(n.Texts, to)
 	}
 	return n
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,28 +52,35 @@ func (c *checker) speed(path string, raw rawMachine) int {
 
 // powerKeys are the keys that each kind of switch has beside kind; the first of them it needs.
 var powerKeys = map[string]struct{ needs, takes []string }{
-	"pikvm":   {[]string{"url", "user", "password_file"}, nil},
-	"pdu":     {[]string{"host", "model", "outlet"}, []string{"community_file", "user", "password_file"}},
-	"wol":     {},
-	"command": {nil, []string{"on", "off", "cycle", "status"}},
+	"pikvm":      {[]string{"url", "user", "password_file"}, nil},
+	"pdu":        {[]string{"host", "model", "outlet"}, []string{"community_file", "user", "password_file"}},
+	"wol":        {},
+	"command":    {nil, []string{"on", "off", "cycle", "status"}},
+	"gsm-socket": {[]string{"model", "number"}, []string{"password_file", "on_text", "off_text", "cycle_text", "status_text", "on_reply", "off_reply"}},
 }
+
+// GSMModels are the sockets with a SIM whose texts are known; "custom" knows none.
+var GSMModels = []string{"simpal", "oem", "isocket", "custom"}
 
 // examples of what is missing.
 var powerExamples = map[string]string{
 	"url": `url = "https://192.168.77.30"`, "user": `user = "admin"`, "password_file": `password_file = "/etc/rescuebox/secrets/pikvm"`,
 	"host": `host = "192.168.77.40"`, "model": `model = "apc", "raritan" or "eaton"`, "outlet": "outlet = 3, as it is counted on the unit, from 1",
+	"number": `number = "+79161234567"`,
 }
 
 // power checks a switch.
 func (c *checker) power(path string, raw rawPower, macs int) *Power {
 	keys, known := powerKeys[raw.Kind]
 	if !known {
-		c.wrong(path+".kind", *faultf(`want "pikvm", "pdu", "wol" or "command"`, "%s is no kind of switch", quote(raw.Kind)))
+		c.wrong(path+".kind", *faultf(`want "pikvm", "pdu", "wol", "command" or "gsm-socket"`, "%s is no kind of switch", quote(raw.Kind)))
 		return &Power{}
 	}
 	given := map[string]bool{
 		"url": raw.URL != "", "user": raw.User != "", "password_file": raw.PasswordFile != "",
 		"host": raw.Host != "", "model": raw.Model != "", "outlet": raw.Outlet != 0, "community_file": raw.CommunityFile != "",
+		"number": raw.Number != "", "on_text": raw.OnText != "", "off_text": raw.OffText != "", "cycle_text": raw.CycleText != "",
+		"status_text": raw.StatusText != "", "on_reply": raw.OnReply != "", "off_reply": raw.OffReply != "",
 		"on": raw.On != nil, "off": raw.Off != nil, "cycle": raw.Cycle != nil, "status": raw.Status != nil,
 	}
 	c.onlyKeys(path, raw.Kind, given, keys.needs, keys.takes)
@@ -82,9 +90,13 @@ func (c *checker) power(path string, raw rawPower, macs int) *Power {
 		CommunityFile: read(c, path+".community_file", raw.CommunityFile, optional(absolutePath)),
 		URL:           read(c, path+".url", raw.URL, optional(httpsURL)),
 		Host:          read(c, path+".host", raw.Host, optional(hostPort)),
-		Model:         read(c, path+".model", raw.Model, optional(pduModel)),
+		Model:         read(c, path+".model", raw.Model, optional(modelOf[raw.Kind])),
 		On:            c.program(path+".on", raw.On), Off: c.program(path+".off", raw.Off),
 		Cycle: c.program(path+".cycle", raw.Cycle), Status: c.program(path+".status", raw.Status),
+		Number: read(c, path+".number", raw.Number, optional(phone)),
+		OnText: read(c, path+".on_text", raw.OnText, optional(socketText)), OffText: read(c, path+".off_text", raw.OffText, optional(socketText)),
+		CycleText: read(c, path+".cycle_text", raw.CycleText, optional(socketText)), StatusText: read(c, path+".status_text", raw.StatusText, optional(socketText)),
+		OnReply: read(c, path+".on_reply", raw.OnReply, optional(pattern)), OffReply: read(c, path+".off_reply", raw.OffReply, optional(pattern)),
 	}
 	switch {
 	case raw.Kind == "wol" && macs == 0:
@@ -95,6 +107,8 @@ func (c *checker) power(path string, raw rawPower, macs int) *Power {
 		c.wrong(path+".password_file", *faultf("the file with the password and nothing else", "user and password_file go together"))
 	case raw.Kind == "pdu" && (raw.Outlet < 0 || raw.Outlet > 1024):
 		c.wrong(path+".outlet", *faultf(powerExamples["outlet"], "%d is no outlet", raw.Outlet))
+	case raw.Model == "custom" && raw.OnText == "" && raw.CycleText == "":
+		c.wrong(path+".on_text", *faultf(`for example on_text = "ON"`, "missing: a socket that can neither switch on nor cycle helps nobody"))
 	case raw.Kind == "command" && raw.On == nil && raw.Cycle == nil:
 		c.wrong(path+".on", *faultf(`for example on = ["/usr/local/bin/outlet", "3", "on"]`, "missing: a switch that can neither switch on nor cycle helps nobody"))
 	}
@@ -124,6 +138,27 @@ func (c *checker) program(path string, argv []string) []string {
 		c.wrong(path, *faultf(`for example ["/usr/local/bin/outlet", "3", "on"]`, "want a program by its whole path, and its arguments"))
 	}
 	return argv
+}
+
+// modelOf parses the models of the kinds that have some.
+var modelOf = map[string]func(string) (string, *fault){"pdu": pduModel, "gsm-socket": oneOf(GSMModels...),
+	"pikvm": noModel, "wol": noModel, "command": noModel}
+
+func noModel(s string) (string, *fault) { return "", nil } // told by onlyKeys
+
+// socketText is what goes into one text message as it stands.
+func socketText(s string) (string, *fault) {
+	if len(s) > 160 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", faultf("plain letters, digits and signs, at most 160", "this fits no text message")
+	}
+	return s, nil
+}
+
+func pattern(s string) (string, *fault) {
+	if _, err := regexp.Compile(s); err != nil || len(s) > 500 {
+		return "", faultf(`for example on_reply = "(?i)socket on"`, "%s is no regular expression", quote(s))
+	}
+	return s, nil
 }
 
 func pduModel(s string) (string, *fault) {

@@ -21,7 +21,7 @@ var powerErrors = []struct{ name, toml, want string }{
 	{"speed of nothing", "serial_speed = 9600\n",
 		"site.toml:9: machine \"srv01\": serial_speed: a speed without a port (hint: name the port: serial = \"/dev/ttyUSB0\")"},
 	{"no kind", "[machine.power]\nkind = \"hammer\"\n",
-		"site.toml:10: machine \"srv01\": power.kind: \"hammer\" is no kind of switch (hint: want \"pikvm\", \"pdu\", \"wol\" or \"command\")"},
+		"site.toml:10: machine \"srv01\": power.kind: \"hammer\" is no kind of switch (hint: want \"pikvm\", \"pdu\", \"wol\", \"command\" or \"gsm-socket\")"},
 	{"PiKVM without anything", "[machine.power]\nkind = \"pikvm\"\noutlet = 3\n",
 		"site.toml:9: machine \"srv01\": power.url: missing: kind = \"pikvm\" needs it (hint: for example url = \"https://192.168.77.30\")\n" +
 			"site.toml:9: machine \"srv01\": power.user: missing: kind = \"pikvm\" needs it (hint: for example user = \"admin\")\n" +

@@ -17,6 +17,87 @@ type rawFile struct {
 	State   rawState     `toml:"state"`
 	Log     rawLog       `toml:"log"`
 	Machine []rawMachine `toml:"machine"`
+
+	Uplink []rawUplink `toml:"uplink"`
+	Link   rawLink     `toml:"link"`
+	VPN    *rawVPN     `toml:"vpn"`
+	Modem  []rawModem  `toml:"modem"`
+	Text   rawText     `toml:"text"`
+}
+
+type rawUplink struct {
+	Name      string   `toml:"name"`
+	Interface string   `toml:"interface"`
+	Modem     string   `toml:"modem"`
+	Gateway   string   `toml:"gateway"`
+	Metered   *bool    `toml:"metered"`
+	Probe     []string `toml:"probe"`
+	Interval  string   `toml:"interval"`
+}
+
+type rawLink struct {
+	Mode        string `toml:"mode"`
+	Failback    string `toml:"failback"`
+	MaxSwitches int    `toml:"max_switches"`
+}
+
+type rawVPN struct {
+	Kind       string   `toml:"kind"`
+	Interface  string   `toml:"interface"`
+	Address    string   `toml:"address"`
+	MTU        int      `toml:"mtu"`
+	ListenPort int      `toml:"listen_port"`
+	ShareLAN   bool     `toml:"share_lan"`
+	External   string   `toml:"external"`
+	Unit       string   `toml:"unit"`
+	Hub        []rawHub `toml:"hub"`
+}
+
+type rawHub struct {
+	Name             string   `toml:"name"`
+	PublicKey        string   `toml:"public_key"`
+	PresharedKeyFile string   `toml:"preshared_key_file"`
+	Endpoint         []string `toml:"endpoint"`
+	AllowedIPs       []string `toml:"allowed_ips"`
+	Keepalive        string   `toml:"keepalive"`
+	Ping             string   `toml:"ping"`
+}
+
+type rawModem struct {
+	Name         string   `toml:"name"`
+	Port         string   `toml:"port"`
+	PINFile      string   `toml:"pin_file"`
+	APN          string   `toml:"apn"`
+	User         string   `toml:"user"`
+	PasswordFile string   `toml:"password_file"`
+	Auth         string   `toml:"auth"`
+	IP           string   `toml:"ip"`
+	Data         string   `toml:"data"`
+	Profile      string   `toml:"profile"`
+	Interface    string   `toml:"interface"`
+	PPPPort      string   `toml:"ppp_port"`
+	Roaming      bool     `toml:"roaming"`
+	Quota        string   `toml:"quota"`
+	BillingDay   int      `toml:"billing_day"`
+	Power        []string `toml:"power"`
+	Reboot       bool     `toml:"reboot"`
+}
+
+type rawText struct {
+	Budget int         `toml:"budget"`
+	Sender []rawSender `toml:"sender"`
+}
+
+type rawSender struct {
+	Number string   `toml:"number"`
+	Name   string   `toml:"name"`
+	May    []string `toml:"may"`
+}
+
+type rawTexting struct {
+	Name  string   `toml:"name"`
+	To    []string `toml:"to"`
+	Kinds []string `toml:"kinds"`
 }
 
 type rawLAN struct {
@@ -73,6 +154,7 @@ type rawAdmin struct {
 type rawNotify struct {
 	Webhook []rawWebhook `toml:"webhook"`
 	Mail    []rawMail    `toml:"mail"`
+	Text    []rawTexting `toml:"text"`
 }
 
 type rawWebhook struct {
@@ -139,6 +221,13 @@ type rawPower struct {
 	Off           []string `toml:"off"`
 	Cycle         []string `toml:"cycle"`
 	Status        []string `toml:"status"`
+	Number        string   `toml:"number"`
+	OnText        string   `toml:"on_text"`
+	OffText       string   `toml:"off_text"`
+	CycleText     string   `toml:"cycle_text"`
+	StatusText    string   `toml:"status_text"`
+	OnReply       string   `toml:"on_reply"`
+	OffReply      string   `toml:"off_reply"`
 }
 
 type rawShutdown struct {
@@ -171,5 +260,7 @@ func defaults() rawFile {
 		Admin: rawAdmin{Socket: "/run/rescuebox/api.sock", Group: "rescuebox"},
 		State: rawState{Dir: "/var/lib/rescuebox"},
 		Log:   rawLog{Level: "info"},
+		Link:  rawLink{Mode: "standby", Failback: "1m", MaxSwitches: 12},
+		Text:  rawText{Budget: 50},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -103,7 +104,16 @@ func TestReferenceShowsTheDefaults(t *testing.T) {
 		Webhooks: []Webhook{{Name: "chat.example.org", URL: "https://chat.example.org/hooks/rescue", Kinds: UsualKinds}},
 		Mails: []Mail{{Name: "mail", Server: "mail.example.org:587", From: mail.Address{Name: "rescuebox kazan-2", Address: "rescue@example.org"},
 			To: []string{"anna@example.org"}, TLS: "starttls", Kinds: UsualKinds}},
+		Texts: []Texting{{Name: "text", To: []string{"+79161234567"}, Kinds: UsualKinds}},
 	}
+	want.Uplinks = []Uplink{{Name: "wan", Interface: "eth0", Interval: wireInterval}, {Name: "lte", Modem: "lte", Metered: true, Interval: meterInterval}}
+	inner := netip.MustParsePrefix("10.99.0.2/24")
+	want.VPN = &VPN{Kind: "userspace", Interface: "rescuevpn", Address: inner, MTU: 1280, Hubs: []Hub{{Name: "192.0.2.1",
+		PublicKey: "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", Endpoints: []string{"192.0.2.1:51820"},
+		AllowedIPs: []netip.Prefix{inner.Masked()}, Keepalive: 25 * time.Second, Ping: netip.MustParseAddr("10.99.0.1")}}}
+	want.Modems = []Modem{{Name: "lte", Port: "/dev/serial/by-id/usb-Quectel_EG25-G-if02-port0", Auth: "none", IP: "v4v6", Data: "ppp",
+		Profile: "generic", BillingDay: 1}}
+	want.Text.Senders = []Sender{{Number: "+79161234567", Name: "anna", May: Commands}}
 	example := func(name, mac string, m Machine) Machine {
 		m.Name, m.MACs, m.Chain = name, []string{"52:54:00:12:34:" + mac}, "auto"
 		return m
@@ -115,6 +125,7 @@ func TestReferenceShowsTheDefaults(t *testing.T) {
 		example("nas03", "61", Machine{Power: &Power{Kind: "pdu", Host: "192.168.77.40", Model: "apc", Outlet: 3, CommunityFile: secrets + "pdu"}}),
 		example("pc04", "62", Machine{Power: &Power{Kind: "wol"}}),
 		example("pc05", "63", Machine{Power: &Power{Kind: "command", On: outlet("on"), Off: outlet("off"), Cycle: outlet("cycle"), Status: outlet()}}),
+		example("pc09", "67", Machine{Power: &Power{Kind: "gsm-socket", Model: "simpal", Number: "+79167654321"}}),
 		example("dc06", "64", Machine{Shutdown: &Shutdown{Kind: "winrm", Host: "192.168.77.16", User: "rescue", PasswordFile: secrets + "dc06-windows"}}),
 		example("fs08", "66", Machine{Shutdown: &Shutdown{Kind: "winrm", Host: "fs08.example.org", User: "rescue@EXAMPLE.ORG", PasswordFile: secrets + "fs08-windows", KDC: []string{"dc01.example.org"}}}),
 		example("db07", "65", Machine{Shutdown: &Shutdown{Kind: "ssh", Host: "192.168.77.17", User: "rescue", KeyFile: secrets + "db07-ssh", HostKey: someKey}}))
