@@ -1,0 +1,137 @@
+package linktest
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// ispRules make an isp: NAT towards the hubs; nothing from or to an interface in
+// the set silent is forwarded, and an isp that is deaf does not even answer for itself. What goes
+// over the branch's cable is counted, at the level of IP.
+const ispRules = `
+table inet isp {
+	set silent { type ifname; }
+	set deaf { type ifname; }
+	counter up { }
+	counter down { }
+	chain pre {
+		type filter hook prerouting priority -300
+		iifname "lan" counter name "up"
+	}
+	chain post {
+		type filter hook postrouting priority 300
+		oifname "lan" counter name "down"
+	}
+	chain input {
+		type filter hook input priority 0
+		iifname @deaf drop
+	}
+	chain output {
+		type filter hook output priority 0
+		oifname @deaf drop
+	}
+	chain lossy { }
+	chain forward {
+		type filter hook forward priority 0
+		iifname @silent drop
+		oifname @silent drop
+		jump lossy
+	}
+	chain nat {
+		type nat hook postrouting priority 100
+		oifname "net*" masquerade
+	}
+}
+`
+
+// Silence makes an uplink swallow everything that is not for its next hop, as when the
+// provider's network is broken: link and addresses stay as they are.
+func (w *World) Silence(uplink string) error {
+	return w.Uplink(uplink).ISP.nft(`add element inet isp silent { "lan" }`)
+}
+
+// Deafen makes an uplink's next hop dead as well: the cable is in, and nobody is there.
+func (w *World) Deafen(uplink string) error {
+	return w.Uplink(uplink).ISP.nft(`add element inet isp silent { "lan" }; add element inet isp deaf { "lan" }`)
+}
+
+// Unplug takes an uplink's carrier away: its interface is no longer running, but keeps
+// its address and routes.
+func (w *World) Unplug(uplink string) error {
+	return w.Uplink(uplink).ISP.IP("link set lan down")
+}
+
+// Lose makes an uplink lose so many of a hundred packets, at random, in each direction.
+func (w *World) Lose(uplink string, percent int) error {
+	return w.Uplink(uplink).ISP.nft(fmt.Sprintf("flush chain inet isp lossy; add rule inet isp lossy numgen random mod 100 < %d drop", percent))
+}
+
+// Mend undoes Silence, Deafen, Unplug and Lose.
+func (w *World) Mend(uplink string) error {
+	isp := w.Uplink(uplink).ISP
+	if err := isp.nft(`flush set inet isp silent; flush set inet isp deaf; flush chain inet isp lossy`); err != nil {
+		return err
+	}
+	return isp.IP("link set lan up")
+}
+
+// Age makes an uplink's NAT forget a UDP flow that was quiet for so long.
+func (w *World) Age(uplink string, after time.Duration) error {
+	seconds := strconv.Itoa(int(after / time.Second))
+	return w.Uplink(uplink).ISP.sysctl(map[string]string{
+		"netfilter/nf_conntrack_udp_timeout": seconds, "netfilter/nf_conntrack_udp_timeout_stream": seconds})
+}
+
+// Hole makes an uplink drop what is longer than mtu without a word, as where
+// somebody filters ICMP.
+func (w *World) Hole(uplink string, mtu int) error {
+	u := w.Uplink(uplink)
+	if err := u.ISP.nft(fmt.Sprintf(`add rule inet isp forward meta length > %d drop
+		add rule inet isp output icmp type destination-unreachable drop`, mtu)); err != nil {
+		return err
+	}
+	if err := u.ISP.IP(fmt.Sprintf("link set net0 mtu %d", mtu)); err != nil {
+		return err
+	}
+	return w.hubs[0].IP(fmt.Sprintf("link set e%d mtu %d", u.side, mtu))
+}
+
+// Remove takes an uplink's interface away, as when a modem falls off its bus.
+func (w *World) Remove(uplink string) error {
+	return w.Branch.IP("link del " + w.Uplink(uplink).Device)
+}
+
+// Recreate brings it back, under the same name with another index, as after a redial.
+func (w *World) Recreate(uplink string) error { return w.plug(w.Uplink(uplink)) }
+
+// Volume is what went over an uplink, in both directions, at the level of IP.
+type Volume struct{ Packets, Bytes int64 }
+
+// Sub is what came since an earlier reading.
+func (v Volume) Sub(earlier Volume) Volume {
+	return Volume{v.Packets - earlier.Packets, v.Bytes - earlier.Bytes}
+}
+
+// Volume reads an uplink's counters.
+func (w *World) Volume(uplink string) (Volume, error) {
+	out, err := run(w.Uplink(uplink).ISP.Command("nft", "-j", "list", "counters", "table", "inet", "isp"), "")
+	if err != nil {
+		return Volume{}, err
+	}
+	var list struct {
+		Nftables []struct{ Counter *Volume }
+	}
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		return Volume{}, fmt.Errorf("read nft's counters: %w", err)
+	}
+	var sum Volume
+	for _, item := range list.Nftables {
+		if item.Counter != nil {
+			sum.Packets += item.Counter.Packets
+			sum.Bytes += item.Counter.Bytes
+		}
+	}
+	return sum, nil
+}
