@@ -88,6 +88,8 @@ type Server struct {
 	// "media". It returns at once. Nil: power is switched by hand.
 	Press    func(o boot.Order, soft bool, via string)
 	Consoles Consoles // nil: no consoles are kept
+	Links    Links    // nil: nobody watches uplinks
+	Modems   Modems   // nil: there are none
 
 	// Status tells what the API cannot know by itself: site, LAN, DHCP, parts, Started.
 	Status func() api.Status

@@ -76,7 +76,7 @@ func newSite(t *testing.T) *site {
 		Leases: func() ([]api.Lease, error) {
 			return []api.Lease{{Address: "192.168.77.100", MAC: srv01.String(), Machine: "srv01", State: "bound", Expires: time.Now()}}, nil
 		},
-		Notifier: fakeNotifier{}, Relays: &fakeRelays{}, Powers: &fakePowers{}, BMCs: fakeBMCs{}, Consoles: newFakeConsoles(),
+		Notifier: fakeNotifier{}, Relays: &fakeRelays{}, Powers: &fakePowers{}, BMCs: fakeBMCs{}, Consoles: newFakeConsoles(), Links: &fakeLinks{}, Modems: &fakeLinks{},
 		Gather: registry, Metrics: registry, Log: zap.NewNop(),
 	}
 	s.Press = s.presses.press

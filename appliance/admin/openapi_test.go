@@ -205,7 +205,8 @@ func TestDocumentTypes(t *testing.T) {
 	types := []any{api.Error{}, api.Identity{}, api.Version{}, api.LAN{}, api.DHCP{}, api.Listener{}, api.Part{}, api.Order{}, api.Status{},
 		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.Relays{}, api.PowerState{}, api.PowerAction{}, api.PowerDone{}, api.BMCAudit{}, api.BMCFinding{}, api.BMCTrust{}, api.ConsoleNotice{}, api.Notifications{},
 		api.NotifyTarget{}, api.Notification{}, api.Delivery{}, api.TestNotification{}, api.File{}, api.Image{}, api.Windows{}, api.Library{},
-		api.Verified{}, api.Finding{}, api.Diagnosis{}, api.Token{}, api.CreateToken{}, api.NewToken{}, api.AuditEntry{}}
+		api.Verified{}, api.Finding{}, api.Diagnosis{}, api.Token{}, api.CreateToken{}, api.NewToken{}, api.AuditEntry{},
+		api.Link{}, api.Uplink{}, api.VPN{}, api.LinkAction{}, api.LinkDrill{}, api.LinkReport{}, api.Modem{}, api.ModemData{}, api.TextMessage{}, api.NewTextMessage{}, api.Enroll{}, api.Enrolled{}}
 	for _, v := range types {
 		name := reflect.TypeOf(v).Name()
 		s, ok := d.Components.Schemas[name]
@@ -361,6 +362,22 @@ func TestDocumentAnswers(t *testing.T) {
 		{"POST /v1/tokens", "", `{"name":"","role":"viewer"}`, 400},
 		{"POST /v1/tokens", "", `{"name":"bob","role":"viewer","ttl":"99999h"}`, 400},
 		{"DELETE /v1/tokens/{id}", "/v1/tokens/" + h.keys.list()[0].ID + "0", "", 404},
+		{"GET /v1/link", "", "", 200},
+		{"POST /v1/link", "", `{"action":"fail","uplink":"wan","for":"1h"}`, 200},
+		{"POST /v1/link", "", `{"action":"fail","uplink":"dsl"}`, 409},
+		{"POST /v1/link", "", `{"action":"fail","uplink":"wan","for":"forever"}`, 400},
+		{"POST /v1/link", "", `{"action":"cut"}`, 400},
+		{"POST /v1/link/drill", "", `{}`, 200},
+		{"POST /v1/link/drill", "", `{"for":"24h"}`, 400},
+		{"GET /v1/modems", "", "", 200},
+		{"POST /v1/modems/{name}/reset", "/v1/modems/lte/reset", "", 200},
+		{"POST /v1/modems/{name}/reset", "/v1/modems/e3372/reset", "", 404},
+		{"GET /v1/texts", "", "", 200},
+		{"GET /v1/texts", "/v1/texts?max=0", "", 400},
+		{"POST /v1/texts", "", `{"to":"+79161234567","text":"hello"}`, 201},
+		{"POST /v1/texts", "", `{"to":"+79161234567"}`, 400},
+		{"POST /v1/texts/senders", "", `{"number":"+79161234567"}`, 201},
+		{"POST /v1/texts/senders", "", `{"number":"+79161234568"}`, 409},
 		{"GET /v1/audit", "", "", 200},
 		{"GET /v1/audit", "/v1/audit?max=x", "", 400},
 	} {

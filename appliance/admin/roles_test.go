@@ -48,6 +48,14 @@ var who = map[string]api.Role{
 	"POST /v1/tokens":                     api.Admin,
 	"DELETE /v1/tokens/{id}":              api.Admin,
 	"GET /v1/audit":                       api.Admin,
+	"GET /v1/link":                        api.Viewer,
+	"POST /v1/link":                       api.Operator,
+	"POST /v1/link/drill":                 api.Operator,
+	"GET /v1/modems":                      api.Viewer,
+	"POST /v1/modems/{name}/reset":        api.Operator,
+	"GET /v1/texts":                       api.Operator, // what people write
+	"POST /v1/texts":                      api.Operator, // costs money
+	"POST /v1/texts/senders":              api.Admin,    // shows a secret
 }
 
 // Every role against every route: 403 below the line, something else above it,

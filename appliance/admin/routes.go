@@ -51,7 +51,7 @@ type route struct {
 
 // routes is all there is; roles_test.go and openapi_test.go read it too.
 func (h *service) routes() []route {
-	return []route{
+	return append(h.linkRoutes(), []route{
 		{method: "GET", path: "/openapi.json", role: api.Viewer, raw: h.document},
 		{method: "GET", path: "/metrics", role: api.Viewer, raw: h.prometheus},
 		{method: "GET", path: "/v1/version", role: api.Viewer, do: h.version},
@@ -89,7 +89,7 @@ func (h *service) routes() []route {
 		{method: "POST", path: "/v1/tokens", role: api.Admin, changes: true, status: http.StatusCreated, do: h.createToken},
 		{method: "DELETE", path: "/v1/tokens/{id}", role: api.Admin, changes: true, status: http.StatusNoContent, do: h.revokeToken},
 		{method: "GET", path: "/v1/audit", role: api.Admin, do: h.audit},
-	}
+	}...)
 }
 
 // hashLimit is for calls that read whole images from a slow disk.
