@@ -1,0 +1,394 @@
+package text
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Kind says what a message that we send is for. Money that is short goes to the more important.
+type Kind string
+
+// The kinds, the dearest first, with the share of the budget that they leave to those before them.
+const (
+	Answer  Kind = "answer"  // to a command with a right code: all of it
+	Command Kind = "command" // to a switch: all of it
+	Alarm   Kind = "alarm"   // a ticket, a failure: leaves a fifth
+	Notice  Kind = "notice"  // other news, and what anybody on the rescue LAN can cause: leaves a half
+	Refusal Kind = "refusal" // to a command without a right code: has a tenth, and two in an hour for a number
+)
+
+// State is how far a message came.
+//
+//	waiting --at the modem--> sending --network took it--> sent
+//	   ^                         |--certainly not--> waiting, failed
+//	   |                         '--nobody knows, box stopped--> unknown
+//	   '--too old--> failed
+type State string
+
+// The states. Those that come are received.
+const (
+	Waiting  State = "waiting"
+	Sending  State = "sending"
+	Sent     State = "sent"
+	Failed   State = "failed"
+	Unknown  State = "unknown" // it may have arrived; it is not sent again
+	Received State = "received"
+)
+
+// Text is a message that was sent or came: one document of the store.
+type Text struct {
+	ID       string    `json:"id"`
+	Number   string    `json:"number"` // to, or from whom
+	Kind     Kind      `json:"kind,omitempty"`
+	Text     string    `json:"text,omitempty"`    // without codes, and without what was private once it is over
+	Private  bool      `json:"private,omitempty"` // it takes a machine over
+	Parts    int       `json:"parts,omitempty"`
+	State    State     `json:"state"`
+	Error    string    `json:"error,omitempty"` // why it was not sent, or not followed
+	Attempts int       `json:"attempts,omitempty"`
+	Time     time.Time `json:"time"` // it was put, or came
+	Changed  time.Time `json:"changed"`
+
+	queued bool // by us; else the caller comes again
+	retry  time.Time
+}
+
+// kept is a message as it is stored and shown.
+func (t *Text) kept() Text {
+	c := *t
+	if t.Private && !(t.queued && (t.State == Waiting || t.State == Sending)) {
+		c.Text = ""
+	}
+	return c
+}
+
+// Store keeps messages over restarts; state.Table does. Put has the message on disk when it returns.
+type Store interface {
+	Put(key string, t Text) error
+	Delete(key string) error
+	All() ([]Text, error)
+}
+
+const (
+	budgetFor   = 24 * time.Hour
+	answerAge   = 6 * time.Hour // who asked has found another way
+	keepTexts   = 300
+	keepStrange = 20 // in an hour, of those that are not followed
+	firstRetry  = 30 * time.Second
+	lastRetry   = 15 * time.Minute
+	sendLimit   = 10 * time.Minute // a modem may take 2 minutes for each part
+	idle        = time.Hour
+)
+
+// Errors of what is not sent.
+var (
+	ErrFailed  = errors.New("the text message was not sent")
+	ErrUnknown = errors.New("nobody knows whether the text message was sent; it is not sent again")
+)
+
+// Spent is the error of a budget that is used up.
+type Spent struct {
+	After time.Duration // until there is some again
+}
+
+func (s *Spent) Error() string {
+	return fmt.Sprintf("the budget for text messages is used up for %v", s.After.Round(time.Minute))
+}
+
+// restoreTexts reads what was sent, is to be sent, and came.
+func (d *Desk) restoreTexts() {
+	d.texts = map[string]*Text{}
+	list, err := d.Store.All()
+	if err != nil {
+		d.log().Error("older text messages are missing; their cost is not counted", zap.NamedError("err", err))
+	}
+	for _, t := range list {
+		t.queued = true
+		d.texts[t.ID] = &t
+		if t.State == Sending {
+			d.endLocked(&t, Unknown, "the box stopped while it was being sent")
+		}
+	}
+}
+
+// Send puts a message into the queue, on disk first. It is sent when there is a network and a budget, within
+// some hours or not at all.
+func (d *Desk) Send(number, text string) error {
+	d.load.Do(d.restore)
+	if n := parts(text); n > maxParts {
+		return fmt.Errorf("a text of %d messages is too dear: at most %d", n, maxParts)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.queueLocked(&Text{Number: number, Kind: Answer, Text: text})
+}
+
+// queueLocked takes a message into the queue. What cannot be stored is sent all the same.
+func (d *Desk) queueLocked(t *Text) error {
+	t.queued = true
+	d.newLocked(t)
+	err := d.putLocked(t)
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+	return err
+}
+
+// newLocked enters a message into the book.
+func (d *Desk) newLocked(t *Text) {
+	now, _ := d.now()
+	d.serial++
+	t.ID = fmt.Sprintf("%016x-%04x", now.UnixNano(), d.serial&0xffff)
+	t.State, t.Parts = cmp.Or(t.State, Waiting), parts(t.Text)
+	t.Time, t.Changed = now.UTC(), now.UTC()
+	d.texts[t.ID] = t
+	d.pruneLocked()
+}
+
+func (d *Desk) putLocked(t *Text) error {
+	err := d.Store.Put(t.ID, t.kept())
+	if err != nil {
+		d.log().Error("a text message is not on disk", zap.NamedError("err", err))
+		return fmt.Errorf("store the text message: %w", err)
+	}
+	return nil
+}
+
+// pruneLocked forgets the oldest, but not what counts for the budget.
+func (d *Desk) pruneLocked() {
+	if len(d.texts) <= keepTexts {
+		return
+	}
+	now, _ := d.now()
+	for _, t := range d.oldestFirstLocked() {
+		if len(d.texts) <= keepTexts || t.State == Waiting || t.State == Sending || costs(t, now) > 0 {
+			continue
+		}
+		if err := d.Store.Delete(t.ID); err != nil {
+			d.log().Error("an old text message stays on disk", zap.NamedError("err", err))
+		}
+		delete(d.texts, t.ID)
+	}
+}
+
+func (d *Desk) oldestFirstLocked() (list []*Text) {
+	for _, t := range d.texts {
+		list = append(list, t)
+	}
+	slices.SortFunc(list, func(a, b *Text) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
+	return list
+}
+
+// costs is what a message counts for the budget. One ahead of the clock counts: the clock was put back.
+func costs(t *Text, now time.Time) int {
+	if now.Sub(t.Changed) >= budgetFor || t.State != Sent && t.State != Unknown && t.State != Sending {
+		return 0
+	}
+	return max(1, t.Parts)
+}
+
+func (d *Desk) budget() int {
+	if d.Budget <= 0 {
+		return defaultBudget
+	}
+	return d.Budget
+}
+
+// spentLocked is what the last 24 hours cost, and when the first of it comes back.
+func (d *Desk) spentLocked() (spent int, back time.Duration) {
+	now, _ := d.now()
+	back = budgetFor
+	for _, t := range d.texts {
+		if n := costs(t, now); n > 0 {
+			spent += n
+			back = min(back, budgetFor-now.Sub(t.Changed))
+		}
+	}
+	return spent, back
+}
+
+// affordLocked reports whether there is money for a message.
+func (d *Desk) affordLocked(t *Text) error {
+	left := map[Kind]int{Alarm: d.budget() / 5, Notice: d.budget() / 2}[t.Kind] // to those before it
+	if spent, back := d.spentLocked(); spent+max(1, t.Parts) > d.budget()-left {
+		return &Spent{After: back}
+	}
+	return nil
+}
+
+// mayRefuseLocked bounds what somebody without a code can make us say.
+func (d *Desk) mayRefuseLocked(number string) bool {
+	now, _ := d.now()
+	hour, day := 0, 0
+	for _, t := range d.texts {
+		if t.Kind != Refusal || t.State == Received || now.Sub(t.Time) >= budgetFor {
+			continue
+		}
+		day++
+		if t.Number == number && now.Sub(t.Time) < time.Hour {
+			hour++
+		}
+	}
+	return hour < 2 && day < max(2, d.budget()/10)
+}
+
+// keepLocked keeps a message that came, and why it was not followed. Of those without a right code only
+// so many are kept in an hour: they must not wear out the disk.
+func (d *Desk) keepLocked(m Message, why string) {
+	now, _ := d.now()
+	t := &Text{Number: masked(m.From), State: Received, Error: why, Text: bounded(masked(plain(m.Text)))}
+	n := 0
+	for _, o := range d.texts {
+		if o.State == Received && o.Error != "" && now.Sub(o.Time) < time.Hour {
+			n++
+		}
+	}
+	if why != "" && n >= keepStrange {
+		return
+	}
+	d.newLocked(t)
+	_ = d.putLocked(t) // logged
+}
+
+// deliver sends what waits, one message at a time, until ctx is done.
+func (d *Desk) deliver(ctx context.Context) {
+	for ctx.Err() == nil {
+		t, wait := d.next()
+		if t != nil {
+			d.attempt(ctx, t)
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-d.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// next is the oldest message that is due, or how long there is none.
+func (d *Desk) next() (due *Text, wait time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wait = idle
+	now, mono := time.Time{}, time.Now()
+	now, _ = d.now()
+	for _, t := range d.oldestFirstLocked() {
+		switch {
+		case t.State != Waiting:
+		case now.Sub(t.Time) > answerAge:
+			d.endLocked(t, Failed, "it could not be sent in time; "+t.Error)
+		case !t.retry.After(mono):
+			return t, 0
+		default:
+			wait = min(wait, t.retry.Sub(mono))
+		}
+	}
+	return nil, wait
+}
+
+// attempt sends a message of the queue.
+func (d *Desk) attempt(ctx context.Context, t *Text) {
+	err := d.transmit(ctx, t, func() {})
+	if err == nil || ctx.Err() != nil || errors.Is(err, ErrUnknown) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	pause := min(lastRetry, firstRetry<<min(t.Attempts, 10))
+	if spent := (*Spent)(nil); errors.As(err, &spent) {
+		pause = max(time.Minute, min(spent.After, idle))
+	}
+	t.retry = time.Now().Add(pause)
+}
+
+// Say sends one message now, for callers that keep what they have to tell themselves. mark is called just
+// before the modem gets it. Errors are ErrFailed, ErrUnknown, or *Spent. What it says is not kept.
+func (d *Desk) Say(ctx context.Context, number, text string, k Kind, mark func()) error {
+	d.load.Do(d.restore)
+	t := &Text{Number: number, Kind: k, Text: fit(text), Private: true}
+	d.mu.Lock()
+	if err := d.affordLocked(t); err != nil {
+		d.mu.Unlock()
+		return err
+	}
+	d.newLocked(t)
+	t.State = Sending // not the queue's
+	d.mu.Unlock()
+	err := d.transmit(ctx, t, mark)
+	if err != nil && t.Attempts == 0 { // it did not come to its turn, and is no news
+		d.mu.Lock()
+		delete(d.texts, t.ID)
+		d.mu.Unlock()
+	}
+	return err
+}
+
+// transmit is the one way out: in turn, within the budget, and with the attempt on disk before
+// it is made.
+func (d *Desk) transmit(ctx context.Context, t *Text, mark func()) error {
+	select {
+	case d.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrFailed, ctx.Err())
+	}
+	defer func() { <-d.turn }()
+	if err := d.begin(t); err != nil {
+		return err
+	}
+	mark()
+	limited, cancel := context.WithTimeout(ctx, sendLimit)
+	defer cancel()
+	result, err := d.Out(limited, t.Number, t.Text)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch result {
+	case ResultSent:
+		d.endLocked(t, Sent, "")
+		return nil
+	case ResultFailed:
+		d.endLocked(t, map[bool]State{true: Waiting, false: Failed}[t.queued], fmt.Sprint(err))
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	d.endLocked(t, Unknown, fmt.Sprint(err))
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
+}
+
+// begin notes an attempt.
+func (d *Desk) begin(t *Text) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	was := t.State
+	t.State = Waiting // what is not sent yet does not count
+	if err := d.affordLocked(t); err != nil {
+		t.State = was
+		return err
+	}
+	now, _ := d.now()
+	t.State, t.Changed = Sending, now.UTC()
+	t.Attempts++
+	_ = d.putLocked(t) // logged; it is sent all the same
+	return nil
+}
+
+// endLocked ends an attempt.
+func (d *Desk) endLocked(t *Text, s State, why string) {
+	now, _ := d.now()
+	t.State, t.Error, t.Changed = s, why, now.UTC()
+	log := d.log().With(zap.String("to", t.Number), zap.String("kind", string(t.Kind)))
+	if s == Sent {
+		log.Info("text message sent")
+	} else {
+		log.Warn("text message not sent", zap.String("state", string(s)), zap.String("err", why))
+	}
+	_ = d.putLocked(t) // logged
+}
