@@ -30,6 +30,13 @@ func (h *service) status(*call) (any, error) {
 	if s.Parts == nil {
 		s.Parts = []api.Part{}
 	}
+	if h.Links != nil {
+		l := h.Links.Link()
+		s.Link = &l
+	}
+	if h.Modems != nil {
+		s.Modems = h.Modems.Modems()
+	}
 	s.Machines = len(h.Boot.Machines())
 	s.OpenOrders = []api.Order{}
 	for _, o := range h.Boot.AllOrders(maxOrders) {

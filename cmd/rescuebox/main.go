@@ -108,7 +108,7 @@ network and brings the ticket with which to take them over.`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		c.statusCommand(), c.bootCommand(), c.cancelCommand(), c.watchCommand(),
-		c.machineCommand(), imageCommand(c), c.ticketCommand(), c.connectCommand(), c.powerCommand(), c.bmcCommand(), c.consoleCommand(), c.notifyCommand(), c.doctorCommand(), c.configCommand(),
+		c.machineCommand(), imageCommand(c), c.ticketCommand(), c.connectCommand(), c.powerCommand(), c.bmcCommand(), c.consoleCommand(), c.linkCommand(), c.vpnCommand(), c.modemCommand(), c.notifyCommand(), c.doctorCommand(), c.configCommand(),
 		c.loginCommand(), c.logoutCommand(), c.tokenCommand(), c.auditCommand(),
 		c.completionCommand(), c.versionCommand(),
 	)

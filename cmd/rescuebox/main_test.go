@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 //	site bmc               before up: srv01 has a BMC and a switch, and is on
 //	site pressed MACHINE   wait until its order has pressed the button
 //	site sound             nothing bad is found about it any more
+//	site uplinks           before up: the box has two uplinks, a VPN and a modem
 //	site seen MAC          a boot client asks on the LAN
 //	site ordered MACHINE   wait until the machine has an open order
 //	site boots MACHINE     the machine boots what is ordered, up to its ticket
@@ -95,6 +96,8 @@ func siteCommand(ts *testscript.TestScript, neg bool, args []string) {
 		err = s.loads(rest[0])
 	case "bmc":
 		s.bmc = &testBMC{state: bmc.On}
+	case "uplinks":
+		s.links = &testLinks{}
 	case "pressed":
 		err = s.bmc.pressed(rest[0])
 	case "sound":
@@ -114,7 +117,8 @@ type testSite struct {
 	stop   func()
 	table  *boot.Table
 	desk   *ticket.Desk
-	bmc    *testBMC // nil: no machine has one
+	bmc    *testBMC   // nil: no machine has one
+	links  *testLinks // nil: the box watches no uplinks
 }
 
 func (s *testSite) socket() string { return filepath.Join(s.dir, "api.sock") }
@@ -159,6 +163,9 @@ func (s *testSite) up() error {
 		},
 	}
 	s.bmc.wire(server, s.table)
+	if s.links != nil {
+		server.Links, server.Modems = s.links, s.links
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 2)
 	go s.table.Run(ctx, func() {})

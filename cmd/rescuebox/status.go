@@ -34,6 +34,15 @@ func (c *cli) printStatus(w io.Writer, s api.Status) error {
 		{"LAN", s.LAN.Interface + " " + s.LAN.Address},
 		{"DHCP", dhcpLine(s.DHCP)},
 	}
+	if s.Link != nil {
+		lines = append(lines, [2]string{"uplink", activeLine(*s.Link)})
+		if s.Link.VPN != nil {
+			lines = append(lines, [2]string{"VPN", vpnLine(*s.Link.VPN, s.Now)})
+		}
+	}
+	for _, m := range s.Modems {
+		lines = append(lines, [2]string{"modem " + m.Name, modemLine(m)})
+	}
 	if s.Admin.Listen != "" {
 		lines = append(lines, [2]string{"API", s.Admin.Listen + ", fingerprint " + s.Admin.Fingerprint})
 	}

@@ -47,6 +47,8 @@ type Status struct {
 	Machines   int       `json:"machines"`
 	OpenOrders []Order   `json:"open_orders"`
 	Tickets    int       `json:"tickets"`
+	Link       *Link     `json:"link,omitempty"`   // where uplinks are watched
+	Modems     []Modem   `json:"modems,omitempty"` // with what ails them
 }
 
 // LAN is the rescue LAN.

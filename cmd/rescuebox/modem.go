@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"rsc.io/qr"
+
+	"rescuebox/appliance/admin/api"
+)
+
+func (c *cli) modemCommand() *cobra.Command {
+	return group("modem", "The box's modems and text messages", "  rescuebox modem status",
+		c.modemStatus(), c.modemReset(), c.modemEnroll(),
+		group("sms", "Text messages", "  rescuebox modem sms list", c.smsList(), c.smsSend()))
+}
+
+func (c *cli) modemStatus() *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		Short:   "The modems: network, signal, data, and what is wrong",
+		Example: "  rescuebox modem status",
+		Args:    cobra.NoArgs,
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, _ []string) error {
+			list, err := client.Modems(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.show(list, func(w io.Writer) error { return c.printModems(w, list) })
+		}),
+	}
+}
+
+func (c *cli) printModems(w io.Writer, list []api.Modem) error {
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(w, "the box has no modem: [[modem]] in the file of the site names them")
+		return err
+	}
+	for i, m := range list {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := fields(w, modemLines(m)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// modemLine is a modem in one line: what ails it, or what it has.
+func modemLine(m api.Modem) string {
+	if m.Why != "" || !m.Ready {
+		return m.Why
+	}
+	line := strings.Join(strings.Fields(m.Operator+" "+m.Technology+" "+m.Network), " ")
+	if m.Signal != nil {
+		line += fmt.Sprintf(", %d dBm", *m.Signal)
+	}
+	return line
+}
+
+func modemLines(m api.Modem) [][2]string {
+	state := "ready"
+	if !m.Ready {
+		state = "not ready"
+	}
+	if m.Why != "" {
+		state += ": " + m.Why
+	}
+	lines := [][2]string{{"modem", m.Name}, {"state", state}}
+	add := func(label, value string) {
+		if value != "" {
+			lines = append(lines, [2]string{label, value})
+		}
+	}
+	add("hint", m.Hint)
+	add("now", m.Recovering)
+	add("device", strings.TrimSpace(m.Model+" "+m.Firmware+" "+m.Port))
+	add("network", strings.Join(strings.Fields(m.Operator+" "+m.Technology+" "+m.Network), " "))
+	if m.Signal != nil {
+		add("signal", fmt.Sprintf("%d dBm", *m.Signal))
+	}
+	add("IMEI", m.IMEI)
+	add("ICCID", m.ICCID)
+	if d := m.Data; d != nil {
+		add("data", dataLine(*d))
+		add("volume", volumeLine(*d))
+	}
+	return lines
+}
+
+func dataLine(d api.ModemData) string {
+	line := "down"
+	if d.Up {
+		line = strings.TrimSpace("up, " + d.Interface + " " + strings.Join(d.Addresses, " "))
+	}
+	if d.Why != "" {
+		line += ": " + d.Why
+	}
+	return line
+}
+
+func volumeLine(d api.ModemData) string {
+	line := bytesText(d.Used) + " this month"
+	if d.Quota > 0 {
+		line = fmt.Sprintf("%s of %s (%d %%)", bytesText(d.Used), bytesText(d.Quota), d.Used*100/d.Quota)
+	}
+	if d.Resets != nil {
+		line += ", anew on " + d.Resets.Local().Format("2006-01-02")
+	}
+	if d.Stopped {
+		line += ": used up, only the VPN's control traffic and text messages go"
+	}
+	return line
+}
+
+func (c *cli) modemReset() *cobra.Command {
+	return &cobra.Command{
+		Use:   "reset MODEM",
+		Short: "Reset a modem now",
+		Long: `Take a modem through its recovery now: it attaches anew, then is reset, then loses
+its power, until it works. While that goes on nobody gets in by it.`,
+		Example:           "  rescuebox modem reset lte",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.complete(modemNames),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			m, err := client.ResetModem(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.show(m, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s is being reset; rescuebox modem status shows how it goes\n", clean(m.Name))
+				return err
+			})
+		}),
+	}
+}
+
+func modemNames(ctx context.Context, client *api.Client) (names []string, err error) {
+	list, err := client.Modems(ctx)
+	for _, m := range list {
+		names = append(names, m.Name)
+	}
+	return names, err
+}
+
+func (c *cli) modemEnroll() *cobra.Command {
+	return &cobra.Command{
+		Use:   "enroll NUMBER",
+		Short: "Give a phone number the secret with which it commands the box",
+		Long: `Make the secret with which a number that [[text.sender]] names commands the box by
+text message, and show it as a QR code for an authenticator app (HOTP, 8 digits,
+SHA-256). It is shown this once; the number's older secret is worth nothing from now
+on. Each command then ends with the next code of the app: status 12345678.`,
+		Example: "  rescuebox modem enroll +79161234567",
+		Args:    cobra.ExactArgs(1),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			e, err := client.Enroll(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.show(e, func(w io.Writer) error { return printSecret(w, e) })
+		}),
+	}
+}
+
+// printSecret draws the URI as a QR code of half blocks, dark on light whatever the terminal's colours are.
+func printSecret(w io.Writer, e api.Enrolled) error {
+	code, err := qr.Encode(e.URI, qr.L)
+	if err != nil {
+		return fmt.Errorf("draw the QR code: %w", err)
+	}
+	const quiet = 2 // modules of margin; scanners do with that much
+	for y := -quiet; y < code.Size+quiet; y += 2 {
+		fmt.Fprint(w, "\x1b[30;47m")
+		for x := -quiet; x < code.Size+quiet; x++ {
+			fmt.Fprint(w, [...]string{" ", "▀", "▄", "█"}[bit(code.Black(x, y))+2*bit(code.Black(x, y+1))])
+		}
+		fmt.Fprintln(w, "\x1b[0m")
+	}
+	_, err = fmt.Fprintf(w, "%s\nScan this with an authenticator app now; it is not shown again.\n", clean(e.URI))
+	return err
+}
+
+func bit(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (c *cli) smsList() *cobra.Command {
+	n := 20
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "The latest text messages, both ways",
+		Example: "  rescuebox modem sms list --max 100",
+		Args:    cobra.NoArgs,
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, _ []string) error {
+			if n < 1 {
+				return usagef("--max %d is less than 1", n)
+			}
+			list, err := client.TextMessages(cmd.Context(), n)
+			if err != nil {
+				return err
+			}
+			return c.show(list, func(w io.Writer) error {
+				var rows [][]string
+				for _, m := range list {
+					way := "from"
+					if m.Sent {
+						way = "to"
+					}
+					rows = append(rows, []string{m.Time.Local().Format("2006-01-02 15:04:05"), way, m.Number, m.State, m.Text, m.Why})
+				}
+				return table(w, []string{"TIME", "", "NUMBER", "STATE", "TEXT", "WHY"}, rows)
+			})
+		}),
+	}
+	cmd.Flags().IntVar(&n, "max", n, "at most so many, the latest")
+	return cmd
+}
+
+func (c *cli) smsSend() *cobra.Command {
+	return &cobra.Command{
+		Use:     "send NUMBER TEXT",
+		Short:   "Send a text message",
+		Example: `  rescuebox modem sms send +79161234567 "the box is at work"`,
+		Args:    cobra.MinimumNArgs(2),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			m, err := client.SendText(cmd.Context(), api.NewTextMessage{To: args[0], Text: strings.Join(args[1:], " ")})
+			if err != nil {
+				return err
+			}
+			return c.show(m, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "message %s to %s waits to be sent\n", clean(m.ID), clean(m.Number))
+				return err
+			})
+		}),
+	}
+}
