@@ -138,7 +138,7 @@ func (c *checker) config(raw rawFile) *Config {
 	cfg.Uplinks = c.uplinks(raw.Uplink, cfg.Modems, cfg.LAN)
 	cfg.Link = c.link(raw.Link)
 	cfg.VPN = c.vpn(raw.VPN, cfg.Uplinks, cfg.LAN)
-	cfg.Text = c.text(raw.Text, cfg.Modems)
+	cfg.Text = c.text(raw.Text, cfg.Modems, cfg.Machines)
 	c.textNeedsModem(cfg)
 	if slices.Contains(dhcpPorts, cfg.TFTP.Port) {
 		c.wrong("tftp.port", *faultf("leave it at 69: firmware asks there", "%d is a port of the DHCP part", cfg.TFTP.Port))

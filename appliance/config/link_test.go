@@ -44,10 +44,11 @@ var linkErrors = []struct{ name, toml, want string }{
 			"site.toml:10: modem \"lte\": apn: \"internet\\\",,\" has characters that no AT command can carry (hint: letters, digits, dots, dashes and @)\n" +
 			"site.toml:12: modem \"lte\": billing_day: 32 is not between 1 and 31 (hint: the default is 1)\n" +
 			"site.toml:13: modem \"lte\": quota: \"5\" is no size: want a number and a unit such as 20MiB (hint: units are B, kB, MB, GB, KiB, MiB, GiB, and kbit, Mbit, Gbit)"},
-	{"text messages without a modem", "[[text.sender]]\nnumber = \"8 916 123\"\nmay = [\"reboot\"]\n[[notify.text]]\nto = [\"+79161234567\"]\n",
+	{"text messages without a modem", "[[text.sender]]\nnumber = \"8 916 123\"\nmay = [\"reboot\", \"boot srv9\"]\n[[notify.text]]\nto = [\"+79161234567\"]\n",
 		"site.toml:6: text.sender 1: no modem gets text messages (hint: write a [[modem]])\n" +
 			"site.toml:7: text.sender 1: number: \"8 916 123\" is no phone number (hint: with the country: \"+79161234567\")\n" +
-			"site.toml:8: text.sender 1: may: \"reboot\" is no right (hint: there are status, ticket, boot, power, link, vpn, modem)\n" +
+			"site.toml:8: text.sender 1: may: \"reboot\" is no right (hint: there are status, ticket, boot, power, link, vpn, reset)\n" +
+			"site.toml:8: text.sender 1: may: no machine is called \"srv9\" (hint: it must be one of this file)\n" +
 			"site.toml:9: notify.text 1: no modem sends text messages (hint: write a [[modem]])"},
 	{"GSM socket", "[[modem]]\nname = \"sms\"\ndata = \"none\"\nport = \"/dev/ttyUSB2\"\n" + someMachine + "[machine.power]\nkind = \"gsm-socket\"\nmodel = \"custom\"\nnumber = \"123\"\non_reply = \"(\"\n",
 		"site.toml:13: machine \"srv01\": power.on_text: missing: a socket that can neither switch on nor cycle helps nobody (hint: for example on_text = \"ON\")\n" +

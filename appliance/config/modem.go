@@ -38,7 +38,7 @@ type Text struct {
 type Sender struct {
 	Number string   // +79161234567
 	Name   string   // of the person, or ""
-	May    []string // Commands
+	May    []string // Commands, maybe with a machine: "boot srv01"
 }
 
 // Texting is [[notify.text]].
@@ -48,8 +48,8 @@ type Texting struct {
 	Kinds []string
 }
 
-// Commands are those of text messages, and the rights to them.
-var Commands = []string{"status", "ticket", "boot", "power", "link", "vpn", "modem"}
+// Commands are those of text messages by their first words, and the rights to them.
+var Commands = []string{"status", "ticket", "boot", "power", "link", "vpn", "reset"}
 
 func (c *checker) modems(raw []rawModem) []Modem {
 	var list []Modem
@@ -116,7 +116,7 @@ func (c *checker) modemKeys(path string, raw rawModem, m Modem) {
 }
 
 // text checks who may command by text messages.
-func (c *checker) text(raw rawText, modems []Modem) Text {
+func (c *checker) text(raw rawText, modems []Modem, machines []Machine) Text {
 	t := Text{Budget: c.readInt("text.budget", raw.Budget, 0, 10000, defaults().Text.Budget)}
 	taken := owners{}
 	for i, r := range raw.Sender {
@@ -126,8 +126,8 @@ func (c *checker) text(raw rawText, modems []Modem) Text {
 			s.May = r.May
 		}
 		for j, right := range r.May {
-			if !slices.Contains(Commands, right) {
-				c.wrong(fmt.Sprintf("%s.may[%d]", path, j), *faultf("there are "+strings.Join(Commands, ", "), "%s is no right", quote(right)))
+			if f := textRight(right, machines); f != nil {
+				c.wrong(fmt.Sprintf("%s.may[%d]", path, j), *f)
 			}
 		}
 		c.unique(taken, "number", path, ".number", s.Number)
@@ -137,6 +137,20 @@ func (c *checker) text(raw rawText, modems []Modem) Text {
 		c.wrong("text.sender[0]", *faultf("write a [[modem]]", "no modem gets text messages"))
 	}
 	return t
+}
+
+// textRight checks a right: a command, and for what is about machines maybe which one.
+func textRight(s string, machines []Machine) *fault {
+	command, machine, one := strings.Cut(s, " ")
+	switch {
+	case !slices.Contains(Commands, command):
+		return faultf("there are "+strings.Join(Commands, ", "), "%s is no right", quote(s))
+	case one && !slices.Contains([]string{"ticket", "boot", "power"}, command):
+		return faultf("write "+quote(command), "%s is about no machine", quote(command))
+	case one && !slices.ContainsFunc(machines, func(m Machine) bool { return m.Name == machine }):
+		return faultf("it must be one of this file", "no machine is called %s", quote(machine))
+	}
+	return nil
 }
 
 // texting checks [[notify.text]].
