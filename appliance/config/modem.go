@@ -43,9 +43,10 @@ type Sender struct {
 
 // Texting is [[notify.text]].
 type Texting struct {
-	Name  string
-	To    []string // numbers
-	Kinds []string
+	Name        string
+	To          []string // numbers
+	Kinds       []string
+	Credentials bool
 }
 
 // Commands are those of text messages by their first words, and the rights to them.
@@ -155,7 +156,7 @@ func textRight(s string, machines []Machine) *fault {
 
 // texting checks [[notify.text]].
 func (c *checker) texting(path string, raw rawTexting) Texting {
-	t := Texting{Name: read(c, path+".name", orUsual(raw.Name, "text"), targetName), Kinds: c.kinds(path+".kinds", raw.Kinds)}
+	t := Texting{Name: read(c, path+".name", orUsual(raw.Name, "text"), targetName), Kinds: c.kinds(path+".kinds", raw.Kinds), Credentials: raw.Credentials}
 	for i, n := range raw.To {
 		t.To = append(t.To, read(c, fmt.Sprintf("%s.to[%d]", path, i), n, phone))
 	}

@@ -45,8 +45,8 @@ type Mail struct {
 
 // Kinds of messages, of package notify. UsualKinds is what a target takes that names none.
 var (
-	Kinds      = []string{"ticket", "done", "failed", "expired"}
-	UsualKinds = []string{"ticket", "failed", "expired"}
+	Kinds      = []string{"ticket", "done", "failed", "expired", "alarm"}
+	UsualKinds = []string{"ticket", "failed", "expired", "alarm"}
 )
 
 // notify checks who is told.

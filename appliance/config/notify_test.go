@@ -26,8 +26,8 @@ var notifyErrors = []struct{ name, toml, want string }{
 	{"tickets in clear", "[[notify.webhook]]\nurl = \"http://a.example.org/\"\ncredentials = true\n",
 		"site.toml:8: notify.webhook 1: credentials: tickets would go over the wire in clear (hint: take https://, or credentials = false)"},
 	{"kinds", "[[notify.webhook]]\nurl = \"https://a.example.org/\"\nkinds = [\"tickets\"]\n[[notify.webhook]]\nurl = \"https://b.example.org/\"\nkinds = []\n",
-		"site.toml:8: notify.webhook 1: kinds: \"tickets\" is no kind of message (hint: there are ticket, done, failed, expired)\n" +
-			"site.toml:11: notify.webhook 2: kinds: empty: it would be told nothing (hint: leave it out for the usual ones, or name some of ticket, done, failed, expired)"},
+		"site.toml:8: notify.webhook 1: kinds: \"tickets\" is no kind of message (hint: there are ticket, done, failed, expired, alarm)\n" +
+			"site.toml:11: notify.webhook 2: kinds: empty: it would be told nothing (hint: leave it out for the usual ones, or name some of ticket, done, failed, expired, alarm)"},
 	{"truth in quotes", "[[notify.webhook]]\nurl = \"https://a.example.org/\"\ncredentials = \"yes\"\n",
 		"site.toml:8: notify.webhook 1: credentials: want true or false, got a text (hint: write it without quotes: credentials = true)"},
 	{"one name twice", "[[notify.webhook]]\nurl = \"https://a.example.org/x\"\n[[notify.webhook]]\nurl = \"https://a.example.org/y\"\n",

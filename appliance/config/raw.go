@@ -95,9 +95,10 @@ type rawSender struct {
 }
 
 type rawTexting struct {
-	Name  string   `toml:"name"`
-	To    []string `toml:"to"`
-	Kinds []string `toml:"kinds"`
+	Name        string   `toml:"name"`
+	To          []string `toml:"to"`
+	Kinds       []string `toml:"kinds"`
+	Credentials bool     `toml:"credentials"`
 }
 
 type rawLAN struct {

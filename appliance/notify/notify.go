@@ -30,15 +30,16 @@ const (
 	Done    Kind = "done"    // an order's image is up
 	Failed  Kind = "failed"  // an order failed
 	Expired Kind = "expired" // an order's machine did not come in time
+	Alarm   Kind = "alarm"   // the box's own way in: an uplink died, a quota ends
 	Test    Kind = "test"    // somebody tries the way; every target takes it
 )
 
 // Kinds are those that a target can choose from.
-var Kinds = []Kind{Ticket, Done, Failed, Expired}
+var Kinds = []Kind{Ticket, Done, Failed, Expired, Alarm}
 
 // UsualKinds is what a target takes that chooses none. The end of an order whose ticket
 // is here is no news.
-var UsualKinds = []Kind{Ticket, Failed, Expired}
+var UsualKinds = []Kind{Ticket, Failed, Expired, Alarm}
 
 // Message is one piece of news.
 type Message struct {

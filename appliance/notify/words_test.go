@@ -29,6 +29,10 @@ func TestWords(t *testing.T) {
 			if kind == Failed || kind == Expired {
 				m.Text = "srv01 did not boot dart in time. Its card has no link"
 			}
+			if kind == Alarm {
+				m.Machine, m.Image, m.Order = "", "", ""
+				m.Text = "wan no longer answers, the VPN goes by lte"
+			}
 			if full {
 				m.Weak = kind == Ticket
 				m.Hint = "look at the cable, and at the lamp beside it"

@@ -242,7 +242,7 @@ type Notifications struct {
 // NotifyTarget is one way to tell people.
 type NotifyTarget struct {
 	Name        string   `json:"name"`
-	Type        string   `json:"type"`      // webhook, mail
+	Type        string   `json:"type"`      // webhook, mail, text
 	Addresses   []string `json:"addresses"` // without what may be secret
 	Kinds       []string `json:"kinds"`
 	Credentials bool     `json:"credentials"` // may have what tickets hold
@@ -251,7 +251,7 @@ type NotifyTarget struct {
 // Notification is one message, and what became of it.
 type Notification struct {
 	ID         string     `json:"id"`
-	Kind       string     `json:"kind"` // ticket, done, failed, expired, test
+	Kind       string     `json:"kind"` // ticket, done, failed, expired, alarm, test
 	Machine    string     `json:"machine,omitempty"`
 	Order      string     `json:"order,omitempty"`
 	Time       time.Time  `json:"time"`
