@@ -1,0 +1,289 @@
+package vpn
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/zap"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// userspace is WireGuard in this process.
+type userspace struct {
+	bind *bind
+	dev  *device.Device
+
+	mu    sync.Mutex
+	peers []peer
+
+	quit chan struct{}
+	wg   sync.WaitGroup
+}
+
+// batch is how many packets are handled at once. WireGuard has a buffer of 64 KiB for each
+// packet on its way, and its own 128 make a daemon of hundreds of megabytes; see bench_test.go.
+const batch = 32
+
+// newUserspace makes the interface and starts WireGuard on it. It has no peers yet.
+func newUserspace(s setup, log *zap.Logger) (engine, error) {
+	t, err := tun.CreateTUN(s.Interface, s.MTU)
+	if err != nil {
+		return nil, fmt.Errorf("make the interface %s: %w", s.Interface, err)
+	}
+	if err := limitSegments(s.Interface); err != nil {
+		_ = t.Close()
+		return nil, fmt.Errorf("set up the interface %s: %w", s.Interface, err)
+	}
+	u := &userspace{bind: newBind(s, batch), quit: make(chan struct{})}
+	u.dev = device.NewDevice(newNarrow(t), u.bind, deviceLog(log))
+	err = u.dev.IpcSet("private_key=" + s.PrivateKey.hex() + "\n")
+	if err == nil {
+		err = u.dev.Up()
+	}
+	if err != nil {
+		u.dev.Close()
+		return nil, fmt.Errorf("start WireGuard on %s: %w", s.Interface, err)
+	}
+	u.wg.Go(u.mend)
+	return u, nil
+}
+
+// narrow is a TUN device that reads and writes batch packets at once, and says nothing when
+// its interface goes up or down: WireGuard would forget its sessions. The Tunnel watches it.
+type narrow struct {
+	tun.Device
+	events chan tun.Event
+}
+
+func newNarrow(t tun.Device) *narrow {
+	n := &narrow{t, make(chan tun.Event)}
+	go func() { // it ends when the device is closed
+		defer close(n.events)
+		for e := range t.Events() {
+			if e&tun.EventMTUUpdate != 0 {
+				n.events <- tun.EventMTUUpdate
+			}
+		}
+	}()
+	return n
+}
+
+// BatchSize is how many buffers WireGuard hands over.
+func (*narrow) BatchSize() int { return batch }
+
+// Events are what WireGuard must hear of the interface.
+func (n *narrow) Events() <-chan tun.Event { return n.events }
+
+// limitSegments lets the kernel join at most as many packets for the interface as one
+// reading has buffers: what is more would be lost.
+func limitSegments(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetGSOMaxSegs(link, batch)
+}
+
+// deviceLog takes WireGuard's own words: what it calls an error is a warning of ours, since
+// the Tunnel judges. Its words show no keys but the first letters of public ones.
+func deviceLog(log *zap.Logger) *device.Logger {
+	l := &device.Logger{Verbosef: device.DiscardLogf, Errorf: seldom(log)}
+	if log.Core().Enabled(zap.DebugLevel) {
+		l.Verbosef = func(format string, args ...any) { log.Debug("wireguard: " + fmt.Sprintf(format, args...)) }
+	}
+	return l
+}
+
+// seldom logs the same words once a minute: a dead uplink makes an error of every packet.
+func seldom(log *zap.Logger) func(format string, args ...any) {
+	var mu sync.Mutex
+	said := map[string]time.Time{}
+	return func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(said[format]) < time.Minute {
+			return
+		}
+		said[format] = time.Now()
+		log.Warn("wireguard: " + fmt.Sprintf(format, args...))
+	}
+}
+
+func (u *userspace) configure(peers []peer) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, p := range peers {
+		for i, list := range p.Endpoints {
+			u.bind.hubs[p.Hub].paths[i].set(list)
+		}
+	}
+	text := changes(u.peers, peers)
+	if text == "" {
+		return nil
+	}
+	if err := u.dev.IpcSet(text); err != nil {
+		return fmt.Errorf("configure WireGuard: %w", err)
+	}
+	u.peers = slices.Clone(peers)
+	return nil
+}
+
+// changes says in WireGuard's own protocol how to come from old peers to new ones. What a
+// new one takes over of an old one's addresses moves without a gap; who is no more goes last.
+func changes(old, peers []peer) string {
+	var s strings.Builder
+	for _, p := range peers {
+		i := slices.IndexFunc(old, func(o peer) bool { return o.PublicKey == p.PublicKey })
+		if i >= 0 && old[i].Keepalive == p.Keepalive && slices.Equal(old[i].AllowedIPs, p.AllowedIPs) {
+			continue
+		}
+		fmt.Fprintf(&s, "public_key=%s\n", p.PublicKey.hex())
+		if i < 0 {
+			fmt.Fprintf(&s, "preshared_key=%s\nendpoint=%d\n", p.PresharedKey.hex(), p.Hub)
+		}
+		s.WriteString("replace_allowed_ips=true\n")
+		for _, a := range p.AllowedIPs {
+			fmt.Fprintf(&s, "allowed_ip=%s\n", a.Masked())
+		}
+		fmt.Fprintf(&s, "persistent_keepalive_interval=%d\n", int((p.Keepalive+time.Second-1)/time.Second))
+	}
+	for _, o := range old {
+		if !slices.ContainsFunc(peers, func(p peer) bool { return o.PublicKey == p.PublicKey }) {
+			fmt.Fprintf(&s, "public_key=%s\nremove=true\n", o.PublicKey.hex())
+		}
+	}
+	return s.String()
+}
+
+func (u *userspace) steer(s steering) error {
+	u.bind.active.Store(int32(s.Active))
+	u.bind.duplicate.Store(s.Duplicate)
+	for i, device := range s.Devices {
+		if u.bind.ways[i].use(device) && i == s.Active {
+			u.kickAll()
+		}
+	}
+	return nil
+}
+
+// mend opens a socket anew when sending says that its device is another one now.
+func (u *userspace) mend() {
+	for {
+		select {
+		case <-u.quit:
+			return
+		case <-u.bind.broken:
+		}
+		for i, w := range u.bind.ways {
+			if w.mend() && i == int(u.bind.active.Load()) {
+				u.kickAll()
+			}
+		}
+		select { // where there is no device, each packet says so
+		case <-u.quit:
+		case <-time.After(mendEvery):
+		}
+	}
+}
+
+// mendEvery is how long a device that is gone is not looked for again, but by netlink's word.
+const mendEvery = 100 * time.Millisecond
+
+// kickAll lets every hub know that we come from a new socket.
+func (u *userspace) kickAll() {
+	for i := range u.bind.hubs {
+		u.kick(i)
+	}
+}
+
+func (u *userspace) kick(hub int) {
+	u.mu.Lock()
+	i := slices.IndexFunc(u.peers, func(p peer) bool { return p.Hub == hub })
+	var public key
+	if i >= 0 {
+		public = u.peers[i].PublicKey
+	}
+	u.mu.Unlock()
+	if i < 0 {
+		return
+	}
+	u.bind.resend(hub)
+	if p := u.dev.LookupPeer(device.NoisePublicKey(public)); p != nil {
+		p.SendKeepalive()
+	}
+}
+
+// errClosed is an engine's state after its device ended.
+var errClosed = errors.New("the device of the tunnel is closed: its interface was taken away, or cannot be read")
+
+func (u *userspace) state() (state, error) {
+	select {
+	case <-u.dev.Wait():
+		return state{}, errClosed
+	default:
+	}
+	text, err := u.dev.IpcGet()
+	if err != nil {
+		return state{}, fmt.Errorf("ask WireGuard for its state: %w", err)
+	}
+	u.mu.Lock()
+	st := state{Peers: parseState(text, u.peers)}
+	u.mu.Unlock()
+	for i := range st.Peers {
+		h := u.bind.hubs[st.Peers[i].Hub]
+		st.Peers[i].Asked = u.bind.when(h.asked.Load())
+		st.Peers[i].Endpoint = h.paths[u.bind.active.Load()].current()
+	}
+	for _, w := range u.bind.ways {
+		st.Ways = append(st.Ways, w.state())
+	}
+	return st, nil
+}
+
+// parseState reads what WireGuard says of its peers. They come in any order.
+func parseState(text string, peers []peer) []peerState {
+	states := make([]peerState, len(peers))
+	for i, p := range peers {
+		states[i].Hub = p.Hub
+	}
+	var seconds int64
+	one := &peerState{} // lines before the first peer are the device's
+	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), "=")
+		n, _ := strconv.ParseInt(value, 10, 64) // of other lines nothing is read
+		switch name {
+		case "public_key":
+			one = &peerState{}
+			if i := slices.IndexFunc(peers, func(p peer) bool { return p.PublicKey.hex() == value }); i >= 0 {
+				one = &states[i]
+			}
+		case "last_handshake_time_sec":
+			seconds = n
+		case "last_handshake_time_nsec":
+			if seconds != 0 {
+				one.Handshake = time.Unix(seconds, n)
+			}
+		case "tx_bytes":
+			one.Tx = uint64(n)
+		case "rx_bytes":
+			one.Rx = uint64(n)
+		}
+	}
+	return states
+}
+
+func (u *userspace) close() error {
+	close(u.quit)
+	u.wg.Wait()
+	u.dev.Close()
+	<-u.dev.Wait() // it may be closing already
+	return nil
+}
