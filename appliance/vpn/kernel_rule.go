@@ -3,7 +3,6 @@ package vpn
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -23,6 +22,9 @@ var families = []int{unix.AF_INET, unix.AF_INET6}
 // leadTo makes one rule for each family that leads the tunnel's packets to a table, and takes those
 // to other tables away after it. It changes nothing that is right.
 func leadTo(table int) error {
+	if table == 0 {
+		return errors.New("lead the tunnel by the uplink: it has no routing table of its own")
+	}
 	for _, family := range families {
 		ours, err := rules(family)
 		if err != nil {
@@ -83,8 +85,4 @@ func rule(family, table int) *netlink.Rule {
 	mask := uint32(0xffffffff)
 	r.Family, r.Table, r.Priority, r.Mark, r.Mask = family, table, rulePriority, firewallMark, &mask
 	return r
-}
-
-func equalEndpoints(a, b [][]netip.AddrPort) bool {
-	return slices.EqualFunc(a, b, slices.Equal[[]netip.AddrPort])
 }

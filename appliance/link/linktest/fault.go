@@ -68,6 +68,18 @@ func (w *World) Lose(uplink string, percent int) error {
 	return w.Uplink(uplink).ISP.nft(fmt.Sprintf("flush chain inet isp lossy; add rule inet isp lossy numgen random mod 100 < %d drop", percent))
 }
 
+// Delay makes an uplink's packets take so long in each direction, give or take jitter. Only
+// kernels with netem can: the guest's.
+func (w *World) Delay(uplink string, d, jitter time.Duration) error {
+	isp := w.Uplink(uplink).ISP
+	for _, dev := range []string{"lan", "net0"} {
+		if _, err := run(isp.Command("tc", "qdisc", "replace", "dev", dev, "root", "netem", "delay", d.String(), jitter.String()), ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Mend undoes Silence, Deafen, Unplug and Lose.
 func (w *World) Mend(uplink string) error {
 	isp := w.Uplink(uplink).ISP

@@ -30,7 +30,7 @@ type Hub struct {
 	*Place
 	PublicKey string
 	Endpoint  netip.AddrPort // 192.0.2.1:51820, the second one 192.0.2.2
-	n         int
+	Kernel    bool           // the kernel's WireGuard, from the next Start on
 	mu        sync.Mutex
 	cmd       *exec.Cmd
 	in        io.WriteCloser
@@ -46,6 +46,7 @@ type hubRequest struct {
 	Port    uint16        `json:",omitempty"`
 	Every   time.Duration `json:",omitempty"`
 	PSK     string        `json:",omitempty"`
+	Kernel  bool          `json:",omitempty"`
 }
 
 type hubReply struct {
@@ -58,7 +59,17 @@ type hubReply struct {
 // Hub starts the first hub; called again, another one beside it. It ends with the test.
 func (w *World) Hub(t testing.TB) *Hub {
 	t.Helper()
-	h, err := w.StartHub()
+	h, err := w.StartHub(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// KernelHub is Hub with the kernel's WireGuard, for the guest.
+func (w *World) KernelHub(t testing.TB) *Hub {
+	t.Helper()
+	h, err := w.StartHub(true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +77,7 @@ func (w *World) Hub(t testing.TB) *Hub {
 }
 
 // StartHub is Hub without a test.
-func (w *World) StartHub() (*Hub, error) {
+func (w *World) StartHub(kernel bool) (*Hub, error) {
 	key, err := wgtypes.GeneratePrivateKey()
 	if err != nil {
 		return nil, err
@@ -78,7 +89,7 @@ func (w *World) StartHub() (*Hub, error) {
 		}
 	}
 	w.started++
-	h := &Hub{Place: w.hubs[n], n: n, private: key, PublicKey: key.PublicKey().String(),
+	h := &Hub{Place: w.hubs[n], Kernel: kernel, private: key, PublicKey: key.PublicKey().String(),
 		Endpoint: netip.AddrPortFrom(netip.MustParseAddr(hubAddress(n)), 51820)}
 	w.onClose(h.Stop)
 	return h, h.Start()
@@ -102,7 +113,7 @@ func (h *Hub) Start() error {
 	h.mu.Lock()
 	h.cmd, h.in, h.out = cmd, in, json.NewDecoder(out)
 	h.mu.Unlock()
-	_, err = h.ask(hubRequest{Do: "start", Key: hexKey(h.private), Address: h.Endpoint.Addr().String(), Port: h.Endpoint.Port()})
+	_, err = h.ask(hubRequest{Do: "start", Key: hexKey(h.private), Address: h.Endpoint.Addr().String(), Port: h.Endpoint.Port(), Kernel: h.Kernel})
 	return err
 }
 

@@ -6,20 +6,16 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
-	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/tun"
 )
 
 // hubProcess is what runs in the hub's namespace.
 type hubProcess struct {
-	dev    *device.Device
+	dev    wireguard
 	meter  *meter
 	stream *stream
 }
@@ -55,7 +51,7 @@ func (h *hubProcess) do(r hubRequest) (reply hubReply, err error) {
 		err = h.dev.IpcSet(text)
 	case "share":
 		if err = h.dev.IpcSet("public_key=" + r.Key + "\nallowed_ip=" + r.Address + "\n"); err == nil {
-			err = command("ip", "route", "replace", r.Address, "dev", "hub0")
+			err = command("ip", "route", "replace", r.Address, "dev", hubDevice)
 		}
 	case "meter":
 		h.meter, err = startMeter(r.Every)
@@ -77,25 +73,17 @@ func (h *hubProcess) do(r hubRequest) (reply hubReply, err error) {
 
 // start makes the hub's end of the tunnel and its services.
 func (h *hubProcess) start(r hubRequest) error {
-	t, err := tun.CreateTUN("hub0", 1420)
-	if err != nil {
-		return fmt.Errorf("make the hub's tunnel: %w", err)
+	var err error
+	if h.dev, err = newWireguard(r.Kernel); err != nil {
+		return err
 	}
-	level := device.LogLevelSilent
-	if os.Getenv("LINKTEST_LOG") != "" {
-		level = device.LogLevelVerbose
-	}
-	h.dev = device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(level, "hub: "))
 	if err := h.dev.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", r.Key, r.Port)); err != nil {
 		return err
 	}
-	if err := command("ip", "address", "add", HubInner+"/24", "dev", "hub0"); err != nil {
+	if err := command("ip", "address", "add", HubInner+"/24", "dev", hubDevice); err != nil {
 		return err
 	}
-	if err := command("ip", "link", "set", "hub0", "up"); err != nil {
-		return err
-	}
-	if err := h.dev.Up(); err != nil {
+	if err := command("ip", "link", "set", hubDevice, "up"); err != nil {
 		return err
 	}
 	return serveOutside(r.Address)
