@@ -23,6 +23,17 @@ const (
 	Refusal Kind = "refusal" // to a command without a right code: has a tenth, and two in an hour for a number
 )
 
+// valid is how long the network shall try to hand a message over.
+func (k Kind) valid() time.Duration {
+	switch k {
+	case Command:
+		return 5 * time.Minute // the least it knows (3GPP TS 23.040, section 9.2.3.12.1)
+	case Answer, Refusal:
+		return answerAge
+	}
+	return 24 * time.Hour
+}
+
 // State is how far a message came.
 //
 //	waiting --at the modem--> sending --network took it--> sent
@@ -348,7 +359,7 @@ func (d *Desk) transmit(ctx context.Context, t *Text, mark func()) error {
 	mark()
 	limited, cancel := context.WithTimeout(ctx, sendLimit)
 	defer cancel()
-	result, err := d.Out(limited, t.Number, t.Text)
+	result, err := d.Out(limited, t.Number, t.Text, t.Kind.valid())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch result {

@@ -105,8 +105,9 @@ type Desk struct {
 	Secrets string   // the directory of the codes' secrets, which only we read
 	Store   Store
 	Acts    Acts
-	// Out sends one message, of several parts where it is long, and says what became of it.
-	Out    func(ctx context.Context, number, text string) (Result, error)
+	// Out sends one message, of several parts where it is long, and says what became of it. The network may try
+	// for valid to hand it over: the command to a switch must not come when nobody thinks of it any more.
+	Out    func(ctx context.Context, number, text string, valid time.Duration) (Result, error)
 	Budget int           // messages in 24 hours; 0 is 50
 	MaxAge time.Duration // of a command; 0 is an hour
 	// Clock is the time, and whether it can be relied upon; nil is the system's, relied upon.

@@ -1,0 +1,530 @@
+package text
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+const (
+	admin  = "+79160000000"
+	second = "+79160000002"
+	outlet = "+79160000009"
+)
+
+// table is a store in memory that counts.
+type table struct {
+	mu   sync.Mutex
+	all  map[string]Text
+	puts int
+	fail error
+}
+
+func (s *table) Put(key string, t Text) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.puts++
+	if s.fail != nil {
+		return s.fail
+	}
+	s.all[key] = t
+	return nil
+}
+
+func (s *table) Delete(key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.puts++
+	delete(s.all, key)
+	return s.fail
+}
+
+func (s *table) All() (list []Text, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.all {
+		list = append(list, t)
+	}
+	return list, nil
+}
+
+// acts notes what is done.
+type acts struct {
+	mu    sync.Mutex
+	done  []string
+	asked int
+	hold  chan struct{} // what changes something waits for it
+	err   error
+}
+
+func (a *acts) note(what ...string) (string, error) {
+	if a.hold != nil {
+		<-a.hold
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.done = append(a.done, strings.Join(what, " "))
+	return strings.Join(what, " ") + ": done", a.err
+}
+
+func (a *acts) Status(context.Context) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked++
+	return fmt.Sprintf("all is well %d", a.asked)
+}
+func (a *acts) Boot(_ context.Context, m, i string) (string, error)  { return a.note("boot", m, i) }
+func (a *acts) Power(_ context.Context, m, p string) (string, error) { return a.note("power", m, p) }
+func (a *acts) Link(_ context.Context, u string) (string, error)     { return a.note("link", u) }
+func (a *acts) VPN(context.Context) (string, error)                  { return a.note("vpn") }
+func (a *acts) ResetModem(context.Context) (string, error)           { return a.note("reset") }
+func (a *acts) Ticket(_ context.Context, m string) (string, error) {
+	return m + " 123-456-789 192.168.77.100:3389", a.err
+}
+
+func (a *acts) list() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.done)
+}
+
+// sent is a message as the network has it.
+type sent struct{ number, text string }
+
+// world is a desk with all around it.
+type world struct {
+	*Desk
+	t     *testing.T
+	store *table
+	acts  *acts
+	out   chan sent
+	logs  *observer.ObservedLogs
+
+	mu      sync.Mutex
+	result  Result // of sending; "" is sent
+	clock   time.Duration
+	unsure  bool
+	uri     string
+	secret  []byte
+	counter uint64
+	stop    func()
+}
+
+// newWorld has one sender with rights, enrolled, and runs.
+func newWorld(t *testing.T, may ...string) *world {
+	t.Helper()
+	w := &world{t: t, store: &table{all: map[string]Text{}}, acts: &acts{}, out: make(chan sent, 1000)}
+	w.Desk = w.desk(t.TempDir(), may...)
+	uri, err := w.Enroll(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.uri, w.secret = uri, secretOf(t, uri)
+	w.start()
+	return w
+}
+
+func (w *world) desk(dir string, may ...string) *Desk {
+	core, logs := observer.New(zap.DebugLevel)
+	w.logs = logs
+	return &Desk{Site: "kazan-2", Senders: []Sender{{admin, may}, {second, []string{"status"}}}, Devices: []string{outlet},
+		Secrets: filepath.Join(dir, "secrets"), Store: w.store, Acts: w.acts, Out: w.send, Clock: w.now, Log: zap.New(core)}
+}
+
+func (w *world) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	ready := make(chan struct{})
+	go func() { _ = w.Run(ctx, func() { close(ready) }); close(done) }()
+	<-ready
+	w.stop = func() { cancel(); <-done }
+	w.t.Cleanup(func() { cancel(); <-done })
+}
+
+// restart is a power cut: nothing but the disk survives.
+func (w *world) restart() {
+	w.stop()
+	old := w.Desk
+	w.Desk = w.desk(filepath.Dir(old.Secrets), old.Senders[0].May...)
+	w.Budget = old.Budget
+	w.start()
+}
+
+func (w *world) now() (time.Time, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Add(w.clock), !w.unsure
+}
+
+func (w *world) send(_ context.Context, number, text string, _ time.Duration) (Result, error) {
+	w.mu.Lock()
+	r := w.result
+	w.mu.Unlock()
+	if r == ResultFailed {
+		return r, errors.New("no network")
+	}
+	w.out <- sent{number, text}
+	if r != "" {
+		return r, errors.New("the modem does not answer")
+	}
+	return ResultSent, nil
+}
+
+func (w *world) set(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
+}
+
+// code is the next of the phone's.
+func (w *world) code() string {
+	w.counter++
+	return hotp(w.secret, w.counter-1)
+}
+
+func (w *world) text(s string) { w.Received(w.message(s)) }
+
+func (w *world) message(s string) Message {
+	now, _ := w.now()
+	return Message{From: admin, Numeric: true, Time: now.Truncate(time.Second), Text: s, Parts: 1}
+}
+
+// answer waits for the next message to the admin, and for the words in it.
+func (w *world) answer(want string) string {
+	w.t.Helper()
+	select {
+	case s := <-w.out:
+		if s.number != admin || !strings.Contains(s.text, want) || !strings.Contains(s.text, "kazan-2") {
+			w.t.Errorf("said %q to %s, want %q", s.text, s.number, want)
+		}
+		if n, gsm := places(s.text); parts(s.text) != 1 || !gsm {
+			w.t.Errorf("%q has %d places", s.text, n)
+		}
+		return s.text
+	case <-time.After(30 * time.Second):
+		w.t.Fatalf("no answer, want %q", want)
+		return ""
+	}
+}
+
+// silent has a command answered, before which nothing else is.
+func (w *world) silent() {
+	w.t.Helper()
+	w.text("status " + w.code())
+	w.answer("all is well")
+}
+
+func TestOrders(t *testing.T) {
+	w := newWorld(t, "all")
+	for text, want := range map[string]string{
+		"boot srv01 dart %s":             "boot srv01 dart",
+		"Boot Srv01 DaRT. %s":            "boot srv01 dart",
+		"%s power srv01 on":              "power srv01 on",
+		"link lte %s":                    "link lte",
+		"link wan %s":                    "link wan",
+		"VPN up %s":                      "vpn",
+		"reset  modem\n%s\n":             "reset",
+		"Загрузить srv01 rescue %s":      "boot srv01 rescue",
+		"питание ѕrv02 вкл %s":           "power srv02 on", // a Cyrillic ѕ
+		"сброс модем %s":                 "reset",
+		"\u200eboot\u00a0srv–01 dart %s": "boot srv-01 dart",
+	} {
+		w.text(fmt.Sprintf(text, w.code()))
+		w.answer(": " + want + ": done")
+		if list := w.acts.list(); list[len(list)-1] != want {
+			t.Errorf("%q does %q, want %q", text, list[len(list)-1], want)
+		}
+	}
+	w.text("ticket srv01 " + w.code())
+	w.answer("srv01 123-456-789 192.168.77.100:3389")
+	w.text("? " + w.code())
+	w.answer("status; boot MACHINE IMAGE; power")
+	code := w.code()
+	w.text("Status " + code[:4] + " " + code[4:])
+	w.answer("all is well")
+	for _, text := range w.List() {
+		if strings.Contains(text.Text, "123-456") {
+			t.Errorf("the ticket's code is kept: %+v", text)
+		}
+	}
+}
+
+func TestProvenButWrong(t *testing.T) {
+	w := newWorld(t, "status", "boot srv01", "power")
+	for text, want := range map[string]string{
+		"boot srv02 dart %s":     "this number may not boot srv02 dart",
+		"link lte %s":            "this number may not link lte",
+		"boot srv01 %s":          "write it as: boot MACHINE IMAGE",
+		"power srv01 explode %s": "write it as: power MACHINE on/off/cycle/status",
+		"make coffee %s":         `no command "make"`,
+		"%s":                     "no command",
+	} {
+		w.text(fmt.Sprintf(text, w.code()))
+		w.answer(want)
+	}
+	if list := w.acts.list(); len(list) != 0 {
+		t.Errorf("done: %q", list)
+	}
+	w.text("help " + w.code())
+	if said := w.answer("boot MACHINE IMAGE"); strings.Contains(said, "link") {
+		t.Errorf("the help names what it may not: %q", said)
+	}
+}
+
+func TestTwoSteps(t *testing.T) {
+	w := newWorld(t, "all")
+	ask := func(text string) string {
+		t.Helper()
+		w.text(text + " " + w.code())
+		said := w.answer("To do it send")
+		_, rest, _ := strings.Cut(said, "yes ")
+		return rest[:3]
+	}
+	n := ask("power srv01 cycle")
+	if len(w.acts.list()) != 0 {
+		t.Fatal("done without a yes")
+	}
+	w.text("yes " + n) // without a code
+	w.answer("ends with the next code")
+	w.text("yes 99 " + w.code())
+	w.answer("nothing waits for yes 99")
+	w.text("yes " + n + " " + w.code())
+	w.answer("power srv01 cycle: done")
+	w.text("yes " + n + " " + w.code())
+	w.answer("nothing waits for yes " + n)
+	n = ask("power srv01 off")
+	w.text("да " + n + " " + w.code())
+	w.answer("power srv01 off: done")
+	w.text("power srv01 status " + w.code())
+	w.answer("power srv01 status: done")
+
+	w.set(func() { w.unsure = true })
+	n = ask("boot srv01 dart")
+	w.text("yes " + n + " " + w.code())
+	if said := w.answer("boot srv01 dart: done"); !strings.HasPrefix(said, "clock not set") {
+		t.Errorf("an answer of a box without a clock has a time: %q", said)
+	}
+	w.text("reset modem " + w.code())
+	w.answer("reset: done")
+	m := w.message("power srv01 on " + w.code()) // the service centre's zone is wrong: nobody knows how late it is
+	w.set(func() { w.unsure = false })
+	m.Time = m.Time.Add(3 * time.Hour)
+	w.Received(m)
+	w.answer("To do it send")
+	want := []string{"power srv01 cycle", "power srv01 off", "power srv01 status", "boot srv01 dart", "reset"}
+	if got := w.acts.list(); !slices.Equal(got, want) {
+		t.Errorf("done %q, want %q", got, want)
+	}
+}
+
+// Whoever is not in the file hears nothing, whatever he says.
+func TestSilence(t *testing.T) {
+	w := newWorld(t, "all")
+	right := w.code()
+	for _, m := range []Message{
+		{From: "+79169999999", Numeric: true, Text: "status " + right},
+		{From: "Beeline", Text: "boot srv01 dart " + right},
+		{From: admin, Text: "boot srv01 dart " + right},                    // a name of digits
+		{From: admin[1:], Numeric: true, Text: "boot srv01 dart " + right}, // not as it is in the file
+		{From: second, Numeric: true, Text: "status " + right},             // not enrolled
+		{From: outlet, Numeric: true, Text: "boot srv01 dart " + right},    // a device never orders
+		{From: "", Text: "0791", Binary: true},
+	} {
+		m.Time = time.Now()
+		w.Received(m)
+	}
+	w.silent()
+	if list := w.acts.list(); len(list) != 0 {
+		t.Errorf("done: %q", list)
+	}
+	for _, text := range w.List() {
+		if strings.Contains(text.Text, right) {
+			t.Errorf("a code that opens is kept: %+v", text)
+		}
+	}
+}
+
+func TestForm(t *testing.T) {
+	w := newWorld(t, "all")
+	for what, change := range map[string]func(*Message){
+		"one plain message":   func(m *Message) { m.Parts = 2 },
+		"one plain":           func(m *Message) { m.Class0 = true },
+		"took 2h0m0s to come": func(m *Message) { m.Time = m.Time.Add(-2 * time.Hour) },
+	} {
+		w := newWorld(t, "all")
+		m := w.message("vpn up " + w.code())
+		change(&m)
+		w.Received(m)
+		w.answer(what)
+		if len(w.acts.list()) != 0 {
+			t.Errorf("%s: done", what)
+		}
+	}
+	// The same code in a good message counts: what was refused by its form used nothing up.
+	m := w.message("vpn up " + w.code())
+	m.Binary = true
+	w.Received(m)
+	w.answer("one plain message")
+	m.Binary, m.Time = false, m.Time.Add(-59*time.Minute)
+	w.Received(m)
+	w.answer("vpn: done")
+}
+
+func TestReplay(t *testing.T) {
+	w := newWorld(t, "all")
+	m := w.message("vpn up " + w.code())
+	for range 3 { // the network hands it over again and again
+		w.Received(m)
+	}
+	w.answer("vpn: done")
+	later := m
+	later.Time = m.Time.Add(time.Second)
+	w.Received(later)
+	w.answer("this code was used")
+	w.restart()
+	w.Received(m)
+	later.Time = m.Time.Add(2 * time.Second)
+	w.Received(later)
+	w.answer("this code was used")
+	w.silent()
+	if got := w.acts.list(); len(got) != 1 {
+		t.Errorf("done %q", got)
+	}
+}
+
+// After five wrong codes one code opens nothing for an hour, over restarts; two in a row do.
+func TestLockout(t *testing.T) {
+	w := newWorld(t, "all")
+	for i := range 20 {
+		w.text(fmt.Sprintf("vpn up 0000%04d", i))
+	}
+	w.answer("wrong code")
+	w.answer("wrong code")
+	writes := w.store.puts
+	w.restart()
+	w.text("vpn up " + w.code()) // right, and locked: refusals are used up, too
+	if s := w.Status(); !s.Numbers[0].Locked || !s.Numbers[0].Enrolled {
+		t.Errorf("not locked: %+v", s)
+	}
+	one, two := w.code(), w.code()
+	w.text("vpn up " + one + " " + two)
+	w.answer("vpn: done")
+	if writes > 60 {
+		t.Errorf("%d writes for 20 wrong codes", writes)
+	}
+	w.silent()
+
+	for i := range 5 {
+		w.text(fmt.Sprintf("vpn up 1111%04d", i))
+	}
+	w.text("vpn up " + w.code())
+	w.set(func() { w.clock = 61 * time.Minute })
+	w.silent()
+	if got := w.acts.list(); len(got) != 1 {
+		t.Errorf("done %q", got)
+	}
+}
+
+// The phone went far ahead: two codes in a row find it again.
+func TestResync(t *testing.T) {
+	w := newWorld(t, "all")
+	w.counter = 150
+	w.text("vpn up " + w.code())
+	w.answer("wrong code")
+	w.text("vpn up " + w.code() + " " + w.code())
+	w.answer("vpn: done")
+	w.silent()
+}
+
+func TestEnrollAgain(t *testing.T) {
+	w := newWorld(t, "all")
+	w.silent()
+	if _, err := w.Enroll("+1"); !errors.Is(err, ErrNoSender) {
+		t.Errorf("a stranger is enrolled: %v", err)
+	}
+	uri, err := w.Enroll(admin)
+	if err != nil || uri == w.uri {
+		t.Fatalf("%s, %v", uri, err)
+	}
+	w.text("status " + w.code())
+	w.answer("wrong code")
+	w.uri, w.secret, w.counter = uri, secretOf(t, uri), 0
+	w.restart()
+	w.silent()
+	if err := w.Forget(admin); err != nil {
+		t.Fatal(err)
+	}
+	w.text("status " + w.code())
+	w.restart()
+	w.text("status " + w.code())
+	if s := w.Status(); s.Numbers[0].Enrolled || s.Spent != 3 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// The secret is in one file that only we read, and nowhere else.
+func TestSecret(t *testing.T) {
+	w := newWorld(t, "all")
+	w.silent()
+	w.text("status 00000000")
+	w.answer("wrong code")
+	dir, err := os.ReadDir(w.Secrets)
+	if err != nil || len(dir) != 1 {
+		t.Fatalf("%v, %v", dir, err)
+	}
+	info, err := dir[0].Info()
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("its mode is %v, %v", info.Mode(), err)
+	}
+	texts, _ := w.store.All()
+	where := fmt.Sprintf("%+v %+v", texts, w.logs.All())
+	for _, secret := range []string{string(w.secret), w.uri[strings.Index(w.uri, "secret=")+7:][:20], hotp(w.secret, 0), "00000000"} {
+		if strings.Contains(where, secret) {
+			t.Errorf("%q stands in the state or the log: %s", secret, where)
+		}
+	}
+	// One that is damaged is not used, and says what to do, without what is in it.
+	if err := os.WriteFile(recordFile(w.Secrets, admin), []byte(`{"secret":"dG9vIHNob3J0"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	w.text("status " + w.code())
+	if w.Status().Numbers[0].Enrolled || w.logs.FilterMessageSnippet("cannot order").Len() != 1 || strings.Contains(fmt.Sprint(w.logs.All()), "dG9v") {
+		t.Errorf("%v", w.logs.All())
+	}
+}
+
+// A disk that takes nothing: no code is used, and nothing done.
+func TestDiskFull(t *testing.T) {
+	w := newWorld(t, "all")
+	file := recordFile(w.Secrets, admin) + ".new"
+	if err := os.Mkdir(file, 0o700); err != nil { // what is to be written there cannot
+		t.Fatal(err)
+	}
+	w.store.mu.Lock()
+	w.store.fail = errors.New("no space left on device")
+	w.store.mu.Unlock()
+	code := w.code()
+	w.text("vpn up " + code)
+	w.answer("cannot write to its disk")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	m := w.message("vpn up " + code)
+	m.Time = m.Time.Add(time.Second)
+	w.Received(m)
+	w.answer("vpn: done")
+	if got := w.acts.list(); len(got) != 1 {
+		t.Errorf("done %q", got)
+	}
+}
