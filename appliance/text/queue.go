@@ -155,8 +155,10 @@ func (d *Desk) queueLocked(t *Text) error {
 // newLocked enters a message into the book.
 func (d *Desk) newLocked(t *Text) {
 	now, _ := d.now()
-	d.serial++
-	t.ID = fmt.Sprintf("%016x-%04x", now.UnixNano(), d.serial&0xffff)
+	for t.ID == "" || d.texts[t.ID] != nil { // a clock that was put back has been there before
+		d.serial++
+		t.ID = fmt.Sprintf("%016x-%04x", now.UnixNano(), d.serial&0xffff)
+	}
 	t.State, t.Parts = cmp.Or(t.State, Waiting), parts(t.Text)
 	t.Time, t.Changed = now.UTC(), now.UTC()
 	d.texts[t.ID] = t
@@ -254,7 +256,6 @@ func (d *Desk) mayRefuseLocked(number string) bool {
 // so many are kept in an hour: they must not wear out the disk.
 func (d *Desk) keepLocked(m Message, why string) {
 	now, _ := d.now()
-	t := &Text{Number: masked(m.From), State: Received, Error: why, Text: bounded(masked(plain(m.Text)))}
 	n := 0
 	for _, o := range d.texts {
 		if o.State == Received && o.Error != "" && now.Sub(o.Time) < time.Hour {
@@ -264,6 +265,7 @@ func (d *Desk) keepLocked(m Message, why string) {
 	if why != "" && n >= keepStrange {
 		return
 	}
+	t := &Text{Number: bounded(masked(plain(m.From))), State: Received, Error: why, Text: bounded(masked(plain(m.Text)))}
 	d.newLocked(t)
 	_ = d.putLocked(t) // logged
 }

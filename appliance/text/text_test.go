@@ -58,6 +58,12 @@ func (s *table) All() (list []Text, err error) {
 	return list, nil
 }
 
+func (s *table) writes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.puts
+}
+
 // acts notes what is done.
 type acts struct {
 	mu    sync.Mutex
@@ -410,7 +416,7 @@ func TestLockout(t *testing.T) {
 	}
 	w.answer("wrong code")
 	w.answer("wrong code")
-	writes := w.store.puts
+	writes := w.store.writes()
 	w.restart()
 	w.text("vpn up " + w.code()) // right, and locked: refusals are used up, too
 	if s := w.Status(); !s.Numbers[0].Locked || !s.Numbers[0].Enrolled {
