@@ -2,49 +2,259 @@ package modem
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
 	"time"
+
+	"github.com/warthog618/modem/at"
+	"go.uber.org/zap"
+)
+
+// Times of a modem's life.
+const (
+	firstReopen = time.Second
+	lastReopen  = 30 * time.Second
+	lookEvery   = 30 * time.Second
+	lookSoon    = 5 * time.Second // while there is no network
+	clockEvery  = 6 * time.Hour
+	wakeTries   = 4
 )
 
 // Run keeps the modem alive until ctx is done. A modem that is not there is no failure of
 // the part: Status says so, and it is looked for again.
 func (m *Modem) Run(ctx context.Context, ready func()) error {
+	if err := errors.Join(m.recall(), m.prepareData()); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	ready()
+	wg.Go(func() { m.keepBearer(ctx) })
+	wg.Go(func() { m.recover(ctx) })
+	if m.Device == "" { // a router of its own, or ModemManager's
+		m.setState(NoPort, "")
+		<-ctx.Done()
+		return nil
+	}
+	m.live(ctx)
+	return nil
+}
+
+// live opens the port again and again.
+func (m *Modem) live(ctx context.Context) {
+	delay := firstReopen
 	for ctx.Err() == nil {
-		m.once(ctx)
+		began := time.Now()
+		l, err := m.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if l != nil {
+			m.lendTo(ctx, l)
+			continue
+		}
+		m.lost(err)
+		if time.Since(began) > time.Minute {
+			delay = firstReopen
+		}
+		if errors.Is(err, errNoPort) {
+			delay = firstReopen // to look for it costs nothing
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(time.Second):
+		case <-time.After(delay):
+		case l := <-m.loans:
+			m.lendTo(ctx, l)
+		}
+		delay = min(2*delay, lastReopen)
+	}
+}
+
+// lost shows why there is no session.
+func (m *Modem) lost(err error) {
+	state := Mute
+	if errors.Is(err, errNoPort) {
+		state = Absent
+	}
+	why := err.Error()
+	if path := m.device(); state == Mute && system.rival(path) {
+		why += "; ModemManager runs here and was not told to leave the port alone: install systemd/70-rescuebox-modem.rules and pull the modem out and in"
+	}
+	m.setState(state, why)
+}
+
+// once is one session, from the port's opening to its loss, or to the one who borrows the port.
+func (m *Modem) once(ctx context.Context) (*loan, error) {
+	path, id, err := m.places.find(m.Device, m.knownUSB())
+	if err != nil {
+		return nil, err
+	}
+	p, err := openTTY(path, m.Speed)
+	if err != nil {
+		return nil, err
+	}
+	m.noteUSB(id)
+	s := newSession(p, path, m.log, nil)
+	m.setOpen(s)
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer func() {
+		m.setCurrent(nil)
+		m.setOpen(nil)
+		cancel()
+		s.close()
+		wg.Wait()
+	}()
+	return m.attend(ctx, s, &wg)
+}
+
+// attend wakes the modem and looks after it until the session ends.
+func (m *Modem) attend(ctx context.Context, s *session, wg *sync.WaitGroup) (*loan, error) {
+	if err := m.wake(ctx, s); err != nil {
+		return nil, err
+	}
+	m.identify(ctx, s)
+	v := &visit{m: m, s: s, wg: wg, refused: map[string]bool{}}
+	for {
+		err := v.look(ctx)
+		var halt *stuck
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.As(err, &halt):
+			m.setCurrent(nil)
+			v.ready = false
+			m.halted(halt)
+		case err != nil && s.over():
+			return nil, s.err()
+		case err != nil:
+			m.log.Debug("modem", zap.NamedError("err", err))
+		}
+		if l, err := v.wait(ctx, halt != nil || err != nil); l != nil || err != nil {
+			return l, err
+		}
+	}
+}
+
+// visit is what one session found out.
+type visit struct {
+	m       *Modem
+	s       *session
+	wg      *sync.WaitGroup
+	ready   bool            // the SIM is, and the news are switched on
+	texts   bool            // keepTexts runs
+	refused map[string]bool // meters that this modem does not know
+	clock   time.Time       // when the time was offered
+}
+
+// look finds out how the modem is, from its foot: nothing is taken from the last look.
+func (v *visit) look(ctx context.Context) error {
+	if err := v.m.radioOn(ctx, v.s); err != nil {
+		return err
+	}
+	if err := v.m.unlock(ctx, v.s); err != nil {
+		return err
+	}
+	if !v.ready {
+		v.m.identifySIM(ctx, v.s)
+		watchNetwork(ctx, v.s)
+		v.ready = true
+	}
+	n, err := askNetwork(ctx, v.s)
+	if err != nil {
+		return err
+	}
+	sig, err := askSignal(ctx, v.s, v.refused)
+	if err != nil {
+		return err
+	}
+	sig.Technology = n.technology
+	v.m.arrived(n, sig)
+	v.m.setCurrent(v.s)
+	if !v.texts {
+		v.texts = true
+		v.wg.Go(func() { v.keepTexts(ctx) })
+	}
+	if n.registered() && time.Since(v.clock) > clockEvery {
+		v.clock = time.Now()
+		return v.m.offerClock(ctx, v.s)
+	}
+	return nil
+}
+
+// keepTexts receives messages as long as the session lasts.
+func (v *visit) keepTexts(ctx context.Context) {
+	for ctx.Err() == nil && !v.s.over() {
+		if err := v.m.keepTexts(ctx, v.s); err != nil {
+			v.m.log.Warn("text messages", zap.NamedError("err", err))
+		}
+		if v.s.pause(ctx, lookSoon) != nil {
+			return
+		}
+	}
+}
+
+// wait waits for a reason to look again, or for one who borrows the port.
+func (v *visit) wait(ctx context.Context, soon bool) (*loan, error) {
+	every := v.m.SignalInterval
+	if every == 0 {
+		every = lookEvery
+	}
+	if soon || v.m.state() != Registered {
+		every = min(every, lookSoon)
+	}
+	t := time.NewTimer(every)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-v.s.closed():
+		return nil, v.s.err()
+	case l := <-v.m.loans:
+		return l, nil
+	case <-v.s.network:
+		// A modem that finds its network says five things in a second; one look is enough for them.
+		return nil, v.s.pause(ctx, time.Second/2)
+	case <-t.C:
+		return nil, nil
+	}
+}
+
+// wake makes the modem talk as we want it. It may be half asleep, in the middle of a text, or echo.
+func (m *Modem) wake(ctx context.Context, s *session) error {
+	s.at.Escape('\r', '\n')
+	var err error
+	for range wakeTries {
+		if _, err = s.command(ctx, "", "", 2*time.Second); err == nil || ctx.Err() != nil || s.over() {
+			break
+		}
+	}
+	if err != nil {
+		if s.wire.babbling() {
+			return fmt.Errorf("AT port %s: it says a lot and nothing that makes sense: is it the modem's AT port, or another one of its ports?", s.device)
+		}
+		if s.over() {
+			return s.err()
+		}
+		return fmt.Errorf("AT port %s: %w: is it the modem's AT port? Try the next of its ports, or cut its power", s.device, errMute)
+	}
+	for _, cmd := range []string{"Z", "E0", "V1", "+CMEE=1"} {
+		if _, err := s.command(ctx, cmd, "", shortAnswer); err != nil && !isRefusal(err) {
+			return err
 		}
 	}
 	return nil
 }
 
-// once is one session, from the port's opening to its loss.
-func (m *Modem) once(ctx context.Context) {
-	p, err := openTTY(m.Device, m.Speed)
-	if err != nil {
-		m.mu.Lock()
-		m.status.State, m.status.Why = Absent, err.Error()
-		m.mu.Unlock()
-		return
-	}
-	s := newSession(p, m.Device, m.log, nil)
-	defer s.close()
-	for _, cmd := range []string{"Z", "E0", "+CMEE=1", "+CMGF=0"} {
-		if _, err := s.command(ctx, cmd, "", shortAnswer); err != nil {
-			return
-		}
-	}
-	m.mu.Lock()
-	m.current = s
-	m.status.State, m.status.Why = Registered, ""
-	m.movedLocked()
-	m.mu.Unlock()
-	_ = m.keepTexts(ctx, s)
-	m.mu.Lock()
-	m.current = nil
-	m.movedLocked()
-	m.mu.Unlock()
+// isRefusal says that the modem answered, and said no.
+func isRefusal(err error) bool {
+	var cme at.CMEError
+	var cms at.CMSError
+	var dial at.ConnectError
+	return errors.Is(err, at.ErrError) || errors.As(err, &cme) || errors.As(err, &cms) || errors.As(err, &dial)
 }
 
 // loan hands the AT port to somebody else for a while: pppd on a modem with one port only.
@@ -68,5 +278,15 @@ func (m *Modem) lend(ctx context.Context, use func(device string) error) error {
 		return use(device)
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// lendTo waits until the port is given back.
+func (m *Modem) lendTo(ctx context.Context, l *loan) {
+	m.setState(Lent, "")
+	l.granted <- m.device()
+	select {
+	case <-l.done:
+	case <-ctx.Done():
 	}
 }

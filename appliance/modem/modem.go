@@ -41,30 +41,38 @@ type Config struct {
 	ModemManagerBus string        // D-Bus address; "" is the system's
 }
 
-// Modem is one modem with its SIM. Set the exported functions before Run; they are called from several
+// Modem is one modem with its SIM. Set the exported fields before Run; the functions are called from several
 // goroutines and must not block for long.
 type Modem struct {
 	Config
 	Memory   Memory          // remembers over restarts; nil: only until the next one
-	Changed  func(Link)      // each change of the data bearer
+	Changed  func(Link)      // each change of the data bearer; link's Watch wants it
 	Event    func(Event)     // what the admin wants to read later
 	Clock    func(time.Time) // the network's time (NITZ), for a box whose own clock is older
+	dataPart                 // data*.go
+	textPart                 // texts*.go
+
 	log      *zap.Logger
-	textPart // texts*.go
+	places   places
+	patience time.Duration // for a SIM to get ready; 0 is simPatience
 
 	mu      sync.Mutex
 	status  Status
 	want    bool
-	current *session
-	moved   chan struct{} // closed and made anew at each change of want, current or status that a loop waits for
+	open    *session      // an open port, whatever the modem says there
+	current *session      // the same, once the SIM is unlocked
+	moved   chan struct{} // closed and made anew at each change that a loop waits for
 	loans   chan *loan
 	resets  chan *reset
-	record  *record
+
+	memoryLock sync.Mutex
+	memory     Record
+	retries    int // of a PIN that cost no try; owned by the session's goroutine
 }
 
 // New makes a modem; Run brings it to life.
 func New(c Config, log *zap.Logger) *Modem {
-	m := &Modem{Config: c, log: log.With(zap.String("modem", c.Name)), moved: make(chan struct{}),
+	m := &Modem{Config: c, log: log.With(zap.String("modem", c.Name)), places: system, moved: make(chan struct{}),
 		loans: make(chan *loan), resets: make(chan *reset)}
 	m.status = Status{Name: c.Name, State: Absent, Since: time.Now(), Why: "the modem was not looked for yet"}
 	return m
@@ -85,7 +93,7 @@ type Link struct {
 type Event struct {
 	Time  time.Time
 	Modem string
-	Kind  string // registered, lost, roaming, sim, recovery, bearer, quota, text
+	Kind  string // state, sim, roaming, recovery, quota
 	Text  string // one sentence
 }
 
@@ -145,7 +153,33 @@ func (m *Modem) session() (*session, error) {
 	return m.current, nil
 }
 
-// notNow is the reason why the modem cannot do something now.
+// openSession is the session of the hour, even if the SIM is locked; nil if the port is not open.
+func (m *Modem) openSession() *session {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.open
+}
+
+func (m *Modem) setOpen(s *session) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.open = s
+	if s != nil {
+		m.status.Device = s.device
+	}
+	m.movedLocked()
+}
+
+func (m *Modem) setCurrent(s *session) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.current != s {
+		m.current = s
+		m.movedLocked()
+	}
+}
+
+// notNow is the reason why the modem cannot do something now; it was not begun.
 type notNow string
 
 func (e notNow) Error() string {
@@ -153,4 +187,24 @@ func (e notNow) Error() string {
 		return "the modem is not ready"
 	}
 	return string(e)
+}
+
+// keepBearer runs the data bearer: one that fails costs no text messages.
+func (m *Modem) keepBearer(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := m.keepData(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		m.log.Warn("data bearer", zap.NamedError("err", err))
+		m.show(func(s *Status) {
+			if err != nil {
+				s.Data.Why = err.Error()
+			}
+		})
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
+		}
+	}
 }

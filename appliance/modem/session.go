@@ -58,6 +58,30 @@ func newSession(p port, device string, log *zap.Logger, onURC func(string)) *ses
 // closed is closed when the port is gone.
 func (s *session) closed() <-chan struct{} { return s.at.Closed() }
 
+// over says whether the port is gone.
+func (s *session) over() bool {
+	select {
+	case <-s.closed():
+		return true
+	default:
+		return false
+	}
+}
+
+// pause waits, but not beyond the session's end.
+func (s *session) pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closed():
+		return s.err()
+	}
+}
+
 // fail ends the session with a reason.
 func (s *session) fail(err error) {
 	select {

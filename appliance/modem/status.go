@@ -1,16 +1,22 @@
 package modem
 
-import "time"
+import (
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
 
 // State is how far the modem got.
 type State string
 
 // The states, in the order in which they follow each other.
 const (
-	Absent     State = "absent"     // no port
-	Mute       State = "mute"       // a port, no sense from it
-	Locked     State = "locked"     // the SIM is missing or wants what we do not have
+	NoPort     State = "no port"    // none is configured: a router of its own, or ModemManager has it
+	Absent     State = "absent"     // the port is not there
+	Mute       State = "mute"       // the port is there, no sense comes from it
 	LowPower   State = "low power"  // the radio is off and does not come on: FCC lock, airplane mode
+	Locked     State = "locked"     // the SIM is missing, or wants what we do not have
 	Searching  State = "searching"  // no network yet
 	Denied     State = "denied"     // the network does not want this SIM
 	Registered State = "registered" // messages work; data by Status.Data
@@ -39,13 +45,11 @@ type Status struct {
 	Recovery RecoveryStatus
 }
 
-// Signal is the radio at one moment. What the modem does not say is zero.
-type Signal struct {
-	Time       time.Time
-	Technology string
-	RSSI       int // dBm
-	RSRP, RSRQ int // LTE and 5G: dBm, dB
-	SINR       int // dB
+// DataStatus is how the data bearer is.
+type DataStatus struct {
+	Wanted bool
+	Link   Link
+	Why    string // one sentence why there is none though it is wanted
 }
 
 // Status is how the modem is now.
@@ -54,12 +58,129 @@ func (m *Modem) Status() Status {
 	defer m.mu.Unlock()
 	s := m.status
 	s.History = append([]Signal(nil), s.History...)
+	s.Data.Wanted, s.Texts = m.want, m.texts
 	return s
 }
 
-// DataStatus is how the data bearer is.
-type DataStatus struct {
-	Wanted bool
-	Link   Link
-	Why    string // one sentence why there is none though it is wanted
+func (m *Modem) state() State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status.State
+}
+
+// device is the port of the hour, or the one that is looked for.
+func (m *Modem) device() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.status.Device != "" {
+		return m.status.Device
+	}
+	return m.Device
+}
+
+// show changes what the status says about things that no loop waits for.
+func (m *Modem) show(change func(*Status)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(&m.status)
+}
+
+// setState moves the modem from one state into another, wakes who waits for it, and tells it once.
+func (m *Modem) setState(state State, why string) {
+	m.mu.Lock()
+	old := m.status
+	m.status.State, m.status.Why = state, why
+	if state != Registered && state != Lent {
+		m.status.Signal, m.status.Technology = Signal{}, ""
+	}
+	if old.State != state {
+		m.status.Since = time.Now()
+	}
+	changed := old.State != state || old.Why != why
+	if changed {
+		m.movedLocked()
+	}
+	m.mu.Unlock()
+	if !changed {
+		return
+	}
+	m.log.Info("modem", zap.String("state", string(state)), zap.String("why", why))
+	if old.State != state {
+		text := fmt.Sprintf("modem %s: %s", m.Name, state)
+		if why != "" {
+			text += ": " + why
+		}
+		m.tell("state", text)
+	}
+}
+
+// tell makes an event.
+func (m *Modem) tell(kind, text string) {
+	if m.Event != nil {
+		m.Event(Event{Time: time.Now(), Modem: m.Name, Kind: kind, Text: text})
+	}
+}
+
+// halted shows a state that only a person ends.
+func (m *Modem) halted(e *stuck) {
+	m.show(func(s *Status) {
+		s.Operator, s.PLMN, s.Roaming = "", "", false
+		if e.sim != "" {
+			s.SIM = string(e.sim)
+		}
+		if e.sim == simMissing {
+			s.ICCID, s.IMSI = "", ""
+		}
+	})
+	m.setState(e.state, e.why)
+}
+
+// arrived shows where the modem is in the world.
+func (m *Modem) arrived(n network, sig Signal) {
+	data := m.Data != "none" && m.Data != ""
+	state, why := n.why(data)
+	name := orText(n.name, n.plmn)
+	if why == "" && n.roams() && !m.Roaming && data {
+		why = roamingWhy(name)
+	}
+	m.mu.Lock()
+	was := m.status.Roaming
+	m.status.Operator, m.status.PLMN, m.status.Technology, m.status.Roaming = n.name, n.plmn, n.technology, n.roams()
+	m.status.Signal = sig
+	if sig.Known() {
+		m.status.History = remember(m.status.History, sig)
+	}
+	if was != n.roams() {
+		m.movedLocked()
+	}
+	m.mu.Unlock()
+	m.setState(state, why)
+	if n.roams() && !was {
+		m.tell("roaming", fmt.Sprintf("modem %s roams in %s", m.Name, orText(name, "a foreign network")))
+	}
+}
+
+// fault is what is wrong as far as the ladder can cure it.
+func (m *Modem) fault() fault {
+	s := m.Status()
+	switch s.State {
+	case Absent:
+		return gone
+	case Mute:
+		return mute
+	case Searching, Denied:
+		return noNetwork
+	case Locked:
+		if s.SIM == string(simMissing) || s.SIM == string(simBusy) || s.SIM == string(simBroken) {
+			return noSIM
+		}
+		return sound
+	case LowPower:
+		return sound
+	}
+	// Registered, lent, or with no port of ours: what counts is whether data comes up when it is wanted and may.
+	if tries, _ := m.DataTrouble(); tries >= 3 && s.Data.Wanted && m.mayDial() == nil {
+		return noData
+	}
+	return sound
 }
