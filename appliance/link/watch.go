@@ -3,40 +3,398 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Watch watches the uplinks of a Config.
 type Watch struct {
-	c Config
+	c       Config
+	metrics *metrics
+	world   world
+	poke    chan struct{} // something was ordered or has changed
+	dirty   atomic.Bool   // look at the kernel again
+	ends    chan roundEnd
+	echoes  chan echo
+	rounds  sync.WaitGroup
+
+	mu       sync.Mutex
+	m        *machine
+	running  bool
+	bearers  []BearerState // by uplink
+	sights   []sight
+	leads    [2]int
+	names    []*names
+	targets  [][]TargetStatus
+	heard    []time.Time // as the tunnel said last
+	polled   time.Time
+	pinged   bool // a hub answered a ping outside: silence then says something
+	plumb    *plumber
+	trouble  []string
+	drilling bool
+	drill    *Report
+	shown    time.Time // in the metrics
+
+	inner inner // the loop's own
+}
+
+// world is the kernel and the network, as the loop needs them.
+type world interface {
+	look(u Uplink, b BearerState, last sight) sight
+	leads() [2]int
+	pinger(device string, v6 bool) (echoer, error)
+	ask(ctx context.Context, by path, p Probe) error
+}
+
+// echoer sends pings and waits for their answers: a pinger.
+type echoer interface {
+	send(to netip.Addr, seq uint16) error
+	receive() (from netip.Addr, seq uint16, err error)
+	close()
+}
+
+type roundEnd struct {
+	uplink, epoch int
+	at            time.Time
+	took          time.Duration
+	err           error
+}
+
+type echo struct {
+	seq uint16
+	at  time.Time
 }
 
 // New checks the configuration. Nothing is opened yet.
-func New(c Config) (*Watch, error) { return &Watch{c: c}, nil }
+func New(c Config) (*Watch, error) {
+	c.Uplinks = slices.Clone(c.Uplinks)
+	if len(c.Uplinks) > lastTable-firstTable+1 || len(c.Uplinks) > prefOwn-prefAddress {
+		return nil, fmt.Errorf("watch %d uplinks: the box has routing tables for 10", len(c.Uplinks))
+	}
+	for i := range c.Uplinks {
+		u := &c.Uplinks[i]
+		if u.Name == "" || slices.ContainsFunc(c.Uplinks[:i], func(o Uplink) bool { return o.Name == u.Name }) {
+			return nil, fmt.Errorf("uplink %d: it needs a name of its own, not %q", i+1, u.Name)
+		}
+		u.complete()
+	}
+	switch c.Mode {
+	case "":
+		c.Mode = Standby
+	case Standby, Dormant, LTEOnly:
+	default:
+		return nil, fmt.Errorf("mode %q: want standby, dormant or lte-only", c.Mode)
+	}
+	c.Failback = orTime(c.Failback, time.Minute)
+	if c.MaxSwitches == 0 {
+		c.MaxSwitches = 12
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	w := &Watch{c: c, metrics: newMetrics(c.Metrics), world: kernel{}, poke: make(chan struct{}, 1),
+		ends: make(chan roundEnd, 16), echoes: make(chan echo, 64),
+		bearers: make([]BearerState, len(c.Uplinks)), sights: make([]sight, len(c.Uplinks)),
+		targets: make([][]TargetStatus, len(c.Uplinks)), heard: make([]time.Time, len(c.Uplinks))}
+	for range c.Uplinks {
+		w.names = append(w.names, &names{})
+	}
+	w.m = newMachine(c)
+	return w, nil
+}
+
+// complete fills in what is not given.
+func (u *Uplink) complete() {
+	interval, suspect, check := 50*time.Millisecond, 30*time.Millisecond, time.Second
+	if u.Metered {
+		interval, suspect, check = 15*time.Second, 2*time.Second, 10*time.Minute
+	}
+	u.Interval, u.Suspect, u.Check = orTime(u.Interval, interval), orTime(u.Suspect, suspect), orTime(u.Check, check)
+	if u.Down == 0 {
+		u.Down = 3
+	}
+	if u.Up == 0 {
+		u.Up = 3
+	}
+	u.Of = max(u.Of, u.Down, u.Up)
+	if u.Of < 5 && u.Down <= 3 && u.Up <= 3 {
+		u.Of = 5
+	}
+	u.Need = max(u.Need, 1)
+}
+
+func orTime(d, usual time.Duration) time.Duration {
+	if d <= 0 {
+		return usual
+	}
+	return d
+}
 
 // Run watches until ctx is done, then takes everything of ours out of the kernel.
 func (w *Watch) Run(ctx context.Context, ready func()) error {
-	return errors.New("not built yet")
+	changes, err := newWatcher()
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.plumb = newPlumber(w.c, w.complain)
+	w.mu.Unlock()
+	ctx, stop := context.WithCancelCause(ctx)
+	var around sync.WaitGroup
+	around.Go(func() {
+		if err := changes.run(w.look); err != nil {
+			stop(err)
+		}
+	})
+	around.Go(func() {
+		if err := w.plumb.run(ctx); err != nil {
+			w.c.Log.Warn("rules and routes of the uplinks were not taken away; the next start does", zap.NamedError("err", err))
+		}
+	})
+	w.loop(ctx, ready)
+	changes.file.Close()
+	around.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// look has the loop look at the kernel again.
+func (w *Watch) look() {
+	w.dirty.Store(true)
+	w.nudge()
+}
+
+func (w *Watch) nudge() {
+	select {
+	case w.poke <- struct{}{}:
+	default:
+	}
+}
+
+// loop turns everything that happens into steps of the machine, and does what the machine wants.
+func (w *Watch) loop(ctx context.Context, ready func()) {
+	w.begin(time.Now())
+	defer w.end()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for ready := ready; ; ready = func() {} {
+		w.turn(ctx, timer)
+		ready()
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-w.poke:
+		case e := <-w.ends:
+			w.mu.Lock()
+			w.m.round(e.uplink, e.epoch, e.at, e.took, e.err)
+			w.mu.Unlock()
+		case e := <-w.echoes:
+			w.answered(e)
+		}
+	}
+}
+
+// begin starts with a machine that knows nothing but what somebody ordered earlier.
+func (w *Watch) begin(now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.m = newMachine(w.c)
+	w.running, w.polled = true, now
+	w.dirty.Store(true)
+	for i, u := range w.c.Uplinks {
+		w.sights[i] = sight{}
+		if w.c.Tunnel != nil {
+			w.heard[i] = w.c.Tunnel.Heard(u.Name)
+		}
+	}
+	w.recall()
+}
+
+// end stops what the loop started.
+func (w *Watch) end() {
+	w.mu.Lock()
+	w.running = false
+	w.mu.Unlock()
+	w.inner.close()
+	w.rounds.Wait()
+	for len(w.ends) > 0 {
+		<-w.ends
+	}
+}
+
+// turn is one step: look, listen, decide, act.
+func (w *Watch) turn(ctx context.Context, timer *time.Timer) {
+	w.mu.Lock()
+	now := time.Now()
+	if w.dirty.Swap(false) {
+		w.see(now)
+	}
+	w.listen(now)
+	hub, tunnel := w.hub()
+	w.m.tunnel = tunnel
+	before, lost := w.m.active, []netip.Prefix(nil)
+	w.m.step(now)
+	acts, wake := w.m.take()
+	if before >= 0 && before != w.m.active && w.m.healthOf(before, now) != Alive {
+		lost = w.sights[before].addresses
+	}
+	plan := plan{paths: slices.Clone(w.sights), active: w.m.active, leads: w.leads}
+	plumb := w.plumb
+	if len(acts) > 0 && now.Sub(w.shown) > time.Second || before != w.m.active {
+		w.shown = now
+		w.metrics.show(w.statusLocked(now))
+	}
+	w.mu.Unlock()
+	for _, a := range acts {
+		w.act(ctx, a, hub)
+	}
+	if plumb != nil {
+		plumb.set(plan, lost)
+	}
+	if wake.IsZero() {
+		timer.Stop()
+	} else {
+		timer.Reset(time.Until(wake))
+	}
+}
+
+// see looks at the kernel.
+func (w *Watch) see(now time.Time) {
+	for i := range w.c.Uplinks {
+		u, last := w.c.Uplinks[i], w.sights[i]
+		if b := w.bearers[i]; w.c.Bearers[u.Name] != nil {
+			u.Device = b.Device
+			if b.Err != nil {
+				u.Device = ""
+			}
+		}
+		s := w.world.look(u, w.bearers[i], last)
+		if s.index != 0 && last.index != 0 && s.index != last.index {
+			w.m.link(i, now, false, false, s.device+" was made anew") // what was known was of the old one
+		}
+		w.m.link(i, now, s.carrier, s.routed(), s.why)
+		if len(s.addresses) == 0 && s.index == last.index {
+			s.addresses = last.addresses // its connections are found by them
+		}
+		w.sights[i] = s
+	}
+	w.leads = w.world.leads()
+}
+
+// listen asks the tunnel by which uplink it heard its hub. A time that the clock's setting made odd
+// counts as now: it is new, that is what matters.
+func (w *Watch) listen(now time.Time) {
+	if w.c.Tunnel == nil {
+		return
+	}
+	for i, u := range w.c.Uplinks {
+		at := w.c.Tunnel.Heard(u.Name)
+		if at.Equal(w.heard[i]) {
+			continue
+		}
+		w.heard[i] = at
+		if at.IsZero() {
+			continue
+		}
+		if at.Before(w.polled) || at.After(now) {
+			at = now
+		}
+		w.m.hear(i, now.Add(-now.Sub(at)))
+	}
+	w.polled = now
+}
+
+// hub is the address to ping through the tunnel.
+func (w *Watch) hub() (netip.Addr, bool) {
+	if w.c.Tunnel == nil || w.c.InnerDevice == "" || w.c.Inner == nil {
+		return netip.Addr{}, false
+	}
+	a := w.c.Inner()
+	return a, a.IsValid()
+}
+
+// act does what the machine wants.
+func (w *Watch) act(ctx context.Context, a action, hub netip.Addr) {
+	name := ""
+	if a.do != doDuplicate && a.do != doTell {
+		name = w.c.Uplinks[a.uplink].Name
+	}
+	switch a.do {
+	case doUse:
+		if w.c.Tunnel != nil {
+			w.c.Tunnel.Use(name)
+		}
+	case doDuplicate:
+		if a.on {
+			w.metrics.doubts.Inc()
+		}
+		if w.c.Tunnel != nil {
+			w.c.Tunnel.Duplicate(a.on)
+		}
+	case doPing:
+		w.inner.send(w, hub)
+	case doAsk:
+		w.round(ctx, a)
+	case doWant:
+		w.c.Bearers[name].Want(a.on)
+	case doTell:
+		w.tell(a.event)
+	}
+}
+
+func (w *Watch) tell(e Event) {
+	w.c.Log.Info(e.Reason, zap.String("event", string(e.Kind)), zap.String("uplink", e.Uplink))
+	if e.Kind == Switched {
+		w.metrics.switches.WithLabelValues(e.Uplink).Inc()
+	}
+	if w.c.Changed != nil {
+		w.c.Changed(e)
+	}
+}
+
+// complain takes what is wrong with rules, routes and filters, and tells what is new.
+func (w *Watch) complain(list []string) {
+	w.mu.Lock()
+	before := w.trouble
+	w.trouble = list
+	w.mu.Unlock()
+	for _, s := range list {
+		if !slices.Contains(before, s) {
+			w.tell(Event{At: time.Now(), Kind: Trouble, Reason: s})
+		}
+	}
 }
 
 // Bearer takes a change of an uplink's bearer.
-func (w *Watch) Bearer(uplink string, b BearerState) {}
+func (w *Watch) Bearer(uplink string, b BearerState) {
+	if i := w.index(uplink); i >= 0 {
+		w.mu.Lock()
+		w.bearers[i] = b
+		w.mu.Unlock()
+		w.names[i].servers(b.DNS)
+		w.look()
+	}
+}
 
-// Status says how everything is.
-func (w *Watch) Status() Status { return Status{} }
+func (w *Watch) index(uplink string) int {
+	return slices.IndexFunc(w.c.Uplinks, func(u Uplink) bool { return u.Name == uplink })
+}
 
-// Fail makes an uplink count as dead until Restore, over restarts too.
-func (w *Watch) Fail(uplink string) error { return nil }
+// kernel is the world as it is.
+type kernel struct{}
 
-// Restore ends Fail. The uplink is used as soon as its probes answer.
-func (w *Watch) Restore(uplink string) error { return nil }
-
-// Set changes the mode until the next Set, over restarts too; "" is that of the configuration again.
-func (w *Watch) Set(mode Mode) error { return nil }
-
-// Wake brings up the bearers of metered uplinks for a while: somebody asked for them.
-func (w *Watch) Wake(d time.Duration) {}
-
-// Test is a drill: the active uplink is cut for d, as if it died silently, and what that costs is
-// measured. The kernel ends the cut even if the daemon does not live to.
-func (w *Watch) Test(ctx context.Context, d time.Duration) (Report, error) { return Report{}, nil }
+func (kernel) look(u Uplink, b BearerState, last sight) sight { return look(u, b, last) }
+func (kernel) leads() [2]int                                  { return leads() }
+func (kernel) ask(ctx context.Context, by path, p Probe) error {
+	return by.ask(ctx, p)
+}
+func (kernel) pinger(device string, v6 bool) (echoer, error) { return newPinger(device, v6) }

@@ -1,0 +1,145 @@
+package link
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Keys of Kept.
+const (
+	keyMode   = "mode"
+	keyUplink = "uplink/"
+)
+
+// recall takes up what somebody ordered before the restart.
+func (w *Watch) recall() {
+	if w.c.Store == nil {
+		return
+	}
+	all, err := w.c.Store.All()
+	if err != nil {
+		w.c.Log.Warn("orders about uplinks were not read: all uplinks are used, as the configuration says", zap.NamedError("err", err))
+	}
+	for _, k := range all {
+		if i := w.index(k.Uplink); i >= 0 {
+			w.m.fail(i)
+		}
+		if k.Uplink == "" && validMode(k.Mode) {
+			w.m.set(k.Mode)
+		}
+	}
+}
+
+func validMode(m Mode) bool { return m == Standby || m == Dormant || m == LTEOnly }
+
+// Fail makes an uplink count as dead until Restore, over restarts too. While nothing else works, it is
+// used all the same.
+func (w *Watch) Fail(uplink string) error {
+	i, err := w.find(uplink)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.othersWork(i, time.Now()) {
+		return fmt.Errorf("fail %s: no other uplink works, and you would be cut off; see rescuebox link status", uplink)
+	}
+	if err := w.keep(keyUplink+uplink, Kept{Uplink: uplink, At: time.Now()}); err != nil {
+		return err
+	}
+	w.m.fail(i)
+	w.nudge()
+	return nil
+}
+
+// othersWork reports whether an uplink other than i is alive. A bearer that is down in mode dormant
+// may be called first: Wake.
+func (w *Watch) othersWork(i int, now time.Time) bool {
+	for o := range w.m.ups {
+		if o != i && w.m.healthOf(o, now) == Alive {
+			return true
+		}
+	}
+	return false
+}
+
+// Restore ends Fail. The uplink is used as soon as its probes answer, without the usual hold.
+func (w *Watch) Restore(uplink string) error {
+	i, err := w.find(uplink)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.forget(keyUplink + uplink); err != nil {
+		return err
+	}
+	w.m.restore(i, time.Now())
+	w.nudge()
+	return nil
+}
+
+// Set changes the mode until the next Set, over restarts too; "" is that of the configuration again.
+func (w *Watch) Set(mode Mode) (err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case mode == "":
+		mode, err = w.c.Mode, w.forget(keyMode)
+	case validMode(mode):
+		err = w.keep(keyMode, Kept{Mode: mode, At: time.Now()})
+	default:
+		err = fmt.Errorf("mode %q: want standby, dormant or lte-only", mode)
+	}
+	if err != nil {
+		return err
+	}
+	w.m.set(mode)
+	w.nudge()
+	return nil
+}
+
+// Wake brings up the bearers of metered uplinks for a while: somebody asked for them.
+func (w *Watch) Wake(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.m.woken = later(w.m.woken, time.Now().Add(d))
+	w.nudge()
+}
+
+func (w *Watch) find(uplink string) (int, error) {
+	i := w.index(uplink)
+	if i < 0 {
+		var names []string
+		for _, u := range w.c.Uplinks {
+			names = append(names, u.Name)
+		}
+		slices.Sort(names)
+		return -1, fmt.Errorf("no uplink %q: uplinks are %s", uplink, strings.Join(names, ", "))
+	}
+	return i, nil
+}
+
+func (w *Watch) keep(key string, k Kept) error {
+	if w.c.Store == nil {
+		return nil
+	}
+	if err := w.c.Store.Put(key, k); err != nil {
+		return fmt.Errorf("keep the order over restarts: %w", err)
+	}
+	return nil
+}
+
+func (w *Watch) forget(key string) error {
+	if w.c.Store == nil {
+		return nil
+	}
+	if err := w.c.Store.Delete(key); err != nil {
+		return fmt.Errorf("end the order: %w", err)
+	}
+	return nil
+}
