@@ -1,0 +1,343 @@
+package measure
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"rescuebox/appliance/link"
+	"rescuebox/appliance/link/linktest"
+	"rescuebox/appliance/vpn"
+)
+
+// boxEnv tells a child of the program that it is a box, and how.
+const boxEnv = "LINK_BOX"
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(boxEnv); text != "" {
+		if err := runBox(text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	linktest.Main(m)
+}
+
+// boxConfig is what a box is told. The kinds are:
+//
+//	daemon  rescueboxd as a whole, the program of LINK_DAEMON
+//	ours    the tunnel and what watches the uplinks, alone
+//	three   our tunnel, switched after three probes of 200 ms had no answer
+//	metric  WireGuard as it is, and a script that swaps the routes' metrics after three of a second, or when the carrier goes
+//	lte     WireGuard as it is, on LTE alone
+type boxConfig struct{ Kind, Dir, HubKey, Hub string }
+
+// box is the process at the branch's end.
+type box struct{ cmd *exec.Cmd }
+
+// startBox starts a box that the hub has let in.
+func (m *measurement) startBox(kind string) {
+	c := boxConfig{Kind: kind, Dir: m.TempDir(), HubKey: m.h.PublicKey, Hub: m.h.Endpoint.String()}
+	private, err := wgtypes.GeneratePrivateKey()
+	m.must(err)
+	m.must(os.WriteFile(filepath.Join(c.Dir, "vpn.key"), []byte(private.String()+"\n"), 0o600))
+	m.must(m.h.Admit(private.PublicKey().String(), ""))
+	text, err := json.Marshal(c)
+	m.must(err)
+	var cmd *exec.Cmd
+	if kind == "daemon" {
+		cmd = m.daemon(c)
+	} else {
+		cmd = exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), boxEnv+"="+string(text))
+	}
+	log, err := os.Create(filepath.Join(c.Dir, "log"))
+	m.must(err)
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	m.must(cmd.Start())
+	m.box = &box{cmd}
+	m.Cleanup(func() {
+		if text, err := os.ReadFile(log.Name()); err == nil && (m.Failed() || os.Getenv("LINKTEST_LOG") != "") {
+			m.Logf("%s", text)
+		}
+	})
+}
+
+// daemon is rescueboxd with the file of a site that has two uplinks.
+func (m *measurement) daemon(c boxConfig) *exec.Cmd {
+	m.must(m.w.Branch.IP("link add lan0 type dummy", "address add 192.168.77.1/24 dev lan0", "link set lan0 up"))
+	m.Cleanup(func() { _ = m.w.Branch.IP("link del lan0") })
+	state := filepath.Join(c.Dir, "state")
+	m.must(os.MkdirAll(state, 0o700))
+	m.must(os.Rename(filepath.Join(c.Dir, "vpn.key"), filepath.Join(state, "vpn.key")))
+	file := filepath.Join(c.Dir, "rescuebox.toml")
+	m.must(os.WriteFile(file, fmt.Appendf(nil, siteFile, failback, c.HubKey, c.Hub, c.Dir, state), 0o644))
+	return exec.Command(os.Getenv("LINK_DAEMON"), "-config", file)
+}
+
+const siteFile = `site = "measured"
+[lan]
+interface = "lan0"
+address = "192.168.77.1/24"
+dhcp = "off"
+[[uplink]]
+name = "wan"
+interface = "wan0"
+[[uplink]]
+name = "lte"
+interface = "lte0"
+metered = true
+[link]
+failback = "%v"
+max_switches = 1000
+[vpn]
+address = "10.99.0.2/24"
+[[vpn.hub]]
+public_key = "%s"
+endpoint = ["%s"]
+[admin]
+socket = "%s/api.sock"
+[state]
+dir = "%s"
+`
+
+func (b *box) stop() {
+	_ = b.cmd.Process.Signal(syscall.SIGTERM) // ended already is as good
+	_ = b.cmd.Wait()                          // by the signal
+}
+
+// memory is a line of the box's status, in MB.
+func (b *box) memory(line string) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
+	if err != nil {
+		return "0"
+	}
+	var kB int
+	_, after, _ := strings.Cut(string(text), line+":")
+	_, _ = fmt.Sscan(after, &kB) // no number is 0
+	return fmt.Sprintf("%.1f", float64(kB)/1024)
+}
+
+// runBox is the child.
+func runBox(text string) error {
+	var c boxConfig
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		return err
+	}
+	switch c.Kind {
+	case "ours":
+		return c.ours()
+	case "three":
+		return c.three()
+	case "metric":
+		return c.metric()
+	case "lte":
+		if err := c.ip("route del default via 192.168.1.1 dev wan0 metric 100"); err != nil {
+			return err
+		}
+		if err := c.plain(); err != nil {
+			return err
+		}
+		select {}
+	}
+	return fmt.Errorf("nobody knows the box %q", c.Kind)
+}
+
+// tunnel is ours.
+func (c boxConfig) tunnel(log *zap.Logger) (*vpn.Tunnel, error) {
+	return vpn.New(vpn.Config{
+		Interface: "rescuevpn", Address: netip.MustParsePrefix(linktest.BranchInner + "/24"), KeyFile: filepath.Join(c.Dir, "vpn.key"),
+		Hubs: []vpn.Hub{{Name: "hub", PublicKey: c.HubKey, Endpoints: []string{c.Hub}, Keepalive: 25 * time.Second,
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}, Ping: netip.MustParseAddr(linktest.HubInner)}},
+		Uplinks: []vpn.Uplink{{Name: "wan", Device: "wan0"}, {Name: "lte", Device: "lte0", Metered: true}},
+	}, log)
+}
+
+func (c boxConfig) ours() error {
+	log := logger()
+	t, err := c.tunnel(log)
+	if err != nil {
+		return err
+	}
+	hub := netip.MustParseAddrPort(c.Hub).Addr()
+	w, err := link.New(link.Config{
+		Uplinks:  []link.Uplink{{Name: "wan", Device: "wan0"}, {Name: "lte", Device: "lte0", Metered: true}},
+		Failback: failback, MaxSwitches: 1000, InnerDevice: "rescuevpn", Tunnel: t, Log: log,
+		Inner: func() netip.Addr { return netip.MustParseAddr(linktest.HubInner) },
+		Hubs:  func() []netip.Addr { return []netip.Addr{hub} },
+	})
+	if err != nil {
+		return err
+	}
+	ended := make(chan error)
+	go func() { ended <- t.Run(context.Background(), func() {}) }()
+	go func() { ended <- w.Run(context.Background(), func() {}) }()
+	return <-ended
+}
+
+func logger() *zap.Logger {
+	if os.Getenv("LINKTEST_LOG") == "" {
+		return zap.NewNop()
+	}
+	log, err := zap.NewDevelopment()
+	if err != nil {
+		return zap.NewNop()
+	}
+	return log
+}
+
+// three is our tunnel with the watch that most would write: the hub's address inside is
+// pinged each 200 ms, and three without an answer are the end of the WAN.
+func (c boxConfig) three() error {
+	t, err := c.tunnel(logger())
+	if err != nil {
+		return err
+	}
+	ended := make(chan error)
+	go func() { ended <- t.Run(context.Background(), func() {}) }()
+	go c.follow(200*time.Millisecond, func() error { t.Use("lte"); return nil }, func() error { t.Use("wan"); return nil })
+	return <-ended
+}
+
+// metric is what a script does: three pings of a second without an answer, or a cable that is
+// out, and the default route by LTE is the better one.
+func (c boxConfig) metric() error {
+	if err := c.plain(); err != nil {
+		return err
+	}
+	away := func() error {
+		return c.ip("route replace default via 10.64.0.1 dev lte0 metric 50")
+	}
+	back := func() error { return c.ip("route del default via 10.64.0.1 dev lte0 metric 50") }
+	go c.unplugged(away)
+	return c.follow(time.Second, away, back)
+}
+
+// plain is WireGuard as it comes.
+func (c boxConfig) plain() error {
+	t, err := tun.CreateTUN("rescuevpn", 1280)
+	if err != nil {
+		return err
+	}
+	d := device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
+	hub, err := base64.StdEncoding.DecodeString(c.HubKey)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(c.Dir, "vpn.key"))
+	if err != nil {
+		return err
+	}
+	private, err := wgtypes.ParseKey(strings.TrimSpace(string(text)))
+	if err != nil {
+		return err
+	}
+	err = d.IpcSet(fmt.Sprintf("private_key=%x\npublic_key=%x\nendpoint=%s\nallowed_ip=10.99.0.0/24\npersistent_keepalive_interval=25\n",
+		private[:], hub, c.Hub))
+	if err != nil {
+		return err
+	}
+	if err := c.ip("address add "+linktest.BranchInner+"/24 dev rescuevpn", "link set rescuevpn up"); err != nil {
+		return err
+	}
+	return d.Up()
+}
+
+func (c boxConfig) ip(lines ...string) error {
+	cmd := exec.Command("ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// follow asks the hub inside; after three questions without an answer it goes away, and after
+// three answers to questions by the WAN, outside, it comes back.
+func (c boxConfig) follow(every time.Duration, away, back func() error) error {
+	missed, good, gone := 0, 0, false
+	for {
+		began := time.Now()
+		if !gone {
+			if answers(every, fmt.Sprintf("%s:%d", linktest.HubInner, linktest.InnerEcho), "") {
+				missed = 0
+			} else {
+				missed++
+			}
+		} else if answers(every, fmt.Sprintf("192.0.2.1:%d", linktest.OuterEcho), "wan0") {
+			good++
+		} else {
+			good = 0
+		}
+		var err error
+		switch {
+		case !gone && missed >= 3:
+			gone, good, err = true, 0, away()
+		case gone && time.Duration(good)*every >= failback:
+			gone, missed, err = false, 0, back()
+		}
+		if err != nil {
+			return err
+		}
+		time.Sleep(time.Until(began.Add(every)))
+	}
+}
+
+// answers asks an echo and waits.
+func answers(wait time.Duration, address, dev string) bool {
+	to := netip.MustParseAddrPort(address)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	tv := unix.NsecToTimeval(wait.Nanoseconds())
+	err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv), unix.BindToDevice(fd, dev),
+		unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}))
+	if err != nil {
+		return false
+	}
+	if _, err := unix.Write(fd, []byte("are you there")); err != nil {
+		return false
+	}
+	n, err := unix.Read(fd, make([]byte, 64))
+	return err == nil && n > 0
+}
+
+// unplugged calls away when the WAN loses its carrier.
+func (c boxConfig) unplugged(away func() error) {
+	updates := make(chan netlink.LinkUpdate)
+	if err := netlink.LinkSubscribe(updates, nil); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	for u := range updates {
+		if u.Attrs().Name == "wan0" && u.Attrs().RawFlags&unix.IFF_RUNNING == 0 {
+			if err := away(); err != nil {
+				_, _ = io.WriteString(os.Stderr, err.Error())
+			}
+		}
+	}
+}
