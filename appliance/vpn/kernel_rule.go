@@ -26,13 +26,13 @@ func leadTo(table int) error {
 		return errors.New("lead the tunnel by the uplink: it has no routing table of its own")
 	}
 	for _, family := range families {
-		ours, err := rules(family)
+		ours, err := markRules(family)
 		if err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(ours, func(r netlink.Rule) bool { return r.Table == table }) {
 			// Before the old one goes, so that no packet meets neither.
-			err := netlink.RuleAdd(rule(family, table))
+			err := netlink.RuleAdd(markRule(family, table))
 			if errors.Is(err, unix.EAFNOSUPPORT) && family == unix.AF_INET6 {
 				continue // a kernel without IPv6
 			}
@@ -44,7 +44,7 @@ func leadTo(table int) error {
 			if r.Table == table {
 				continue
 			}
-			if err := netlink.RuleDel(rule(family, r.Table)); err != nil && !errors.Is(err, unix.ENOENT) {
+			if err := netlink.RuleDel(markRule(family, r.Table)); err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("lead the tunnel away from routing table %d: %w", r.Table, err)
 			}
 		}
@@ -55,12 +55,12 @@ func leadTo(table int) error {
 // dropRules takes our rules away.
 func dropRules() error {
 	for _, family := range families {
-		ours, err := rules(family)
+		ours, err := markRules(family)
 		if err != nil {
 			return err
 		}
 		for _, r := range ours {
-			if err := netlink.RuleDel(rule(family, r.Table)); err != nil && !errors.Is(err, unix.ENOENT) {
+			if err := netlink.RuleDel(markRule(family, r.Table)); err != nil && !errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("take the tunnel's routing rule away: %w", err)
 			}
 		}
@@ -68,8 +68,8 @@ func dropRules() error {
 	return nil
 }
 
-// rules are ours of a family; a kernel without IPv6 has none.
-func rules(family int) ([]netlink.Rule, error) {
+// markRules are ours of a family; a kernel without IPv6 has none.
+func markRules(family int) ([]netlink.Rule, error) {
 	list, err := netlink.RuleListFiltered(family, &netlink.Rule{Priority: rulePriority, Mark: firewallMark}, netlink.RT_FILTER_PRIORITY|netlink.RT_FILTER_MARK)
 	if errors.Is(err, unix.EAFNOSUPPORT) && family == unix.AF_INET6 {
 		return nil, nil
@@ -80,7 +80,7 @@ func rules(family int) ([]netlink.Rule, error) {
 	return list, nil
 }
 
-func rule(family, table int) *netlink.Rule {
+func markRule(family, table int) *netlink.Rule {
 	r := netlink.NewRule()
 	mask := uint32(0xffffffff)
 	r.Family, r.Table, r.Priority, r.Mark, r.Mask = family, table, rulePriority, firewallMark, &mask
