@@ -172,8 +172,8 @@ func (v *visit) look(ctx context.Context) error {
 		return err
 	}
 	sig.Technology = n.technology
-	v.m.arrived(n, sig)
 	v.m.setCurrent(v.s)
+	v.m.arrived(n, sig)
 	if !v.texts {
 		v.texts = true
 		v.wg.Go(func() { v.keepTexts(ctx) })
