@@ -15,15 +15,15 @@ const (
 
 // contest decides which hub is used. It is pure: step gets the time and what is known.
 //
-//	       ┌───────── ours answers ──────────┐
-//	       ▾                                 │
-//	    content ──ours owes 12 s──▸ rescue: all others are called
-//	     ▴   │                               │
-//	     │   │            ours owes 20 s and another answered: that one is used
-//	     ├───┼───────────────────────────────┘
-//	     │   └──a later one is used, each minute──▸ return: the earlier ones are called
-//	     │                                            │
-//	     └── 10 s; the earliest answered 3 times in a row: it is used again
+//	   ┌───────── ours answers ──────────┐
+//	   ▾                                 │
+//	content ──ours owes 12 s──▸ rescue: all others are called
+//	 ▴   │                               │
+//	 │   │            ours owes 20 s and another answered: that one is used
+//	 ├───┼───────────────────────────────┘
+//	 │   └──a later one is used, each minute──▸ return: the earlier ones are called
+//	 │                                            │
+//	 └── 10 s; the earliest answered 3 times in a row: it is used again
 //
 // Where none answers, the one in use stays: it is as good as any, and all are called.
 type contest struct {

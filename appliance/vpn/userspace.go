@@ -248,6 +248,9 @@ func (u *userspace) state() (state, error) {
 	return st, nil
 }
 
+// heard is Heard, for those who ask often.
+func (u *userspace) heard(uplink int) time.Time { return u.bind.ways[uplink].lastHeard() }
+
 // parseState reads what WireGuard says of its peers. They come in any order.
 func parseState(text string, peers []peer) []peerState {
 	states := make([]peerState, len(peers))

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,10 +74,18 @@ type Tunnel struct {
 	cfg  Config
 	log  *zap.Logger
 	keys keys
+	book *book // where the hubs are
 
-	mu     sync.Mutex
-	wanted steering // by which uplinks, as last told
-	engine engine   // nil while Run does not run
+	kicked chan struct{} // a switch wants its later kicks
+	wake   chan struct{} // something changed that Run should look at now
+
+	mu      sync.Mutex
+	wanted  steering // by which uplinks, as last told
+	contest contest  // which hub
+	engine  engine   // nil while Run does not run
+	seen    seen
+
+	filtered string // the packet filter in place; Run's alone
 }
 
 // New checks cfg and reads the keys, or makes the box's own at the first start. It changes
@@ -85,16 +94,135 @@ func New(cfg Config, log *zap.Logger) (*Tunnel, error) {
 	if log == nil {
 		return nil, errors.New("make the tunnel: no logger")
 	}
+	t := &Tunnel{log: log, kicked: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	if cfg.External != "" {
+		t.cfg = Config{External: cfg.External, Unit: cfg.Unit}
+		return t, nil
+	}
 	if cfg.MTU == 0 {
 		cfg.MTU = DefaultMTU
 	}
-	t := &Tunnel{cfg: cfg, log: log}
-	if cfg.External != "" {
-		return t, nil
+	t.cfg = cfg
+	err := cfg.check()
+	if err == nil {
+		t.keys, err = readKeys(cfg)
 	}
-	var err error
-	if t.keys, err = readKeys(cfg); err != nil {
+	if err == nil {
+		t.book, err = newBook(cfg)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
+	t.contest = contest{hubs: len(cfg.Hubs), best: -1}
+	t.wanted.Devices = make([]string, len(cfg.Uplinks))
+	for i, u := range cfg.Uplinks {
+		t.wanted.Devices[i] = u.Device
+	}
+	t.wanted.Active = max(0, slices.IndexFunc(t.wanted.Devices, func(d string) bool { return d != "" }))
 	return t, nil
+}
+
+// check finds what would only fail later, on a branch that nobody reaches then.
+func (c Config) check() error {
+	if !c.Address.IsValid() || c.Interface == "" || c.KeyFile == "" {
+		return errors.New("it needs an interface, an address and a file for its key")
+	}
+	if len(c.Hubs) == 0 || len(c.Uplinks) == 0 {
+		return errors.New("it needs a hub, and an uplink to go by")
+	}
+	seen := map[string]string{}
+	for _, h := range c.Hubs {
+		if other, ok := seen[h.PublicKey]; ok {
+			return fmt.Errorf("hubs %s and %s have one public key: write one hub with the endpoints of both", other, h.Name)
+		}
+		seen[h.PublicKey] = h.Name
+	}
+	for _, p := range c.ShareLAN {
+		if !p.Addr().Is4() || c.LANInterface == "" {
+			return fmt.Errorf("the LAN %s cannot be shared: that takes IPv4 and the LAN's interface", p)
+		}
+	}
+	return nil
+}
+
+// Use lets the tunnel's packets leave by an uplink from now on. The hub learns of it by three
+// packets, now and after 50 and 200 ms. It does nothing if that is so already.
+func (t *Tunnel) Use(uplink string) {
+	t.steer(uplink, func(s *steering, i int) bool {
+		changed := s.Active != i
+		s.Active = i
+		return changed
+	})
+}
+
+// Duplicate lets each packet leave by every uplink that has a device, or ends that: for the
+// moment in which the uplink in use is suspected.
+func (t *Tunnel) Duplicate(on bool) {
+	if t.cfg.External != "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.wanted.Duplicate == on {
+		return
+	}
+	t.wanted.Duplicate = on
+	t.steerLocked(false)
+}
+
+// SetDevice says that an uplink's interface came, went (""), or was made anew.
+func (t *Tunnel) SetDevice(uplink, device string) {
+	t.steer(uplink, func(s *steering, i int) bool {
+		s.Devices[i] = device
+		return s.Active == i && device != ""
+	})
+	if t.book != nil {
+		t.book.again(t.index(uplink))
+	}
+}
+
+// SetDNS says which name servers an uplink has; without any it takes the system's.
+func (t *Tunnel) SetDNS(uplink string, servers []netip.Addr) {
+	if i := t.index(uplink); i >= 0 && t.book != nil {
+		t.book.use(i, servers)
+	}
+}
+
+// index is -1 for an uplink that is not of the tunnel.
+func (t *Tunnel) index(uplink string) int {
+	return slices.IndexFunc(t.cfg.Uplinks, func(u Uplink) bool { return u.Name == uplink })
+}
+
+// steer changes where packets go. The change reports whether the hub has to hear of it.
+func (t *Tunnel) steer(uplink string, change func(s *steering, i int) (kick bool)) {
+	i := t.index(uplink)
+	if i < 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.steerLocked(change(&t.wanted, i))
+}
+
+func (t *Tunnel) steerLocked(kick bool) {
+	if t.engine == nil {
+		return
+	}
+	s := t.wanted
+	s.Devices = slices.Clone(s.Devices)
+	if err := t.engine.steer(s); err != nil {
+		t.log.Warn("cannot steer the tunnel", zap.NamedError("err", err))
+	}
+	if kick {
+		t.engine.kick(t.contest.using)
+		tell(t.kicked)
+	}
+}
+
+// tell wakes whoever waits on c, once.
+func tell(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

@@ -248,12 +248,7 @@ func (w *way) report(err error) {
 func (w *way) state() wayState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	st := wayState{Rx: w.rx.Load(), Tx: w.tx.Load(), Err: w.err}
-	for i := range w.heard {
-		if t := w.b.when(w.heard[i].Load()); t.After(st.Heard) {
-			st.Heard = t
-		}
-	}
+	st := wayState{Heard: w.lastHeard(), Rx: w.rx.Load(), Tx: w.tx.Load(), Err: w.err}
 	if s := w.socket.Load(); s != nil {
 		st.Port = s.port
 		if failed := w.failed.Load(); failed != nil {
@@ -261,4 +256,12 @@ func (w *way) state() wayState {
 		}
 	}
 	return st
+}
+
+func (w *way) lastHeard() time.Time {
+	var last int64
+	for i := range w.heard {
+		last = max(last, w.heard[i].Load())
+	}
+	return w.b.when(last)
 }

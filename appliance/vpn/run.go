@@ -1,0 +1,242 @@
+package vpn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"go.uber.org/zap"
+)
+
+const (
+	lookEvery  = time.Second      // at the engine
+	rightEvery = 10 * time.Second // address, routes and packet filter are put right again
+)
+
+// kicksAfter are those that follow a switch's first kick: the uplink may lose one.
+var kicksAfter = []time.Duration{50 * time.Millisecond, 150 * time.Millisecond}
+
+// Run has the tunnel up until ctx is done. An interface that vanishes or is taken down, a
+// device that fails: each ends it with the reason, and running it again puts all right.
+func (t *Tunnel) Run(ctx context.Context, ready func()) error {
+	if t.cfg.External != "" {
+		return t.watchExternal(ctx, ready)
+	}
+	ready = sync.OnceFunc(ready)
+	clock, err := t.waitForClock(ctx, ready)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	links, err := watchLinks(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.start(); err != nil {
+		return err
+	}
+	ready()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { t.kickAgain(ctx) })
+	wg.Go(func() { t.book.run(ctx, t.log, t.deviceOf, func() { tell(t.wake) }) })
+	err = t.watch(ctx, links, clock)
+	cancel()
+	wg.Wait()
+	return errors.Join(err, t.end(clock))
+}
+
+// start brings engine, interface and packet filter up, over what a crash may have left.
+func (t *Tunnel) start() error {
+	create := newUserspace
+	if t.cfg.Kernel {
+		create = newKernel
+	} else if err := clearLeftover(t.cfg.Interface); err != nil {
+		return err
+	}
+	e, err := create(setup{Interface: t.cfg.Interface, MTU: t.cfg.MTU, ListenPort: t.cfg.ListenPort,
+		PrivateKey: t.keys.private, Uplinks: t.cfg.Uplinks, Hubs: len(t.cfg.Hubs)}, t.log)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.engine = e
+	t.contest = contest{hubs: len(t.cfg.Hubs), best: -1}
+	t.steerLocked(false)
+	if st, err := e.state(); err == nil {
+		t.seen.note(st) // the packet filter wants its ports
+	}
+	t.mu.Unlock()
+	err = t.right()
+	if err == nil {
+		err = t.configure()
+	}
+	if err != nil {
+		t.mu.Lock()
+		t.engine = nil
+		t.mu.Unlock()
+		return errors.Join(err, e.close(), t.unshare())
+	}
+	return nil
+}
+
+// end takes everything away again.
+func (t *Tunnel) end(clock *clock) error {
+	t.mu.Lock()
+	e := t.engine
+	t.engine = nil
+	t.seen.peers, t.seen.ways = nil, nil
+	t.mu.Unlock()
+	return errors.Join(e.close(), t.unshare(), clock.save())
+}
+
+// configure tells the engine which hubs there are.
+func (t *Tunnel) configure() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var peers []peer
+	for _, i := range t.contest.called() {
+		h := t.cfg.Hubs[i]
+		p := peer{Hub: i, PublicKey: t.keys.hubs[i], PresharedKey: t.keys.preshared[i], Keepalive: h.Keepalive, Endpoints: t.book.endpoints(i)}
+		if i == t.contest.using {
+			p.AllowedIPs = h.AllowedIPs
+		} else if p.Keepalive == 0 {
+			p.Keepalive = trialKeepalive // it is what makes WireGuard call
+		}
+		peers = append(peers, p)
+	}
+	return t.engine.configure(peers)
+}
+
+// trialKeepalive calls a hub that is only tried, where the file has no keepalive for it.
+const trialKeepalive = 25 * time.Second
+
+// watch looks after the running tunnel.
+func (t *Tunnel) watch(ctx context.Context, links <-chan netlink.LinkUpdate, clock *clock) error {
+	look, right := time.NewTicker(lookEvery), time.NewTicker(rightEvery)
+	defer look.Stop()
+	defer right.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case u, ok := <-links:
+			if !ok {
+				return errors.New("the kernel's news of interfaces ended")
+			}
+			err = t.linkChanged(u)
+		case <-t.wake:
+			err = t.configure()
+		case <-right.C:
+			err = t.right()
+		case <-look.C:
+			err = t.look(clock)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// linkChanged hears that an interface came, went or changed: the tunnel's own must stay, an
+// uplink's may have become another one under the same name.
+func (t *Tunnel) linkChanged(u netlink.LinkUpdate) error {
+	name := u.Attrs().Name
+	if name == t.cfg.Interface {
+		return t.intact()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if slices.Contains(t.wanted.Devices, name) {
+		t.steerLocked(false)
+	}
+	return nil
+}
+
+// intact looks at the tunnel's interface as it is now: the news may be older.
+func (t *Tunnel) intact() error {
+	link, err := netlink.LinkByName(t.cfg.Interface)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return fmt.Errorf("the tunnel's interface %s was taken away", t.cfg.Interface)
+	}
+	if err == nil && link.Attrs().Flags&net.FlagUp == 0 {
+		return fmt.Errorf("the tunnel's interface %s was taken down", t.cfg.Interface)
+	}
+	return nil
+}
+
+// look asks the engine how it is, and lets the contest of the hubs go on.
+func (t *Tunnel) look(clock *clock) error {
+	before, after, changed, err := t.judge(clock)
+	if err != nil || !changed {
+		return err
+	}
+	if after != before {
+		t.log.Warn("uses another hub", zap.String("hub", t.cfg.Hubs[after].Name), zap.String("before", t.cfg.Hubs[before].Name))
+		err = t.right()
+	}
+	return errors.Join(err, t.configure())
+}
+
+// judge lets the contest go on, from one hub to another or to the same; changed is that the
+// engine has to be told.
+func (t *Tunnel) judge(clock *clock) (before, after int, changed bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st, err := t.engine.state()
+	if err != nil {
+		return 0, 0, false, err
+	}
+	t.seen.note(st)
+	t.steerLocked(false) // a socket that could not be opened is tried again
+	now := time.Now()
+	clock.shook(st.Peers)
+	t.seen.clock = clock.behind(now)
+	t.book.doubt(t.contest.owed(now, st.Peers) > suspectAfter)
+	before = t.contest.using
+	changed = t.contest.step(now, st.Peers, t.cfg.Uplinks[t.wanted.Active].Metered)
+	return before, t.contest.using, changed, nil
+}
+
+// kickAgain sends the later kicks of a switch. A new switch begins them anew.
+func (t *Tunnel) kickAgain(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.kicked:
+		}
+		for _, wait := range kicksAfter {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			t.mu.Lock()
+			if t.engine != nil {
+				t.engine.kick(t.contest.using)
+			}
+			t.mu.Unlock()
+		}
+	}
+}
+
+func (t *Tunnel) deviceOf(uplink int) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.wanted.Devices[uplink]
+}
+
+// watchLinks subscribes to the kernel's news of interfaces, until ctx is done.
+func watchLinks(ctx context.Context) (<-chan netlink.LinkUpdate, error) {
+	links := make(chan netlink.LinkUpdate, 64)
+	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
+		return nil, fmt.Errorf("subscribe to news of interfaces: %w", err)
+	}
+	return links, nil
+}

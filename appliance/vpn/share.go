@@ -1,0 +1,242 @@
+package vpn
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// filterTable is ours alone. Its chains only take away: what they accept, the site's own
+// tables may still refuse.
+const filterTable = "inet rescuebox_vpn"
+
+// wasOff is an empty chain in our table that says that we switched forwarding on for the
+// LAN. It lives as long as that does, beyond a crash of ours.
+const wasOff = "lan_forwarding_was_off"
+
+// filter is what the table is made of.
+type filter struct {
+	Interface, LAN string
+	Share          []netip.Prefix
+	MSS4, MSS6     int
+	Metered        []string
+	Ports          []int // of the tunnel's sockets
+	WasOff         bool
+}
+
+// table is the whole of it, put in place of an older one in one step.
+//
+// The tunnel's packets go to the shared LAN and nowhere else, and as the box itself, so that
+// machines without a route answer. From the LAN, which is hostile, only answers go in. A TCP
+// stream is told how little fits into the tunnel: ICMP that says so is lost too often.
+//
+// On an uplink where each byte costs nothing comes in that nobody asked for, but the tunnel:
+// the hub may speak after this host forgot the flow.
+var table = template.Must(template.New("table").Funcs(template.FuncMap{"list": list[string], "ports": list[int], "nets": list[netip.Prefix]}).Parse(`
+table inet rescuebox_vpn
+delete table inet rescuebox_vpn
+table inet rescuebox_vpn {
+	{{- if .WasOff}}
+	chain lan_forwarding_was_off { }
+	{{- end}}
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		iifname "{{.Interface}}" jump mss
+		oifname "{{.Interface}}" jump mss
+		{{- if .Share}}
+		iifname "{{.Interface}}" oifname "{{.LAN}}" ip daddr { {{nets .Share}} } accept
+		iifname "{{.LAN}}" oifname "{{.Interface}}" ct state established,related accept
+		{{- end}}
+		iifname "{{.Interface}}" drop
+		oifname "{{.Interface}}" drop
+		{{- if .WasOff}}
+		iifname "{{.LAN}}" drop
+		{{- end}}
+	}
+	chain mss {
+		meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size set {{.MSS4}}
+		meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size set {{.MSS6}}
+	}
+	{{- if .Share}}
+	chain nat {
+		type nat hook postrouting priority srcnat; policy accept;
+		iifname "{{.Interface}}" oifname "{{.LAN}}" masquerade
+	}
+	{{- end}}
+	{{- if .Metered}}
+	chain input {
+		type filter hook input priority filter; policy accept;
+		iifname { {{list .Metered}} } jump metered
+	}
+	chain metered {
+		ct state established,related accept
+		{{- if .Ports}}
+		udp dport { {{ports .Ports}} } accept
+		{{- end}}
+		udp sport 67 udp dport 68 accept
+		udp sport 547 udp dport 546 accept
+		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
+		counter drop
+	}
+	{{- end}}
+}
+`))
+
+func list[T any](items []T) string {
+	var words []string
+	for _, i := range items {
+		word := fmt.Sprint(i)
+		if name, ok := any(i).(string); ok {
+			word = `"` + name + `"`
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, ", ")
+}
+
+// text renders the rules.
+func (f filter) text() string {
+	var b strings.Builder
+	if err := table.Execute(&b, f); err != nil {
+		return "" // a template that is parsed, with fields that are there
+	}
+	return b.String()
+}
+
+// share puts the packet filter in place and lets packets through between tunnel and LAN.
+// Forwarding is switched on for these two interfaces and for no other: the host's own
+// ip_forward stays as it is.
+func (t *Tunnel) share(ports []int, metered []string) error {
+	f := filter{Interface: t.cfg.Interface, LAN: t.cfg.LANInterface, Share: t.cfg.ShareLAN,
+		MSS4: t.cfg.MTU - 40, MSS6: t.cfg.MTU - 60, Metered: metered, Ports: ports}
+	for i, p := range f.Share {
+		f.Share[i] = p.Masked()
+	}
+	if len(f.Share) > 0 {
+		on, err := forwards(f.LAN)
+		if err != nil {
+			return fmt.Errorf("share the LAN: %w", err)
+		}
+		f.WasOff = !on || t.leftOn()
+	}
+	if text := f.text(); text != t.filtered || !tableThere() {
+		if err := nft(text); err != nil {
+			return fmt.Errorf("put the tunnel's packet filter in place: %w", err)
+		}
+		t.filtered = text
+	}
+	if len(f.Share) == 0 {
+		return nil
+	}
+	return errors.Join(forward(t.cfg.Interface, true), forward(f.LAN, true))
+}
+
+// unshare takes it all away again, and what a crash left too.
+func (t *Tunnel) unshare() error {
+	if _, err := exec.LookPath("nft"); err != nil {
+		return nil // then nothing is there
+	}
+	var err error
+	if t.cfg.LANInterface != "" && t.leftOn() {
+		err = forward(t.cfg.LANInterface, false)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			err = nil
+		}
+	}
+	t.filtered = ""
+	return errors.Join(err, nft("table "+filterTable+"\ndelete table "+filterTable+"\n"))
+}
+
+// leftOn reports that it was us who switched the LAN's forwarding on.
+func (t *Tunnel) leftOn() bool { return nft("list chain "+filterTable+" "+wasOff+"\n") == nil }
+
+// tableThere is false after somebody flushed the ruleset, as `systemctl restart nftables` does.
+func tableThere() bool { return nft("list chain "+filterTable+" forward\n") == nil }
+
+// nft gives rules to nft(8): all of them, or none.
+func nft(rules string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
+	var said bytes.Buffer
+	cmd.Stdin, cmd.Stderr = strings.NewReader(rules), &said
+	if err := cmd.Run(); err != nil {
+		first, _, _ := strings.Cut(said.String(), "\n")
+		return fmt.Errorf("nft: %w: %s", err, first)
+	}
+	return nil
+}
+
+// forwards reports that packets that come in by an interface may leave by another one.
+func forwards(name string) (bool, error) {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/forwarding")
+	return strings.TrimSpace(string(b)) == "1", err
+}
+
+// forward switches that for one interface, by netlink: below systemd's
+// ProtectKernelTunables= nothing of /proc/sys can be written.
+func forward(name string, on bool) error {
+	is, err := forwards(name)
+	if err == nil && is == on {
+		return nil
+	}
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("let packets through by %s: %w", name, err)
+	}
+	value := uint32(0)
+	if on {
+		value = 1
+	}
+	// rtnetlink(7): IFLA_AF_SPEC holds AF_INET, that IFLA_INET_CONF, and that the settings.
+	const forwarding = 1 // IPV4_DEVCONF_FORWARDING
+	message := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	message.Index = int32(link.Attrs().Index)
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(unix.AF_INET, nil).AddRtAttr(unix.IFLA_INET_CONF, nil).AddRtAttr(forwarding, nl.Uint32Attr(value))
+	request := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	request.AddData(message)
+	request.AddData(spec)
+	if _, err := request.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("let packets through by %s: %w", name, err)
+	}
+	return nil
+}
+
+// right puts address, routes and packet filter as they have to be. That the filter cannot be
+// had is said and no more: the tunnel is the admin's way in.
+func (t *Tunnel) right() error {
+	t.mu.Lock()
+	allowed := t.cfg.Hubs[t.contest.using].AllowedIPs
+	devices := slices.Clone(t.wanted.Devices)
+	ways := t.seen.ways
+	t.mu.Unlock()
+	if err := t.address(allowed); err != nil {
+		return err
+	}
+	var metered []string
+	var ports []int
+	for i, u := range t.cfg.Uplinks {
+		if u.Metered && devices[i] != "" && !slices.Contains(metered, devices[i]) {
+			metered = append(metered, devices[i])
+		}
+		if i < len(ways) && ways[i].Port != 0 && !slices.Contains(ports, ways[i].Port) {
+			ports = append(ports, ways[i].Port)
+		}
+	}
+	slices.Sort(ports)
+	t.note(t.share(ports, metered))
+	return nil
+}
