@@ -1,6 +1,6 @@
 // Package power switches machines that have no controller of their own: an outlet of a
-// power distribution unit, a PiKVM at the front panel's pins, Wake-on-LAN, or a program
-// of the site's. It also asks a machine's own system to go down in good order (Shutdown).
+// power distribution unit, a PiKVM at the front panel's pins, Wake-on-LAN, a socket that obeys text messages,
+// or a program of the site's. It also asks a machine's own system to go down in good order (Shutdown).
 //
 // What is switched here answers late, lies or is not there. So every operation is bounded in
 // time, a state is read back where the switch has one, and an error tells a wrong password
@@ -49,24 +49,31 @@ type Pins interface {
 
 // Config is a switch. Which fields count hangs on Kind.
 type Config struct {
-	Kind string // "pikvm", "pdu", "wol" or "command"
+	Kind string // "pikvm", "pdu", "wol", "gsm-socket" or "command"
 
 	// Of a PiKVM.
 	URL  string // https://host[:port]
 	Pins Pins
 
 	User     string                 // of a PiKVM, or of SNMPv3; "" there is SNMP 2c
-	Password func() (string, error) // read at every operation
+	Password func() (string, error) // read at every operation; of a GSM socket nil where it has none
 
 	// Of a power distribution unit, by SNMP.
 	Host      string                 // address or name, with a port where it is not 161
-	Model     string                 // "apc", "raritan" or "eaton"
+	Model     string                 // "apc", "raritan" or "eaton"; of a GSM socket "simpal", "t40", "oem", "isocket" or "custom"
 	Outlet    int                    // from 1
 	Community func() (string, error) // of SNMP 2c
 
 	// Of Wake-on-LAN.
 	MACs      []net.HardwareAddr
 	Interface string // of the LAN where the machine is
+
+	// Of a GSM socket.
+	Number string // its SIM's, +79160000000
+	GSM    GSM    // what is other than Model has it
+	// Ask sends a text and returns what comes from the number until ctx is done, when it closes the channel. An
+	// error is that the text certainly was not sent.
+	Ask func(ctx context.Context, number, text string) (<-chan string, error)
 
 	// Of a command: programs with their arguments, nil where it cannot.
 	// Status prints "on" or "off".
@@ -101,23 +108,41 @@ func New(c Config) (Switch, error) {
 		s, err = newWake(c)
 	case "command":
 		s, err = newCommand(c)
+	case "gsm-socket":
+		s, err = newGSMSocket(c)
 	default:
-		err = fmt.Errorf("%q is no kind of switch: want pikvm, pdu, wol or command", c.Kind)
+		err = fmt.Errorf("%q is no kind of switch: want pikvm, pdu, wol, gsm-socket or command", c.Kind)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &turns{of: s, turn: make(chan struct{}, 1)}, nil
+	t := &turns{of: s, turn: make(chan struct{}, 1), asking: asking, switching: switching}
+	if c.Kind == "gsm-socket" {
+		t.asking, t.switching = gsmAsking, gsmSwitched
+	}
+	return t, nil
+}
+
+// Warning is one sentence that a person is told, and asked about, before a switch is used for anything: "" where
+// there is nothing beyond what cutting the power means anyway.
+func Warning(s Switch) string {
+	if t, ok := s.(*turns); ok {
+		if g, ok := t.of.(*gsmSocket); ok {
+			return fmt.Sprintf("Its socket is switched by text message to %s: that pulls the plug, costs money, and takes a minute.", g.number)
+		}
+	}
+	return ""
 }
 
 // turns bounds a switch's operations in time, and has it do one thing at a time.
 type turns struct {
-	of   Switch
-	turn chan struct{}
+	of                Switch
+	turn              chan struct{}
+	asking, switching time.Duration // bounds
 }
 
 func (t *turns) State(ctx context.Context) (s State, err error) {
-	err = t.take(ctx, asking, func(ctx context.Context) error {
+	err = t.take(ctx, t.asking, func(ctx context.Context) error {
 		s, err = t.of.State(ctx)
 		return err
 	})
@@ -127,9 +152,9 @@ func (t *turns) State(ctx context.Context) (s State, err error) {
 	return s, nil
 }
 
-func (t *turns) On(ctx context.Context) error    { return t.take(ctx, switching, t.of.On) }
-func (t *turns) Off(ctx context.Context) error   { return t.take(ctx, switching, t.of.Off) }
-func (t *turns) Cycle(ctx context.Context) error { return t.take(ctx, switching, t.of.Cycle) }
+func (t *turns) On(ctx context.Context) error    { return t.take(ctx, t.switching, t.of.On) }
+func (t *turns) Off(ctx context.Context) error   { return t.take(ctx, t.switching, t.of.Off) }
+func (t *turns) Cycle(ctx context.Context) error { return t.take(ctx, t.switching, t.of.Cycle) }
 
 func (t *turns) take(ctx context.Context, bound time.Duration, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, bound)
