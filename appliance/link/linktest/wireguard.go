@@ -39,11 +39,12 @@ func newWireguard(kernel bool) (wireguard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the hub's tunnel: %w", err)
 	}
-	level := device.LogLevelSilent
+	log := &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
 	if os.Getenv("LINKTEST_LOG") != "" {
-		level = device.LogLevelVerbose
+		say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "hub: "+format+"\n", args...) }
+		log = &device.Logger{Verbosef: say, Errorf: say}
 	}
-	dev := device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(level, "hub: "))
+	dev := device.NewDevice(t, conn.NewDefaultBind(), log)
 	return dev, dev.Up()
 }
 
