@@ -72,6 +72,7 @@ type Server struct {
 	Socket   string         // "": no Unix socket
 	Group    string         // group of the socket; "": that of the process
 	Listen   netip.AddrPort // zero: no TLS
+	Floating bool           // the address of Listen comes and goes, as a VPN's does: listen before it is there
 	StateDir string         // where the certificate is kept; needed with Listen
 	Version  string
 

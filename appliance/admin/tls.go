@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"golang.org/x/sys/unix"
 	"io/fs"
 	"math/big"
 	"net"
@@ -37,13 +39,28 @@ func (s *Server) listenTLS() (net.Listener, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	l, err := net.Listen("tcp", s.Listen.String())
+	l, err := s.listenConfig().Listen(context.Background(), "tcp", s.Listen.String())
 	if err != nil {
 		return nil, "", explainListen(s.Listen, err)
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}}
 	l = tls.NewListener(&limited{Listener: l, perAddr: map[string]int{}}, conf)
 	return l, api.Fingerprint(cert.Leaf), nil
+}
+
+// listenConfig listens on an address that is not there yet, too, where it comes and goes (IP_FREEBIND, ip(7)).
+func (s *Server) listenConfig() *net.ListenConfig {
+	c := &net.ListenConfig{}
+	if s.Floating {
+		c.Control = func(_, _ string, conn syscall.RawConn) error {
+			var err error
+			if cerr := conn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) }); cerr != nil {
+				return cerr
+			}
+			return err
+		}
+	}
+	return c
 }
 
 // explainListen says what to do about an address that cannot be listened on.

@@ -99,6 +99,17 @@ func TestCertificate(t *testing.T) {
 	}
 }
 
+// The address of a VPN is listened on before it is there, and answers when it is.
+func TestFloating(t *testing.T) {
+	s := newSite(t)
+	s.Listen, s.Floating = netip.MustParseAddrPort("198.51.100.77:0"), true
+	l, _, err := s.listenTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+}
+
 func TestListenErrors(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

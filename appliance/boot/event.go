@@ -24,6 +24,8 @@ const (
 	StepRefused  Step = "refused" // a request was answered with "no" and a reason
 	StepLocal    Step = "local"   // left alone: boots its own disk
 	StepConsole  Step = "console" // what the machine's console said last before its order failed
+	StepLink     Step = "link"    // of no machine: an uplink died, or another one is used
+	StepModem    Step = "modem"   // of no machine: what happened to a modem
 	StepCause    Step = "cause"   // nothing goes on, and why most likely
 )
 
