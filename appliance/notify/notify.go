@@ -1,5 +1,5 @@
-// Package notify tells people what became of an order: by webhook and by mail
-// now, by text message later.
+// Package notify tells people what became of an order: by webhook, by mail, and by
+// text message.
 //
 // What is to be told goes into the Outbox, which has it on disk before anybody is
 // told, and keeps what was told, so that the same news (Message.ID) is told once to
@@ -13,7 +13,8 @@
 // receiver act. What was cut off before it certainly did not arrive; what was cut off after it
 // is in doubt, and is sent again, since a ticket that does not arrive costs more than one that arrives
 // twice. The repetition has the same id (webhook-id, Message-ID), by which the receiver
-// can tell, and `rescuebox notify list` says that it happened.
+// can tell, and `rescuebox notify list` says that it happened. Text messages are the exception
+// (Once): they have no id, and cost money.
 package notify
 
 import (
@@ -83,6 +84,9 @@ type Sender interface {
 	// them shows a secret.
 	Send(ctx context.Context, l Letter, mark func()) error
 }
+
+// Once is a Sender whose letters are never sent again when they may have arrived.
+type Once interface{ Once() }
 
 // Target is one way to tell people.
 type Target struct {

@@ -19,7 +19,8 @@ import (
 //
 //	waiting --mark--> sending --taken--> sent
 //	   ^                 |--may heal--> waiting
-//	   |                 '--never--> refused
+//	   |                 |--never--> refused
+//	   |                 '--nobody knows, and it is not to arrive twice (Once)--> unknown
 //	   '--too old, too many before it--> dropped
 type State string
 
@@ -29,6 +30,7 @@ const (
 	Sending State = "sending"
 	Sent    State = "sent"
 	Refuse  State = "refused"
+	Unknown State = "unknown"
 	Dropped State = "dropped"
 )
 
@@ -296,11 +298,17 @@ func (o *Outbox) resumeLocked(e *Entry) {
 		if !d.State.Open() {
 			continue
 		}
+		q := o.queueOf(d.Target, d.Address)
+		if d.State == Sending && q != nil && q.once() {
+			d.Doubt = true
+			o.endLocked(e, d, Unknown, "the box stopped while it was being sent; it may have arrived")
+			continue
+		}
 		if d.State == Sending {
 			d.State, d.Doubt, d.Error = Waiting, true, "the box stopped while it was being sent; it may have arrived all the same"
 			_ = o.storeLocked(e)
 		}
-		if o.queueOf(d.Target, d.Address) == nil { // it ages: a slip in the file of the site, put right again, shall cost no news
+		if q == nil { // it ages: a slip in the file of the site, put right again, shall cost no news
 			d.Error = "its target is not configured"
 		}
 	}

@@ -165,6 +165,11 @@ func (q *queue) failedLocked(e *Entry, d *Delivery, err error, now time.Time) {
 		q.endLocked(e, d, Refuse, oneLine(err.Error(), maxError))
 		return
 	}
+	if errors.As(err, &unsure) && q.once() {
+		d.Doubt = true
+		q.endLocked(e, d, Unknown, oneLine(err.Error(), maxError))
+		return
+	}
 	q.failures++
 	wait := backoff(q.failures)
 	q.retry = now.Add(wait)
@@ -176,6 +181,12 @@ func (q *queue) failedLocked(e *Entry, d *Delivery, err error, now time.Time) {
 	q.log().Warn("not told yet", zap.String("machine", e.Machine), zap.String("order", e.Order), zap.String("to", q.show(*d)),
 		zap.Int("attempts", d.Attempts), zap.String("err", d.Error), zap.Duration("again_in", wait))
 	_ = q.storeLocked(e) // logged
+}
+
+// once reports whether what may have arrived is not sent again.
+func (q *queue) once() bool {
+	_, once := q.target.Sender.(Once)
+	return once
 }
 
 // maxError bounds what is kept of an error.
