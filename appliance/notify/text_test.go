@@ -20,6 +20,18 @@ type phone struct {
 	early  bool    // the error comes before the modem has it
 }
 
+func (p *phone) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.got)
+}
+
+func (p *phone) fail(err ...error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err, p.early = err, true
+}
+
 func (p *phone) out(_ context.Context, number, text string, urgent bool, mark func()) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -85,15 +97,15 @@ func TestTextOnce(t *testing.T) {
 		}
 		time.Sleep(48 * time.Hour)
 		d := o.List()[0].Deliveries[0]
-		if len(p.got) != 1 || d.State != Unknown || !d.Doubt || d.Error == "" {
-			t.Errorf("%d went out, it is %+v", len(p.got), d)
+		if p.count() != 1 || d.State != Unknown || !d.Doubt || d.Error == "" {
+			t.Errorf("%d went out, it is %+v", p.count(), d)
 		}
-		p.err, p.early = []error{errors.New("no network"), &Later{After: time.Hour, Err: errors.New("the budget is used up")}}, true
+		p.fail(errors.New("no network"), &Later{After: time.Hour, Err: errors.New("the budget is used up")})
 		if err := o.Put(news("2")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * time.Hour)
-		if len(p.got) != 2 {
+		if p.count() != 2 {
 			t.Errorf("what was not sent is not tried again: %+v", o.List()[0])
 		}
 		stop()
@@ -106,8 +118,8 @@ func TestTextOnce(t *testing.T) {
 		}
 		o, stop = start(t, store, target)
 		time.Sleep(48 * time.Hour)
-		if d := o.List()[0].Deliveries[0]; len(p.got) != 2 || d.State != Unknown || !d.Doubt {
-			t.Errorf("%d went out, it is %+v", len(p.got), d)
+		if d := o.List()[0].Deliveries[0]; p.count() != 2 || d.State != Unknown || !d.Doubt {
+			t.Errorf("%d went out, it is %+v", p.count(), d)
 		}
 		stop()
 	})
