@@ -1,0 +1,187 @@
+package modem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// What ModemManager says of a modem (MMModemState and its neighbours).
+const (
+	mmFailed      = -1
+	mmLocked      = 2
+	mmDisabled    = 3
+	mmRegistered  = 8
+	mmConnecting  = 10
+	mmDenied      = 3 // MMModem3gppRegistrationState
+	mmRoaming     = 5
+	mmPowerLow    = 2 // MMModemPowerState
+	mmSMSReceived = 3 // MMSmsState
+)
+
+const (
+	mmMessaging = mmModem + ".Messaging"
+	mmSMS       = mmService + ".Sms"
+	mmSIM       = mmService + ".Sim"
+)
+
+// lookAgain is how often ModemManager is asked without news.
+const lookAgain = 30 * time.Second
+
+// keep has the modem's status and its text messages as ModemManager has them, until ctx is
+// done. said gets each status, took each message, which is deleted when it returns.
+func (g *managed) keep(ctx context.Context, said func(Status), took func(Text)) error {
+	m, err := g.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		s, at, err := g.look(ctx, m)
+		if err == nil && took != nil {
+			err = g.takeTexts(ctx, m, at, took)
+		}
+		if err != nil {
+			s = Status{State: Absent, Why: err.Error()}
+		}
+		said(s)
+		if !m.conn.Connected() {
+			return errors.New("the connection to D-Bus was lost")
+		}
+		select {
+		case <-ctx.Done():
+		case <-m.news:
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// look reads the modem's status; a modem that is disabled is enabled.
+func (g *managed) look(ctx context.Context, m *manager) (Status, dbus.ObjectPath, error) {
+	at, p, err := g.find(ctx, m)
+	if err != nil {
+		return Status{}, "", err
+	}
+	s := Status{
+		Device: p.text("PrimaryPort"), Manufacturer: p.text("Manufacturer"), Model: p.text("Model"), Firmware: p.text("Revision"),
+		IMEI: p.text("EquipmentIdentifier"), Technology: technology(p.count("AccessTechnologies")),
+	}
+	net, err := m.properties(ctx, at, mm3GPP)
+	if err == nil {
+		s.Operator, s.PLMN = net.text("OperatorName"), net.text("OperatorCode")
+		s.Roaming = net.count("RegistrationState") == mmRoaming
+	}
+	if sim := p.path("Sim"); len(sim) > 1 {
+		if sp, err := m.properties(ctx, sim, mmSIM); err == nil {
+			s.ICCID, s.IMSI = sp.text("SimIdentifier"), sp.text("Imsi")
+		}
+	}
+	s.State, s.Why = managedState(p, net)
+	if valueOf[int32](p["State"]) == mmDisabled {
+		if err := busReason(m.call(ctx, connectTimeout, at, mmModem+".Enable", true).Err); err != nil {
+			s.Why = fmt.Sprintf("ModemManager does not enable the modem: %v", err)
+		}
+	}
+	return s, at, nil
+}
+
+// managedState is ModemManager's state in our words.
+func managedState(p, net properties) (State, string) {
+	switch state := valueOf[int32](p["State"]); {
+	case state == mmFailed:
+		return Locked, "ModemManager gave the modem up: " + map[uint32]string{2: "no SIM", 3: "the SIM does not work", 5: "the eSIM has no profile"}[p.count("StateFailedReason")]
+	case state == mmLocked:
+		return Locked, "the SIM wants its PIN or PUK: mmcli -i any --pin=… once, and --disable-pin"
+	case p.count("PowerState") == mmPowerLow:
+		return LowPower, "the radio is off: a modem with an FCC lock needs a link in /etc/ModemManager/fcc-unlock.d (ModemManager's documentation, \"FCC unlock\")"
+	case net.count("RegistrationState") == mmDenied:
+		return Denied, "the network refuses this SIM: " + hintSIM
+	case state >= mmRegistered:
+		return Registered, ""
+	}
+	return Searching, "no network yet"
+}
+
+// technology is the best of ModemManager's bits (MMModemAccessTechnology).
+func technology(bits uint32) string {
+	for _, t := range []struct {
+		bits uint32
+		name string
+	}{{1 << 15, "5G"}, {1 << 14, "LTE"}, {0x3e0, "UMTS"}, {0x1e, "GSM"}} {
+		if bits&t.bits != 0 {
+			return t.name
+		}
+	}
+	return ""
+}
+
+// takeTexts hands over the messages that have come whole, and deletes each one that was
+// taken; what we sent is deleted too, for a full store takes no more.
+func (g *managed) takeTexts(ctx context.Context, m *manager, modem dbus.ObjectPath, took func(Text)) error {
+	var list []dbus.ObjectPath
+	if err := m.call(ctx, busTimeout, modem, mmMessaging+".List").Store(&list); err != nil {
+		return nil // a modem without messages, or not enabled yet
+	}
+	slices.Sort(list)
+	for _, at := range list {
+		p, err := m.properties(ctx, at, mmSMS)
+		if err != nil || p.count("State") != mmSMSReceived {
+			continue
+		}
+		took(textOf(p))
+		if err := m.call(ctx, busTimeout, modem, mmMessaging+".Delete", at).Err; err != nil {
+			return fmt.Errorf("delete a text message: %w", busReason(err))
+		}
+	}
+	return nil
+}
+
+// textOf is a message as ModemManager has it. It has joined the parts already.
+func textOf(p properties) Text {
+	t := Text{From: p.text("Number"), Text: p.text("Text"), Parts: 1, Class0: valueOf[int32](p["Class"]) == 0}
+	t.Numeric = t.From != "" && !slices.ContainsFunc([]byte(t.From), func(b byte) bool { return (b < '0' || b > '9') && b != '+' })
+	if data := valueOf[[]byte](p["Data"]); len(data) > 0 && t.Text == "" {
+		t.Binary, t.Text = true, fmt.Sprintf("%x", data)
+	}
+	for _, form := range []string{"2006-01-02T15:04:05Z07", "2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05-0700", "2006-01-02T15:04:05"} {
+		if at, err := time.Parse(form, p.text("Timestamp")); err == nil {
+			t.Time = at
+			break
+		}
+	}
+	return t
+}
+
+// send sends a message. A time-out leaves open whether it went out.
+func (g *managed) send(ctx context.Context, number, text string) (SendResult, error) {
+	m, err := g.open(ctx)
+	if err != nil {
+		return TextFailed, err
+	}
+	defer m.close()
+	modem, _, err := g.find(ctx, m)
+	if err != nil {
+		return TextFailed, err
+	}
+	var at dbus.ObjectPath
+	wish := map[string]dbus.Variant{"number": dbus.MakeVariant(number), "text": dbus.MakeVariant(text)}
+	if err := m.call(ctx, busTimeout, modem, mmMessaging+".Create", wish).Store(&at); err != nil {
+		return TextFailed, fmt.Errorf("make a text message: %w", busReason(err))
+	}
+	defer func() { _ = m.call(context.WithoutCancel(ctx), busTimeout, modem, mmMessaging+".Delete", at).Err }()
+	switch err := m.call(ctx, connectTimeout, at, mmSMS+".Send").Err; {
+	case err == nil:
+		return TextSent, nil
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, dbus.ErrClosed):
+		return TextUnknown, fmt.Errorf("send a text message: %w", busReason(err))
+	default:
+		return TextFailed, fmt.Errorf("send a text message: %w", busReason(err))
+	}
+}

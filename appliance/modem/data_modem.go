@@ -1,0 +1,271 @@
+package modem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// dataPart is what the data bearer keeps in a Modem.
+type dataPart struct {
+	Volumes Volumes // what its SIMs have carried; nil: counted until the next restart
+	// PPPSocket is where rescuebox-ppp.socket listens, for a daemon that is not root.
+	PPPSocket string
+
+	dataOnce sync.Once
+	data     *data
+	quota    *quota
+	fence    *fence
+
+	fenceMu  sync.Mutex
+	fenceErr error // why the fence does not stand though the quota is used up
+}
+
+// DefaultPPPSocket is where rescuebox-ppp.socket listens.
+const DefaultPPPSocket = "/run/rescuebox-ppp.sock"
+
+// prepareData makes the parts of the bearer, once: they stay over restarts of Run.
+func (m *Modem) prepareData() error {
+	var err error
+	m.dataOnce.Do(func() {
+		log := m.log
+		if log == nil {
+			log = zap.NewNop()
+		}
+		m.quota = newQuota(m.Quota, m.BillingDay, m.Volumes, m.quotaWarning, log)
+		m.fence = &fence{modem: m.Name}
+		var d driver
+		if d, err = m.driver(); err == nil && d != nil {
+			m.data = newData(d, m.mayDial, m.bearerChanged, log)
+		}
+	})
+	return err
+}
+
+// driver is the one of the file.
+func (m *Modem) driver() (driver, error) {
+	switch m.Data {
+	case "none":
+		return nil, nil
+	case "netdev":
+		return newNetdev(m.NetDevice, m.IPType)
+	case "ncm":
+		return newNCM(m.Config, m, m.Status, m.bearerNews)
+	case "", "ppp":
+		lend := m.lend
+		if m.PPPDevice != "" && m.PPPDevice != m.Device {
+			lend = func(_ context.Context, use func(string) error) error { return use(m.PPPDevice) }
+		}
+		return newPPP(m.Config, lend, m.pppSocket()), nil
+	case "modemmanager":
+		return newManaged(m.Config, m.pppSocket()), nil
+	}
+	return nil, fmt.Errorf("data = %q is no driver: want netdev, ncm, ppp, modemmanager or none", m.Data)
+}
+
+func (m *Modem) pppSocket() string {
+	if m.PPPSocket != "" {
+		return m.PPPSocket
+	}
+	return DefaultPPPSocket
+}
+
+// bearerNews is the session's: the bearer may be lost.
+func (m *Modem) bearerNews() <-chan struct{} {
+	s, err := m.session()
+	if err != nil {
+		return nil
+	}
+	return s.bearer
+}
+
+// keepData has the bearer be as Want says until ctx is done.
+func (m *Modem) keepData(ctx context.Context) error {
+	if err := m.prepareData(); err != nil {
+		return err
+	}
+	if m.data == nil {
+		<-ctx.Done()
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	g := &group{cancel: cancel}
+	defer g.wait()
+	defer cancel(nil)
+	g.run(func() error { return m.follow(ctx) })
+	g.run(func() error { return m.quota.run(ctx, m.dataDevice) })
+	g.run(func() error { return m.guard(ctx) })
+	g.run(func() error { m.data.run(ctx); return nil })
+	<-ctx.Done()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// follow passes on what Want said and what the modem's life brings.
+func (m *Modem) follow(ctx context.Context) error {
+	for {
+		moved := m.change()
+		if sim := m.account(); sim != "" {
+			if err := m.quota.use(sim); err != nil {
+				return err
+			}
+		}
+		m.data.want(m.wanted())
+		m.data.nudge()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-moved:
+		}
+	}
+}
+
+// account is whose volume it is: the SIM's, or the modem's while nobody knows the SIM.
+func (m *Modem) account() string {
+	if s := m.Status(); s.ICCID != "" {
+		return s.ICCID
+	}
+	if m.Device == "" {
+		return "modem " + m.Name
+	}
+	return ""
+}
+
+// dataDevice is the network device that is counted: that of the bearer, or the one that
+// the file names.
+func (m *Modem) dataDevice() string {
+	if l, _ := m.data.state(); l.Device != "" {
+		return l.Device
+	}
+	return m.NetDevice
+}
+
+// guard has the fence stand while the quota is used up.
+func (m *Modem) guard(ctx context.Context) error {
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if m.fence.up != "" {
+			_ = m.fence.remove(end)
+		}
+	}()
+	for first := true; ; first = false {
+		m.guardOnce(ctx, first)
+		if wait(ctx, countEvery) != nil {
+			return nil
+		}
+	}
+}
+
+func (m *Modem) guardOnce(ctx context.Context, first bool) {
+	stopped, device := m.quota.status().Stopped, m.dataDevice()
+	var err error
+	switch {
+	case stopped && device != "":
+		err = m.fence.put(ctx, device, time.Now())
+	case m.fence.up != "" || first && m.Quota > 0:
+		err = m.fence.remove(ctx)
+		if !stopped {
+			err = nil // a fence too many is no reason to be down
+		}
+	}
+	m.fenceMu.Lock()
+	changed := !sameError(m.fenceErr, err)
+	m.fenceErr = err
+	m.fenceMu.Unlock()
+	if changed {
+		m.data.nudge()
+	}
+}
+
+// Errors of what must not be dialled.
+var (
+	errRoaming = errors.New("the modem is in a foreign network, where data is not allowed: set roaming = true to pay for it")
+)
+
+// mayDial is why the bearer must be down now.
+func (m *Modem) mayDial() error {
+	m.fenceMu.Lock()
+	err := m.fenceErr
+	m.fenceMu.Unlock()
+	if err != nil {
+		return fmt.Errorf("the quota is used up, and the bearer cannot be held to it: %w", err)
+	}
+	s := m.Status()
+	switch {
+	case m.Data == "modemmanager" || m.Device == "":
+		return nil // whoever has the modem says so itself
+	case s.Roaming && !m.Roaming:
+		return errRoaming
+	case m.Data == "netdev", s.State == Registered, s.State == Lent:
+		return nil
+	}
+	return notNow(s.Why)
+}
+
+// bearerChanged keeps a change for the status, and passes it on.
+func (m *Modem) bearerChanged(l Link) {
+	if l.Up() && l.Err == nil && m.quota.status().Stopped {
+		l.Err = errUsedUp
+	}
+	m.mu.Lock()
+	m.status.Data.Link, m.status.Data.Why = l, ""
+	if l.Err != nil {
+		m.status.Data.Why = l.Err.Error()
+	}
+	m.mu.Unlock()
+	if m.Changed != nil {
+		m.Changed(l)
+	}
+}
+
+var errUsedUp = errors.New("the quota is used up: text messages and the VPN's own messages only, until the next billing month or until somebody allows more")
+
+// quotaWarning tells a person, once for each percentage.
+func (m *Modem) quotaWarning(percent int, s VolumeStatus) {
+	text := fmt.Sprintf("%d %% of the data quota are used: %d of %d MB; it begins anew on %s", percent, s.Used/1e6, s.Quota/1e6, s.Resets.Format(time.DateOnly))
+	if s.Stopped {
+		text = fmt.Sprintf("the data quota of %d MB is used up: text messages and the VPN's own messages only, until %s", s.Quota/1e6, s.Resets.Format(time.DateOnly))
+	}
+	if m.Event != nil {
+		m.Event(Event{Time: time.Now(), Modem: m.Name, Kind: "quota", Text: text})
+	}
+}
+
+// Volume is how much of the SIM's quota is used.
+func (m *Modem) Volume() VolumeStatus {
+	if m.prepareData() != nil || m.quota == nil {
+		return VolumeStatus{}
+	}
+	return m.quota.status()
+}
+
+// AllowData lifts the quota until the next billing month: by so many bytes, or with 0 altogether.
+func (m *Modem) AllowData(extra int64) error {
+	if err := m.prepareData(); err != nil {
+		return err
+	}
+	return m.quota.allow(extra)
+}
+
+// Redial takes the bearer down and up again: it is up, and nothing comes through.
+func (m *Modem) Redial() {
+	if m.prepareData() == nil && m.data != nil {
+		m.data.redial()
+	}
+}
+
+// DataTrouble is how often in a row a dial came to nothing, and why last: the ladder's matter.
+func (m *Modem) DataTrouble() (tries int, why error) {
+	if m.prepareData() != nil || m.data == nil {
+		return 0, nil
+	}
+	l, tries := m.data.state()
+	return tries, l.Err
+}
