@@ -46,6 +46,7 @@ func (n *notebook) All() ([]Record, error) {
 func start(t *testing.T, fake *modemtest.Modem, change func(*Modem)) (m *Modem, stop func()) {
 	t.Helper()
 	m = New(Config{Name: "lte", Device: fake.Path, Data: "none"}, zaptest.NewLogger(t))
+	m.simLook = 100 * time.Millisecond
 	m.places = places{sys: t.TempDir(), dev: "/dev", run: t.TempDir(), proc: t.TempDir()}
 	if change != nil {
 		change(m)
@@ -100,7 +101,10 @@ func TestRegisters(t *testing.T) {
 	if s.Signal.RSSI != -73 || s.Signal.RSRP != -101 || s.Signal.RSRQ != -10 || s.Signal.Quality() != "fair" || len(s.History) == 0 {
 		t.Errorf("signal: %+v, history %d", s.Signal, len(s.History))
 	}
-	until(t, m, "the network's time", func(Status) bool { at, ok := clock.Load("at"); return ok && time.Since(at.(time.Time)).Abs() < time.Minute })
+	until(t, m, "the network's time", func(Status) bool {
+		at, ok := clock.Load("at")
+		return ok && time.Since(at.(time.Time)).Abs() < time.Minute
+	})
 }
 
 func TestNetworkLostAndFound(t *testing.T) {

@@ -52,9 +52,9 @@ type Modem struct {
 	dataPart                 // data*.go
 	textPart                 // texts*.go
 
-	log      *zap.Logger
-	places   places
-	patience time.Duration // for a SIM to get ready; 0 is simPatience
+	log                  *zap.Logger
+	places               places
+	simPatience, simLook time.Duration
 
 	mu      sync.Mutex
 	status  Status
@@ -73,6 +73,7 @@ type Modem struct {
 // New makes a modem; Run brings it to life.
 func New(c Config, log *zap.Logger) *Modem {
 	m := &Modem{Config: c, log: log.With(zap.String("modem", c.Name)), places: system, moved: make(chan struct{}),
+		simPatience: simPatience, simLook: simLook,
 		loans: make(chan *loan), resets: make(chan *reset)}
 	m.status = Status{Name: c.Name, State: Absent, Since: time.Now(), Why: "the modem was not looked for yet"}
 	return m

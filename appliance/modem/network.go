@@ -187,7 +187,7 @@ func (m *Modem) radioOn(ctx context.Context, s *session) error {
 	if _, err := s.command(ctx, "+CFUN=1", "", netAnswer); err != nil && !isRefusal(err) {
 		return err
 	}
-	if err := s.pause(ctx, simLook); err != nil {
+	if err := s.pause(ctx, m.simLook); err != nil {
 		return err
 	}
 	if on, known, err = radioState(ctx, s); err != nil || on || !known {

@@ -280,7 +280,7 @@ func (s *session) resync() error {
 
 // hush waits until the modem has been silent for a while, but not for ever: it may babble.
 func (s *session) hush() error {
-	for end := time.Now().Add(10 * quietBefore); s.wire.silence() < quietBefore && time.Now().Before(end); {
+	for end := time.Now().Add(3 * quietBefore); s.wire.silence() < quietBefore && time.Now().Before(end); {
 		select {
 		case <-s.closed():
 			return s.err()

@@ -147,6 +147,7 @@ func TestRegistrationNewsInsideItsAnswer(t *testing.T) {
 }
 
 func TestModemThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	s := openFake(t, fake, nil)
 	ask(t, s, "E0", "")
@@ -167,6 +168,7 @@ func TestModemThatDoesNotRead(t *testing.T) {
 }
 
 func TestHungModem(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	s := openFake(t, fake, nil)
 	ask(t, s, "E0", "")

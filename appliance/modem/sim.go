@@ -113,20 +113,13 @@ func (m *Modem) unlock(ctx context.Context, s *session) error {
 			continue
 		}
 		// A missing SIM is waited for too: before it is read some modems say so of one that is there.
-		if !(sim == simBusy || sim == simMissing || sim == simBroken) || time.Since(begin) > m.simPatience() {
+		if !(sim == simBusy || sim == simMissing || sim == simBroken) || time.Since(begin) > m.simPatience {
 			return notReady(sim)
 		}
-		if err := s.pause(ctx, simLook); err != nil {
+		if err := s.pause(ctx, m.simLook); err != nil {
 			return err
 		}
 	}
-}
-
-func (m *Modem) simPatience() time.Duration {
-	if m.patience != 0 {
-		return m.patience
-	}
-	return simPatience
 }
 
 // notReady says what a person must do about a SIM.
@@ -172,7 +165,7 @@ func (m *Modem) enterPIN(ctx context.Context, s *session) error {
 // judgePIN finds out whether the SIM took the PIN, or has used up a try at all: at start some say no to the right one,
 // because they are not ready for any.
 func (m *Modem) judgePIN(ctx context.Context, s *session, iccid, hash string, left int, known bool, said error) error {
-	if err := s.pause(ctx, simLook); err != nil {
+	if err := s.pause(ctx, m.simLook); err != nil {
 		return err
 	}
 	now, err := m.simSettled(ctx, s)
@@ -191,7 +184,7 @@ func (m *Modem) judgePIN(ctx context.Context, s *session, iccid, hash string, le
 		if err := m.forgetTries(iccid, hash); err != nil {
 			return err
 		}
-		return s.pause(ctx, 5*simLook)
+		return s.pause(ctx, 5*m.simLook)
 	}
 	m.log.Warn("the SIM did not take its PIN", zap.String("iccid", iccid), zap.NamedError("err", said))
 	m.tell("sim", fmt.Sprintf("modem %s: the SIM did not take the PIN in pin_file", m.Name))
@@ -202,10 +195,10 @@ func (m *Modem) judgePIN(ctx context.Context, s *session, iccid, hash string, le
 func (m *Modem) simSettled(ctx context.Context, s *session) (simState, error) {
 	for begin := time.Now(); ; {
 		sim, err := askSIM(ctx, s)
-		if err != nil || sim != simBusy || time.Since(begin) > m.simPatience() {
+		if err != nil || sim != simBusy || time.Since(begin) > m.simPatience {
 			return sim, err
 		}
-		if err := s.pause(ctx, simLook); err != nil {
+		if err := s.pause(ctx, m.simLook); err != nil {
 			return "", err
 		}
 	}

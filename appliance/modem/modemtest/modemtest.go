@@ -251,3 +251,6 @@ func (m *Modem) Dialled() []string {
 	defer m.mu.Unlock()
 	return append([]string(nil), m.dialled...)
 }
+
+// Boot is a power-on: the SIM takes BootTime to get ready. To be called by Set.
+func (m *Modem) Boot() { m.booted = time.Now() }
