@@ -40,7 +40,7 @@ var linkErrors = []struct{ name, toml, want string }{
 	{"modem", "[[modem]]\nname = \"lte\"\ndata = \"ncm\"\nport = \"ttyUSB2\"\napn = \"internet\\\",,\"\nuser = \"u\"\nbilling_day = 32\nquota = \"5\"\n",
 		"site.toml:6: modem \"lte\": interface: missing: data = \"ncm\" needs it (hint: the modem's network device: interface = \"usb0\")\n" +
 			"site.toml:6: modem \"lte\": auth: the APN's login is not whole (hint: auth = \"pap\" or \"chap\", user and password_file go together)\n" +
-			"site.toml:9: modem \"lte\": port: \"ttyUSB2\" is no modem's port (hint: /dev/serial/by-id has names that stay)\n" +
+			"site.toml:9: modem \"lte\": port: \"ttyUSB2\" is no modem's port (hint: /dev/serial/by-id has names that stay; \"usb:2c7c:0125.02\" is interface 02 of such a USB device)\n" +
 			"site.toml:10: modem \"lte\": apn: \"internet\\\",,\" has characters that no AT command can carry (hint: letters, digits, dots, dashes and @)\n" +
 			"site.toml:12: modem \"lte\": billing_day: 32 is not between 1 and 31 (hint: the default is 1)\n" +
 			"site.toml:13: modem \"lte\": quota: \"5\" is no size: want a number and a unit such as 20MiB (hint: units are B, kB, MB, GB, KiB, MiB, GiB, and kbit, Mbit, Gbit)"},

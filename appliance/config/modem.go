@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -177,9 +178,12 @@ func phone(s string) (string, *fault) {
 	return plainly, nil
 }
 
+// usbForm is a USB device by vendor and product, and maybe which of its interfaces.
+var usbForm = regexp.MustCompile(`^usb:[0-9a-f]{4}:[0-9a-f]{4}(\.[0-9a-f]{2})?$`)
+
 func modemPort(s string) (string, *fault) {
-	if !strings.HasPrefix(s, "/dev/") || strings.ContainsFunc(s, notGraphic) {
-		return "", faultf("/dev/serial/by-id has names that stay", "%s is no modem's port", quote(s))
+	if !filepath.IsAbs(s) && !usbForm.MatchString(s) || strings.ContainsFunc(s, notGraphic) {
+		return "", faultf(`/dev/serial/by-id has names that stay; "usb:2c7c:0125.02" is interface 02 of such a USB device`, "%s is no modem's port", quote(s))
 	}
 	return s, nil
 }
