@@ -86,19 +86,23 @@ func (m *machine) hold() time.Duration {
 // dwell is the time between two switches that nobody ordered and no plug forced. Even beyond the
 // limit the box must be reachable; while it waits here, the tunnel goes by all uplinks.
 func (m *machine) dwell(now time.Time) time.Duration {
-	if m.capped(now) {
+	if m.spent(now) >= m.limit {
 		return longDwell
 	}
 	return dwell
 }
 
-// capped reports whether there were too many switches in the last hour.
-func (m *machine) capped(now time.Time) bool {
+// spent is the number of switches in the last hour that nobody ordered.
+func (m *machine) spent(now time.Time) int {
 	for len(m.recent) > 0 && m.due(m.recent[0].Add(time.Hour), now) {
 		m.recent = m.recent[1:]
 	}
-	return len(m.recent) >= m.limit
+	return len(m.recent)
 }
+
+// capped reports whether there were too many for another return: the next failover must be within the
+// limit, too.
+func (m *machine) capped(now time.Time) bool { return m.spent(now)+2 > m.limit }
 
 // failbackAt is when the box goes back to an uplink that is alive and stays good.
 func (m *machine) failbackAt(to int) time.Time {

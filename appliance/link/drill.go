@@ -51,7 +51,7 @@ func (w *Watch) Test(ctx context.Context, d time.Duration) (Report, error) {
 func (w *Watch) runDrill(ctx context.Context, m *measure, i int, d time.Duration) (Report, error) {
 	name := w.c.Uplinks[i].Name
 	r := Report{Uplink: name, Began: time.Now()}
-	m.ping(ctx, time.Second, func() bool { return false }) // the usual, before
+	m.ping(ctx, time.Second, time.Second, func() bool { return false }) // the usual, before
 	if m.silence(time.Now()) > time.Second {
 		return Report{}, errors.New("drill: the hub does not answer through the tunnel as it is; see rescuebox link status")
 	}
@@ -60,12 +60,12 @@ func (w *Watch) runDrill(ctx context.Context, m *measure, i int, d time.Duration
 	if err := w.sever(i, cut.Add(d)); err != nil {
 		return Report{}, fmt.Errorf("drill: %w", err)
 	}
-	deaf := m.ping(ctx, d, func() bool { return m.silence(time.Now()) > drillPatient })
+	deaf := m.ping(ctx, d, drillEager, func() bool { return m.silence(time.Now()) > drillPatient })
 	if now := w.activeUplink(); now != name {
 		r.Other = now
 	}
 	mended := time.Now()
-	r.Away = m.longest(cut, mended)
+	r.Away = m.longest(cut, mended, drillEager)
 	if err := w.sever(i, time.Time{}); err != nil {
 		w.complain([]string{err.Error()}) // the kernel ends it by itself in a moment
 	}
@@ -74,10 +74,10 @@ func (w *Watch) runDrill(ctx context.Context, m *measure, i int, d time.Duration
 	w.mu.Unlock()
 	w.nudge()
 	if ctx.Err() == nil {
-		m.ping(ctx, drillReturn, func() bool { return w.activeUplink() == name && w.calm() })
-		m.ping(ctx, time.Second, func() bool { return false })
+		m.ping(ctx, drillReturn, drillReturn, func() bool { return w.activeUplink() == name && w.calm() })
+		m.ping(ctx, time.Second, time.Second, func() bool { return false })
 	}
-	r.Back = m.longest(mended, time.Now())
+	r.Back = m.longest(mended, time.Now(), drillReturn)
 	r.Sent, r.Lost = m.count()
 	r.Result = r.sentence(deaf, w.activeUplink() == name)
 	w.mu.Lock()
@@ -191,8 +191,8 @@ type measure struct {
 	answers []time.Time
 }
 
-// ping asks for a time, or until enough says so; then it reports true.
-func (m *measure) ping(ctx context.Context, d time.Duration, enough func() bool) bool {
+// ping asks for d, or until enough says so; then it reports true. After eager it asks seldom, while all is well.
+func (m *measure) ping(ctx context.Context, d, eager time.Duration, enough func() bool) bool {
 	began := time.Now()
 	for time.Since(began) < d {
 		m.seq++
@@ -201,7 +201,7 @@ func (m *measure) ping(ctx context.Context, d time.Duration, enough func() bool)
 		m.mu.Unlock()
 		_ = m.conn.send(m.hub, m.seq) // what is not sent is not answered
 		pause := drillBeat
-		if now := time.Now(); now.Sub(began) > drillEager && m.silence(now) < drillIdle*2 {
+		if now := time.Now(); now.Sub(began) > eager && m.silence(now) < drillIdle*2 {
 			pause = drillIdle
 		}
 		select {
@@ -243,7 +243,7 @@ func (m *measure) silence(now time.Time) time.Duration {
 
 // longest is the longest time without an answer that ended, or lasted on, between two times. While
 // nothing was about to change, pings were rare: such a pause is no silence.
-func (m *measure) longest(from, to time.Time) (worst time.Duration) {
+func (m *measure) longest(from, to time.Time, eager time.Duration) (worst time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	last := from
@@ -255,7 +255,7 @@ func (m *measure) longest(from, to time.Time) (worst time.Duration) {
 		if at.After(to) {
 			break
 		}
-		if gap := at.Sub(last); gap > worst && (last.Sub(from) < drillEager || gap > 2*drillIdle) {
+		if gap := at.Sub(last); gap > worst && (last.Sub(from) < eager || gap > 2*drillIdle) {
 			worst = gap
 		}
 		last = at

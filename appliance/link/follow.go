@@ -85,6 +85,12 @@ func (m *machine) settle(now, life time.Time) {
 // pace is the time between probes of doubt: soon, but not so that it costs on a metered uplink.
 func (u *uplink) pace() time.Duration { return min(u.Interval, max(u.Suspect, 50*time.Millisecond)) }
 
+// aloneFor is how long the hub may take to answer by the uplink alone. It may never have answered by
+// it before; but the uplink's own probes were.
+func (u *uplink) aloneFor() time.Duration {
+	return 2 * max(u.rtt.late(u.Suspect), u.took.late(u.Suspect))
+}
+
 func (m *machine) followDoubt(now time.Time) {
 	u := &m.ups[m.active]
 	by, last := m.lifeElsewhere(now)
@@ -96,7 +102,7 @@ func (m *machine) followDoubt(now time.Time) {
 		m.settle(now, m.answered) // a tunnel that cannot say by which uplink it hears
 		return
 	case !m.alone.IsZero():
-		if !m.due(m.alone.Add(2*u.rtt.late(u.Suspect)), now) {
+		if !m.due(m.alone.Add(u.aloneFor()), now) {
 			return
 		}
 		m.alone = time.Time{}
@@ -135,7 +141,7 @@ func (m *machine) weigh(now time.Time, by int) {
 		m.alone = now
 		m.duplicate(false)
 		m.ping(now)
-		m.due(m.alone.Add(2*u.rtt.late(u.Suspect)), now)
+		m.due(m.alone.Add(u.aloneFor()), now)
 		return
 	}
 	m.turn(by, now, Alive, "the hub answers by it")

@@ -157,7 +157,7 @@ func runBox(text string) error {
 		if err := c.ip("route del default via 192.168.1.1 dev wan0 metric 100"); err != nil {
 			return err
 		}
-		if err := c.plain(); err != nil {
+		if _, _, err := c.plain(); err != nil {
 			return err
 		}
 		select {}
@@ -224,45 +224,50 @@ func (c boxConfig) three() error {
 // metric is what a script does: three pings of a second without an answer, or a cable that is
 // out, and the default route by LTE is the better one.
 func (c boxConfig) metric() error {
-	if err := c.plain(); err != nil {
+	d, hub, err := c.plain()
+	if err != nil {
 		return err
 	}
+	// WireGuard in Go would go on by the WAN for ever, where it was last reached
+	// (WireGuard/wireguard-go#61). The kernel's looks at the routes anew, and so does this one if it is told its endpoint again.
+	again := func() error { return d.IpcSet(fmt.Sprintf("public_key=%x\nendpoint=%s\n", hub, c.Hub)) }
 	away := func() error {
-		return c.ip("route replace default via 10.64.0.1 dev lte0 metric 50")
+		return errors.Join(c.ip("route replace default via 10.64.0.1 dev lte0 metric 50"), again())
 	}
-	back := func() error { return c.ip("route del default via 10.64.0.1 dev lte0 metric 50") }
+	back := func() error {
+		return errors.Join(c.ip("route del default via 10.64.0.1 dev lte0 metric 50"), again())
+	}
 	go c.unplugged(away)
 	return c.follow(time.Second, away, back)
 }
 
-// plain is WireGuard as it comes.
-func (c boxConfig) plain() error {
+// plain is WireGuard as it comes, and its hub's public key.
+func (c boxConfig) plain() (d *device.Device, hub []byte, err error) {
 	t, err := tun.CreateTUN("rescuevpn", 1280)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	d := device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
-	hub, err := base64.StdEncoding.DecodeString(c.HubKey)
-	if err != nil {
-		return err
+	d = device.NewDevice(t, conn.NewDefaultBind(), device.NewLogger(device.LogLevelError, ""))
+	if hub, err = base64.StdEncoding.DecodeString(c.HubKey); err != nil {
+		return nil, nil, err
 	}
 	text, err := os.ReadFile(filepath.Join(c.Dir, "vpn.key"))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	private, err := wgtypes.ParseKey(strings.TrimSpace(string(text)))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	err = d.IpcSet(fmt.Sprintf("private_key=%x\npublic_key=%x\nendpoint=%s\nallowed_ip=10.99.0.0/24\npersistent_keepalive_interval=25\n",
 		private[:], hub, c.Hub))
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.ip("address add "+linktest.BranchInner+"/24 dev rescuevpn", "link set rescuevpn up")
 	}
-	if err := c.ip("address add "+linktest.BranchInner+"/24 dev rescuevpn", "link set rescuevpn up"); err != nil {
-		return err
+	if err == nil {
+		err = d.Up()
 	}
-	return d.Up()
+	return d, hub, err
 }
 
 func (c boxConfig) ip(lines ...string) error {
