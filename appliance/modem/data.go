@@ -13,11 +13,11 @@ import (
 )
 
 // Up reports whether packets can leave by it.
-func (s Link) Up() bool { return s.Device != "" && len(s.Addresses) > 0 }
+func (l Link) Up() bool { return l.Device != "" && len(l.Addresses) > 0 }
 
-func (s Link) equal(o Link) bool {
-	return s.Device == o.Device && s.Gateway == o.Gateway && s.MTU == o.MTU &&
-		slices.Equal(s.Addresses, o.Addresses) && slices.Equal(s.DNS, o.DNS) && sameError(s.Err, o.Err)
+func (l Link) equal(o Link) bool {
+	return l.Device == o.Device && l.Gateway == o.Gateway && l.MTU == o.MTU &&
+		slices.Equal(l.Addresses, o.Addresses) && slices.Equal(l.DNS, o.DNS) && sameError(l.Err, o.Err)
 }
 
 func sameError(a, b error) bool {

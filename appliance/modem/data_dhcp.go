@@ -77,13 +77,6 @@ func (d *dhcp) extend(ctx context.Context) (lease, error) {
 	return l, err
 }
 
-// release gives the lease back; nobody answers to that (RFC 2131 section 4.4.6).
-func (d *dhcp) release() {
-	if d.got != nil {
-		_ = d.client.Release(d.got)
-	}
-}
-
 func dhcpError(err error) error {
 	if errors.Is(err, nclient4.ErrNoResponse) {
 		return fmt.Errorf("%w: no DHCP server on the modem's side", errNoAnswer)

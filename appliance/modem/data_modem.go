@@ -99,6 +99,9 @@ func (m *Modem) keepData(ctx context.Context) error {
 	g.run(func() error { return m.follow(ctx) })
 	g.run(func() error { return m.quota.run(ctx, m.dataDevice) })
 	g.run(func() error { return m.guard(ctx) })
+	if mm, ok := m.data.driver.(*managed); ok {
+		g.run(func() error { m.keepManaged(ctx, mm); return nil })
+	}
 	g.run(func() error { m.data.run(ctx); return nil })
 	<-ctx.Done()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
@@ -131,7 +134,7 @@ func (m *Modem) account() string {
 	if s := m.Status(); s.ICCID != "" {
 		return s.ICCID
 	}
-	if m.Device == "" {
+	if m.Device == "" && m.Data != "modemmanager" {
 		return "modem " + m.Name
 	}
 	return ""
@@ -184,10 +187,7 @@ func (m *Modem) guardOnce(ctx context.Context, first bool) {
 	}
 }
 
-// Errors of what must not be dialled.
-var (
-	errRoaming = errors.New("the modem is in a foreign network, where data is not allowed: set roaming = true to pay for it")
-)
+var errRoaming = errors.New("the modem is in a foreign network, where data is not allowed: set roaming = true to pay for it")
 
 // mayDial is why the bearer must be down now.
 func (m *Modem) mayDial() error {
@@ -268,4 +268,28 @@ func (m *Modem) DataTrouble() (tries int, why error) {
 	}
 	l, tries := m.data.state()
 	return tries, l.Err
+}
+
+// keepManaged has the status and the text messages of a modem that ModemManager owns.
+func (m *Modem) keepManaged(ctx context.Context, mm *managed) {
+	for ctx.Err() == nil {
+		err := mm.keep(ctx, m.managedIs, m.Received)
+		if err != nil && ctx.Err() == nil {
+			m.setState(Absent, err.Error())
+		}
+		_ = wait(ctx, 10*time.Second)
+	}
+}
+
+// managedIs shows what ModemManager says.
+func (m *Modem) managedIs(s Status) {
+	m.show(func(to *Status) {
+		to.Device, to.Manufacturer, to.Model, to.Firmware = s.Device, s.Manufacturer, s.Model, s.Firmware
+		to.IMEI, to.ICCID, to.IMSI = s.IMEI, s.ICCID, s.IMSI
+		to.Operator, to.PLMN, to.Technology, to.Roaming = s.Operator, s.PLMN, s.Technology, s.Roaming
+	})
+	m.setState(s.State, s.Why)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.movedLocked() // the SIM may be another one
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -203,14 +202,4 @@ func pdpType(ipType string) string {
 		return "IPV6"
 	}
 	return "IP"
-}
-
-// first is the first of the addresses that there is.
-func first(list ...netip.Addr) netip.Addr {
-	for _, a := range list {
-		if a.IsValid() {
-			return a
-		}
-	}
-	return netip.Addr{}
 }

@@ -104,7 +104,7 @@ func (q *quota) use(sim string) error {
 			}
 		}
 	}
-	if next.Mark.Device == "" && q.v.Mark.Device != "" {
+	if q.v.Mark.Device != "" {
 		next.Mark = q.v.Mark // what the device carried was on the other SIM's account
 	}
 	q.v = next

@@ -1,0 +1,143 @@
+package modem
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// wireGuard is a packet of the kind that it is named by, n bytes long.
+func wireGuard(kind byte, n int) []byte {
+	b := make([]byte, n)
+	b[0] = kind
+	return b
+}
+
+// A bearer whose quota is used up: the peer gets the tunnel's handshakes and keepalives, a
+// little of what is in the tunnel, and nothing else.
+func TestFence(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	needTool(t, "nft", "nftables")
+	f := cable(t, "wwan0")
+	shell(t, "ip link set wwan0 up; ip addr add 192.168.8.100/24 dev wwan0; sysctl -qw net.ipv4.ping_group_range='0 0'")
+	eventually(t, "the cable works", func() bool {
+		conn, err := net.Dial("udp", "192.168.8.1:9")
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		_, err = conn.Write([]byte("x"))
+		return err == nil && got(t, f) > 0
+	})
+	conn, err := net.ListenPacket("udp", "192.168.8.100:0") // not connected: the peer's refusals are no errors
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hub := &net.UDPAddr{IP: net.IPv4(192, 168, 8, 1), Port: 51820}
+	arrives := func(b []byte) bool {
+		before := got(t, f)
+		if _, err := conn.WriteTo(b, hub); err != nil && !errors.Is(err, unix.EPERM) {
+			t.Fatal(err)
+		}
+		return got(t, f) > before
+	}
+	fence := &fence{modem: "lte 1"}
+	if !arrives([]byte("hello")) {
+		t.Fatal("without a fence nothing arrives")
+	}
+	if err := fence.put(t.Context(), "wwan0", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		b    []byte
+		want bool
+	}{
+		"handshake":               {wireGuard(1, 148), true},
+		"answer":                  {wireGuard(2, 92), true},
+		"cookie":                  {wireGuard(3, 64), true},
+		"keepalive":               {wireGuard(4, 32), true},
+		"an admin's typing":       {wireGuard(4, 96), true},
+		"a handshake that is big": {wireGuard(1, 1200), false},
+		"a name for somebody":     {make([]byte, 60), false},
+		"anything":                {[]byte("hello"), false},
+	} {
+		if got := arrives(tt.b); got != tt.want {
+			t.Errorf("%s arrives: %v, want %v", name, got, tt.want)
+		}
+	}
+	passed := 0
+	for range 2000 {
+		if _, err := conn.WriteTo(wireGuard(4, 1200), hub); err == nil {
+			passed++
+		}
+	}
+	if budget := 1 << 20 / 1228; passed < budget/2 || passed > budget+100 {
+		t.Errorf("%d packets of 2000 passed in a day, the budget is %d", passed, budget)
+	}
+	if !arrives(wireGuard(4, 32)) || arrives(wireGuard(4, 96)) {
+		t.Error("with the budget gone the keepalive must pass, and nothing else in the tunnel")
+	}
+	if err := fence.put(t.Context(), "wwan0", time.Now().Add(24*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if !arrives(wireGuard(4, 96)) {
+		t.Error("a new day has no new budget")
+	}
+	if err := fence.remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !arrives([]byte("hello")) {
+		t.Error("it stands after its removal")
+	}
+	if left := shell(t, "nft list ruleset"); strings.Contains(left, "chain") || strings.Contains(left, "quota lte") {
+		t.Errorf("it left %s", left)
+	}
+}
+
+// got is how many packets the modem has got.
+func got(t *testing.T, f *far) int {
+	t.Helper()
+	var n int
+	if _, err := fmt.Sscan(f.run("cat /proc/net/dev | grep modem0 | cut -d: -f2"), new(int), &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Two modems have fences of their own.
+func TestFencesOfTwoModems(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	needTool(t, "nft", "nftables")
+	a, b := &fence{modem: "lte"}, &fence{modem: "lte2"}
+	for _, f := range []*fence{a, b} {
+		if err := f.put(t.Context(), "ppp-"+f.modem, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if rules := shell(t, "nft list ruleset"); strings.Contains(rules, `"ppp-lte"`) || !strings.Contains(rules, `"ppp-lte2"`) {
+		t.Errorf("one took the other's: %s", rules)
+	}
+	// A daemon that was killed left one: the next knows nothing of it and takes it away.
+	if err := (&fence{modem: "lte2"}).remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if rules := shell(t, "nft list ruleset"); strings.Contains(rules, "ppp-lte2") {
+		t.Errorf("it is left: %s", rules)
+	}
+	if err := (&fence{modem: "lte", program: "/nowhere/nft"}).put(t.Context(), "x", time.Now()); err == nil || !strings.Contains(err.Error(), "nftables") {
+		t.Errorf("without nft: %v", err)
+	}
+}
