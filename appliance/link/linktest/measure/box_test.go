@@ -282,21 +282,17 @@ func (c boxConfig) ip(lines ...string) error {
 // follow asks the hub inside; after three questions without an answer it goes away, and after
 // three answers to questions by the WAN, outside, it comes back.
 func (c boxConfig) follow(every time.Duration, away, back func() error) error {
+	inner, outer := fmt.Sprintf("%s:%d", linktest.HubInner, linktest.InnerEcho), fmt.Sprintf("192.0.2.1:%d", linktest.OuterEcho)
 	missed, good, gone := 0, 0, false
 	for {
 		began := time.Now()
-		if !gone {
-			if answers(every, fmt.Sprintf("%s:%d", linktest.HubInner, linktest.InnerEcho), "") {
-				missed = 0
-			} else {
-				missed++
-			}
-		} else if answers(every, fmt.Sprintf("192.0.2.1:%d", linktest.OuterEcho), "wan0") {
-			good++
-		} else {
-			good = 0
-		}
 		var err error
+		if gone {
+			go answers(every, inner, "") // the hub hears where we are
+			good = counted(answers(every, outer, "wan0"), good)
+		} else {
+			missed = counted(!answers(every, inner, ""), missed)
+		}
 		switch {
 		case !gone && missed >= 3:
 			gone, good, err = true, 0, away()
@@ -308,6 +304,14 @@ func (c boxConfig) follow(every time.Duration, away, back func() error) error {
 		}
 		time.Sleep(time.Until(began.Add(every)))
 	}
+}
+
+// counted is one more in a row, or none.
+func counted(yes bool, n int) int {
+	if yes {
+		return n + 1
+	}
+	return 0
 }
 
 // answers asks an echo and waits.
