@@ -32,19 +32,8 @@ type textPart struct {
 	SMSC     string // the service centre, where the SIM has none or a wrong one
 
 	texts   TextStatus // guarded by Modem.mu
-	via     sender     // guarded by Modem.mu; nil: the AT session
 	sending chan struct{}
 	ref     byte // of the last long message that was sent; owned by who holds sending
-}
-
-// sender sends a text by another way than AT: by who owns the modem.
-type sender func(ctx context.Context, number, text string) (SendResult, error)
-
-// sendBy has texts sent by somebody else; nil: by AT again.
-func (m *Modem) sendBy(s sender) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.via = s
 }
 
 // receive hands over a message that came, whoever brought it. When it returns the message is on disk.

@@ -41,15 +41,13 @@ func (m *Modem) Send(ctx context.Context, number, text string, valid time.Durati
 		return TextFailed, fmt.Errorf("send a text message: another one is being sent: %w", ctx.Err())
 	}
 	defer func() { <-m.turns() }()
-	m.mu.Lock()
-	via := m.via
-	m.mu.Unlock()
-	if via == nil {
-		via = func(ctx context.Context, number, text string) (SendResult, error) {
-			return m.sendParts(ctx, number, text, valid)
-		}
+	var result SendResult
+	var err error
+	if g := m.owner(); g != nil {
+		result, err = g.send(ctx, number, text)
+	} else {
+		result, err = m.sendParts(ctx, number, text, valid)
 	}
-	result, err := via(ctx, number, text)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.texts.SendError = ""
@@ -60,6 +58,15 @@ func (m *Modem) Send(ctx context.Context, number, text string, valid time.Durati
 		m.texts.Sent++
 	}
 	return result, err
+}
+
+// owner is ModemManager where that has the modem; else nil.
+func (m *Modem) owner() *managed {
+	if m.prepareData() != nil || m.data == nil {
+		return nil
+	}
+	g, _ := m.data.driver.(*managed)
+	return g
 }
 
 // turns has one place: for who is sending.
