@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -84,6 +85,10 @@ func inProcess(ctx context.Context, program string) net.Conn {
 // hold dials and keeps pppd.
 func (p *ppp) hold(ctx context.Context, changed func(Link)) error {
 	return p.lend(ctx, func(path string) error {
+		// The name that stays leads to the device's own, which is what pppd is let have.
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
 		port, err := openTTY(path, 0)
 		if err != nil {
 			return err
