@@ -27,6 +27,9 @@ func parseClock(line string) (time.Time, bool) {
 	if n[1] < 1 || n[1] > 12 || n[2] < 1 || n[2] > 31 || n[3] > 23 || n[4] > 59 || n[5] > 60 || n[6] < -96 || n[6] > 96 {
 		return time.Time{}, false
 	}
+	if n[0] >= 80 { // Qualcomm's modems begin on 6 January 1980
+		n[0] -= 100
+	}
 	local := time.Date(2000+n[0], time.Month(n[1]), n[2], n[3], n[4], n[5], 0, time.UTC)
 	at := local.Add(-time.Duration(n[6]) * 15 * time.Minute)
 	return at, at.After(clockSince)
