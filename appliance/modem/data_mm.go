@@ -196,7 +196,7 @@ func (g *managed) hold(ctx context.Context, changed func(Link)) error {
 	}
 	alive := func(ctx context.Context) error { return stillConnected(ctx, m, bearer) }
 	if b.ppp {
-		return g.holdPPP(ctx, b, m.news, alive, changed)
+		return g.holdPPP(ctx, m, modem, b, alive, changed)
 	}
 	s := &setup{
 		name: b.name, v4: g.v4 && b.four, v6: g.v6 && b.adverts, noDHCP: !b.dhcp, alive: alive, news: m.news,
@@ -315,7 +315,7 @@ func stillConnected(ctx context.Context, m *manager, bearer dbus.ObjectPath) err
 }
 
 // holdPPP has pppd speak on the tty on which ModemManager has dialled.
-func (g *managed) holdPPP(ctx context.Context, b connected, news <-chan struct{}, alive func(context.Context) error, changed func(Link)) error {
+func (g *managed) holdPPP(ctx context.Context, m *manager, modem dbus.ObjectPath, b connected, alive func(context.Context) error, changed func(Link)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	group := &group{cancel: cancel}
 	defer group.wait()
@@ -325,7 +325,7 @@ func (g *managed) holdPPP(ctx context.Context, b connected, news <-chan struct{}
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-news:
+			case <-m.news:
 			}
 			if err := alive(ctx); err != nil {
 				return err
@@ -335,6 +335,8 @@ func (g *managed) holdPPP(ctx context.Context, b connected, news <-chan struct{}
 	driver := *g.ppp
 	driver.noDial = true
 	err := driver.speak(ctx, "/dev/"+path.Base(b.name), changed)
+	// ModemManager does not see that PPP ended, and would hand out the dead call again.
+	_ = m.call(context.WithoutCancel(ctx), downTimeout, modem, mmSimple+".Disconnect", dbus.ObjectPath("/")).Err
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}

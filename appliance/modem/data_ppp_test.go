@@ -27,7 +27,7 @@ func standIn(t *testing.T, dir, then string) string {
 	t.Helper()
 	path := filepath.Join(dir, "pppd")
 	script := "#!/bin/bash\nprintf '%s\\n' \"$@\" >" + dir + "/args\nenv >" + dir + "/env\n" +
-		"case \"$*\" in *'file /dev/fd/3'*) cat /dev/fd/3 >" + dir + "/secrets;; esac\necho $$ >" + dir + "/pid\n" + then
+		"case \"$*\" in *'file /proc/self/fd/3'*) cat <&3 >" + dir + "/secrets;; esac\necho $$ >" + dir + "/pid\n" + then
 	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestServePPP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if args := slurp(t, dir+"/args"); !strings.Contains(args, "+ipv6") || !strings.Contains(args, "refuse-pap") || strings.Contains(args, "/dev/fd") {
+	if args := slurp(t, dir+"/args"); !strings.Contains(args, "+ipv6") || !strings.Contains(args, "refuse-pap") || strings.Contains(args, "/fd/") {
 		t.Errorf("arguments %q", args)
 	}
 	ours.Close() // as when the daemon is killed
@@ -250,7 +250,7 @@ func TestGuestPPP(t *testing.T) {
 	if _, err := os.Stat("/etc/resolv.conf"); err == nil {
 		t.Error("the operator's DNS is in /etc/resolv.conf")
 	}
-	if all := shell(t, "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f; echo; done"); strings.Contains(all, `p"a`) || !strings.Contains(all, "file /dev/fd/3") {
+	if all := shell(t, "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f; echo; done"); strings.Contains(all, `p"a`) || !strings.Contains(all, "file /proc/self/fd/3") {
 		t.Errorf("the password is in the list of processes, or pppd is not: %s", all)
 	}
 	index := indexOf(t, l.Device)

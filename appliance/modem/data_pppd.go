@@ -141,7 +141,7 @@ func (r pppRequest) args() []string {
 		list = append(list, "refuse-pap")
 	}
 	if r.User != "" {
-		list = append(list, "file", "/dev/fd/3")
+		list = append(list, "file", "/proc/self/fd/3")
 	}
 	return list
 }

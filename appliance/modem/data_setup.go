@@ -307,6 +307,9 @@ func (s *setup) advertised(a advert, router netip.Addr) (Link, error) {
 // interfaceID is our half of an IPv6 address: that of the link-local one, which PPP
 // negotiated with the network (RFC 5072) and which DAD has found unique.
 func (s *setup) interfaceID() ([16]byte, error) {
+	if s.local.IsValid() {
+		return s.local.Addr().As16(), nil
+	}
 	list, err := netlink.AddrList(s.link, netlink.FAMILY_V6)
 	if err != nil {
 		return [16]byte{}, fmt.Errorf("read the addresses of %s: %w", s.name, err)
