@@ -110,6 +110,16 @@ func (w *World) Hole(uplink string, mtu int) error {
 	return w.hubs[0].IP(fmt.Sprintf("link set e%d mtu %d", u.side, mtu))
 }
 
+// Open takes an uplink's NAT away: the hubs see the branch's own address. They answer it from the address of
+// the interface that it comes in by, and not from the one that it asked.
+func (w *World) Open(uplink string) error {
+	u := w.Uplink(uplink)
+	if err := u.ISP.nft("flush chain inet isp nat"); err != nil {
+		return err
+	}
+	return w.hubs[0].IP(fmt.Sprintf("route replace %s via %s.2", u.Address.Masked(), u.outside))
+}
+
 // Remove takes an uplink's interface away, as when a modem falls off its bus.
 func (w *World) Remove(uplink string) error {
 	return w.Branch.IP("link del " + w.Uplink(uplink).Device)

@@ -1,4 +1,4 @@
-package measure
+package trial
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -61,11 +62,18 @@ func (m *measurement) startBox(kind string) {
 	private, err := wgtypes.GeneratePrivateKey()
 	m.must(err)
 	m.must(os.WriteFile(filepath.Join(c.Dir, "vpn.key"), []byte(private.String()+"\n"), 0o600))
-	m.must(m.h.Admit(private.PublicKey().String(), ""))
+	m.public, m.config = private.PublicKey().String(), c
+	m.must(m.h.Admit(m.public, ""))
+	m.restartBox()
+}
+
+// restartBox starts the box's process.
+func (m *measurement) restartBox() {
+	c := m.config
 	text, err := json.Marshal(c)
 	m.must(err)
 	var cmd *exec.Cmd
-	if kind == "daemon" {
+	if c.Kind == "daemon" {
 		cmd = m.daemon(c)
 	} else {
 		cmd = exec.Command("/proc/self/exe")
@@ -191,10 +199,12 @@ func (c boxConfig) ours() error {
 	if err != nil {
 		return err
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	ended := make(chan error)
-	go func() { ended <- t.Run(context.Background(), func() {}) }()
-	go func() { ended <- w.Run(context.Background(), func() {}) }()
-	return <-ended
+	go func() { ended <- t.Run(ctx, func() {}) }()
+	go func() { ended <- w.Run(ctx, func() {}) }()
+	return errors.Join(<-ended, <-ended)
 }
 
 func logger() *zap.Logger {

@@ -1,5 +1,6 @@
-// Package measure measures what a failover costs, for scripts/bench link.
-package measure
+// Package trial puts the tunnel and what watches the uplinks together, at the branch of linktest: what a
+// failover costs (for scripts/bench link), and what becomes of the faults of the field.
+package trial
 
 import (
 	"encoding/json"
@@ -62,6 +63,9 @@ type measurement struct {
 	w   *linktest.World
 	h   *linktest.Hub
 	box *box
+
+	public string    // the box's key
+	config boxConfig // what it was told
 }
 
 func (m *measurement) must(err error) {
