@@ -16,8 +16,9 @@ import (
 
 const unitFile = "rescueboxd.service"
 
-// worst is the exposure, in tenths, that the unit may have at most.
-const worst = "20"
+// worst is the exposure, in tenths, that the unit may have at most: 2.0, and a tenth for
+// modems, serial ports and the tunnel device.
+const worst = "21"
 
 func TestUnitIsLeastPrivilege(t *testing.T) {
 	tool(t, "systemd-analyze", "systemd")
