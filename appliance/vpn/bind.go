@@ -43,6 +43,8 @@ type bind struct {
 	active    atomic.Int32
 	duplicate atomic.Bool
 	batchSize int
+	inbound   *gate // packets of hubs on their way to the kernel
+	outbound  *gate
 
 	// broken is told when a socket's device is no more: somebody has to look whether it is
 	// there again under another index.
@@ -51,7 +53,8 @@ type bind struct {
 
 // newBind makes a bind without sockets. WireGuard opens it, and steering gives it devices.
 func newBind(s setup, batchSize int) *bind {
-	b := &bind{born: time.Now().Add(-time.Hour), batchSize: batchSize, broken: make(chan struct{}, 1)}
+	b := &bind{born: time.Now().Add(-time.Hour), batchSize: batchSize,
+		inbound: newGate(), outbound: newGate(), broken: make(chan struct{}, 1)}
 	for i, u := range s.Uplinks {
 		b.ways = append(b.ways, newWay(b, i, u, s))
 	}
@@ -161,6 +164,9 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	if e.hub == nobody || first.kind == cookie {
 		return b.ways[e.way].answer(bufs, e.addr)
 	}
+	if first.kind == transport {
+		b.outbound.leave(len(bufs))
+	}
 	h := b.hubs[e.hub]
 	h.follow(e)
 	asked := h.note(b.now(), bufs)
@@ -204,6 +210,17 @@ func (b *bind) resend(hub int) {
 	}
 }
 
+// alive reports that there may be a session with a hub.
+func (b *bind) alive() bool {
+	now := b.now()
+	for _, h := range b.hubs {
+		if last := h.heard.Load(); last != 0 && now-last < int64(sessionTime) {
+			return true
+		}
+	}
+	return false
+}
+
 // heard notes a datagram that came by an uplink, and says which hub's it is. A handshake of
 // the hub's own is known by its address only.
 func (b *bind) heard(w *way, datagram []byte, from netip.AddrPort, now int64) int {
@@ -213,6 +230,9 @@ func (b *bind) heard(w *way, datagram []byte, from netip.AddrPort, now int64) in
 	}
 	for i, h := range b.hubs {
 		if m.kind == initiation && h.at(w.index, from) || m.kind != initiation && h.gave(m.receiver) {
+			if m.kind == transport && !m.empty {
+				b.inbound.enter(1)
+			}
 			if m.kind != initiation {
 				w.heard[i].Store(now)
 				h.heard.Store(now)

@@ -43,7 +43,7 @@ func newUserspace(s setup, log *zap.Logger) (engine, error) {
 		return nil, fmt.Errorf("set up the interface %s: %w", s.Interface, err)
 	}
 	u := &userspace{bind: newBind(s, batch), quit: make(chan struct{})}
-	u.dev = device.NewDevice(newNarrow(t), u.bind, deviceLog(log))
+	u.dev = device.NewDevice(newEdge(t, u.bind), u.bind, deviceLog(log))
 	err = u.dev.IpcSet("private_key=" + s.PrivateKey.hex() + "\n")
 	if err == nil {
 		err = u.dev.Up()
@@ -56,31 +56,60 @@ func newUserspace(s setup, log *zap.Logger) (engine, error) {
 	return u, nil
 }
 
-// narrow is a TUN device that reads and writes batch packets at once, and says nothing when
-// its interface goes up or down: WireGuard would forget its sessions. The Tunnel watches it.
-type narrow struct {
+// edge is a TUN device as this WireGuard's other end: it hands over batch packets at once
+// and no more than the gates let through, and says nothing when its interface goes up or
+// down: WireGuard would forget its sessions. The Tunnel watches it.
+type edge struct {
 	tun.Device
+	bind   *bind
 	events chan tun.Event
+	quit   chan struct{}
+	once   sync.Once
 }
 
-func newNarrow(t tun.Device) *narrow {
-	n := &narrow{t, make(chan tun.Event)}
+func newEdge(t tun.Device, b *bind) *edge {
+	e := &edge{Device: t, bind: b, events: make(chan tun.Event), quit: make(chan struct{})}
 	go func() { // it ends when the device is closed
-		defer close(n.events)
-		for e := range t.Events() {
-			if e&tun.EventMTUUpdate != 0 {
-				n.events <- tun.EventMTUUpdate
+		defer close(e.events)
+		for event := range t.Events() {
+			if event&tun.EventMTUUpdate != 0 {
+				e.events <- tun.EventMTUUpdate
 			}
 		}
 	}()
-	return n
+	return e
 }
 
 // BatchSize is how many buffers WireGuard hands over.
-func (*narrow) BatchSize() int { return batch }
+func (*edge) BatchSize() int { return batch }
 
 // Events are what WireGuard must hear of the interface.
-func (n *narrow) Events() <-chan tun.Event { return n.events }
+func (e *edge) Events() <-chan tun.Event { return e.events }
+
+// Read waits until packets may enter, and then for packets.
+func (e *edge) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	moment := gateMoment
+	if !e.bind.alive() {
+		moment = gateLong
+	}
+	e.bind.outbound.wait(moment, e.quit)
+	n, err := e.Device.Read(bufs, sizes, offset)
+	e.bind.outbound.enter(n)
+	return n, err
+}
+
+// Write gives packets of the hub to the kernel.
+func (e *edge) Write(bufs [][]byte, offset int) (int, error) {
+	n, err := e.Device.Write(bufs, offset)
+	e.bind.inbound.leave(len(bufs))
+	return n, err
+}
+
+// Close takes the interface away.
+func (e *edge) Close() error {
+	e.once.Do(func() { close(e.quit) })
+	return e.Device.Close()
+}
 
 // limitSegments lets the kernel join at most as many packets for the interface as one
 // reading has buffers: what is more would be lost.

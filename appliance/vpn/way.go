@@ -155,6 +155,7 @@ func (w *way) receive(packets [][]byte, sizes []int, eps []conn.Endpoint) (int, 
 			<-changed
 			continue
 		}
+		w.b.inbound.wait(gateMoment, changed)
 		n, err := s.read(packets, sizes, w.from)
 		if err == nil {
 			w.sort(packets[:n], sizes, eps)

@@ -1,0 +1,55 @@
+package vpn
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// WireGuard in Go gives each packet on its way through the process a buffer of 64 KiB, and
+// has no bound for them on this system: its queues would hold hundreds of megabytes under
+// load. So what enters is held back at the edges, in each direction, until enough has left.
+const (
+	gateLimit = 128 // packets inside
+	// What WireGuard drops inside never leaves at the other edge: copies while packets are
+	// doubled, packets for nobody. So whoever waits gives up after a moment in which nothing
+	// left, and the count begins anew. Without a session packets only pile up; then a moment
+	// is long.
+	gateMoment = 100 * time.Millisecond
+	gateLong   = 5 * time.Second
+)
+
+// gate counts packets on their way through the process, in one direction.
+type gate struct {
+	inside atomic.Int64
+	left   chan struct{} // told when packets leave
+}
+
+func newGate() *gate { return &gate{left: make(chan struct{}, 1)} }
+
+// wait waits until packets may enter; not longer than the moment after the last one left.
+func (g *gate) wait(moment time.Duration, quit <-chan struct{}) {
+	if g.inside.Load() < gateLimit {
+		return
+	}
+	timer := time.NewTimer(moment)
+	defer timer.Stop()
+	for g.inside.Load() >= gateLimit {
+		select {
+		case <-g.left:
+			timer.Reset(moment)
+		case <-timer.C:
+			g.inside.Store(0)
+		case <-quit:
+			return
+		}
+	}
+}
+
+func (g *gate) enter(n int) { g.inside.Add(int64(n)) }
+
+func (g *gate) leave(n int) {
+	if g.inside.Add(-int64(n)) < 0 {
+		g.inside.Store(0) // it had given up on them
+	}
+	tell(g.left)
+}

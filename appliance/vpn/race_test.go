@@ -1,0 +1,6 @@
+//go:build race
+
+package vpn
+
+// raceEnabled is whether the race detector takes memory of its own.
+const raceEnabled = true
