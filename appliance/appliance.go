@@ -61,6 +61,7 @@ type box struct {
 	powers  map[string]*machinePower // what switches the machines, by their names
 	press   *powering
 	serial  consoles
+	in      *wayIn
 	sup     *supervisor
 
 	scouting scouting // what other DHCP servers said last
@@ -107,7 +108,7 @@ func assemble(o Options) (*box, error) {
 	b.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	b.sup = newSupervisor(o.Log, replacing{b.metrics})
 	b.table = b.bootTable()
-	b.outbox = &notify.Outbox{Store: state.NewTable[notify.Entry](db, "outbox", state.Durable), Targets: targetsOf(o.Config.Notify), Log: b.logOf("notify")}
+	b.outbox = &notify.Outbox{Store: state.NewTable[notify.Entry](db, "outbox", state.Durable), Targets: b.targetsOf(o.Config.Notify), Log: b.logOf("notify")}
 	b.tickets = &ticket.Desk{LAN: o.Config.LAN.Address, Store: state.NewTable[ticket.Ticket](db, "tickets", state.Durable),
 		Reachable: ticket.Routed, Log: b.logOf("ticket"), Metrics: replacing{b.metrics}, Announce: b.announce}
 	b.dhcp = b.dhcpServer()
@@ -116,6 +117,9 @@ func assemble(o Options) (*box, error) {
 	}
 	b.press = newPowering(b)
 	b.serial = newConsoles(b)
+	if b.in, err = newWayIn(b); err != nil {
+		return nil, err
+	}
 	return b, nil
 }
 
@@ -160,6 +164,7 @@ func (b *box) parts() []part {
 		{"notify", b.outbox.Run},
 		{"admin", b.adminServer().Run},
 	}
+	parts = append(parts, b.in.parts()...)
 	if c.Ticket.DropDir != "" {
 		drop := &ticket.Drop{Dir: c.Ticket.DropDir, Desk: b.tickets, MachineOf: b.machineAt, Named: b.table.Named, Log: b.logOf("drop")}
 		parts = append(parts, part{"drop", drop.Run})
@@ -208,7 +213,7 @@ func (b *box) dhcpServer() *dhcp.Server {
 func (b *box) adminServer() *admin.Server {
 	c := b.Config
 	s := newSwitches(c, b.powers)
-	return &admin.Server{Socket: c.Admin.Socket, Group: c.Admin.Group, Listen: c.Admin.Listen, StateDir: c.State.Dir,
+	to := &admin.Server{Socket: c.Admin.Socket, Group: c.Admin.Group, Listen: c.Admin.Listen, Floating: floating(c), StateDir: c.State.Dir,
 		Version: b.Version, Boot: b.table, Images: b.library, Tickets: b.tickets,
 		Tokens: state.NewTable[admin.Token](b.db, "tokens", state.Durable),
 		Audit:  state.NewLog[admin.AuditEntry](b.db, "audit", state.Durable, keptAudit),
@@ -216,6 +221,19 @@ func (b *box) adminServer() *admin.Server {
 		Powers: s, BMCs: s, Press: b.pressFor,
 		Status: b.status, Leases: b.leases, Checks: b.checks(), Gather: b.metrics,
 		Log: b.logOf("admin"), Metrics: replacing{b.metrics}}
+	if b.in.watch != nil || b.in.tunnel != nil {
+		to.Links = b.in
+	}
+	if len(b.in.modems) > 0 {
+		to.Modems = b.in
+	}
+	return to
+}
+
+// floating reports whether the API listens on an address of the VPN, which is there when that is up.
+func floating(c *config.Config) bool {
+	v := c.VPN
+	return v != nil && (v.Kind == "external" || v.Address.Addr() == c.Admin.Listen.Addr())
 }
 
 // machinesOf translates the checked machines of the file.

@@ -19,7 +19,7 @@ import (
 )
 
 // targetsOf are the ways to tell people that the file of the site names.
-func targetsOf(c config.Notify) (list []notify.Target) {
+func (b *box) targetsOf(c config.Notify) (list []notify.Target) {
 	for _, w := range c.Webhooks {
 		list = append(list, notify.Target{Name: w.Name, Kinds: kindsOf(w.Kinds), Credentials: w.Credentials,
 			Sender: &notify.Webhook{URL: w.URL, URLFile: w.URLFile, SecretFile: w.SecretFile, CAFile: w.CAFile}})
@@ -28,6 +28,12 @@ func targetsOf(c config.Notify) (list []notify.Target) {
 		list = append(list, notify.Target{Name: m.Name, Kinds: kindsOf(m.Kinds), Credentials: m.Credentials,
 			Sender: &notify.Mail{Server: m.Server, From: m.From, To: m.To, User: m.User, PasswordFile: m.PasswordFile,
 				TLS: notify.TLSMode(m.TLS), CAFile: m.CAFile}})
+	}
+	for _, t := range c.Texts {
+		list = append(list, notify.Target{Name: t.Name, Kinds: kindsOf(t.Kinds), Credentials: t.Credentials,
+			Sender: &notify.Text{To: t.To, Out: func(ctx context.Context, number, body string, urgent bool, mark func()) error {
+				return b.in.tell(ctx, number, body, urgent, mark)
+			}}})
 	}
 	return list
 }
@@ -158,8 +164,11 @@ type notifier struct{ *box }
 func (n notifier) Targets() (list []api.NotifyTarget) {
 	for _, t := range n.outbox.Targets {
 		to := api.NotifyTarget{Name: t.Name, Type: "webhook", Addresses: []string{}, Kinds: []string{}, Credentials: t.Credentials}
-		if _, ok := t.Sender.(*notify.Mail); ok {
+		switch t.Sender.(type) {
+		case *notify.Mail:
 			to.Type = "mail"
+		case *notify.Text:
+			to.Type = "text"
 		}
 		for _, a := range t.Sender.Addresses() {
 			to.Addresses = append(to.Addresses, t.Sender.Show(a))

@@ -207,3 +207,6 @@ type Report struct {
 	Lost   int           `json:"lost"`   // of them
 	Result string        `json:"result"` // one sentence
 }
+
+// Table is the routing table of an uplink, by its place in Config.Uplinks.
+func Table(uplink int) int { return firstTable + uplink }
