@@ -22,6 +22,8 @@ const packageFiles = `-rwxr-xr-x root/root ./usr/bin/rescuebox
 -rw-r--r-- root/root ./usr/lib/rescuebox/rescue-agent-windows-arm64.exe
 -rw-r--r-- root/root ./usr/lib/rescuebox/rescue-agent-windows-legacy-386.exe
 -rw-r--r-- root/root ./usr/lib/rescuebox/rescue-agent-windows-legacy-amd64.exe
+-rw-r--r-- root/root ./usr/lib/systemd/system/rescuebox-ppp.socket
+-rw-r--r-- root/root ./usr/lib/systemd/system/rescuebox-ppp@.service
 -rw-r--r-- root/root ./usr/lib/systemd/system/rescueboxd.service
 -rw-r--r-- root/root ./usr/lib/sysusers.d/rescuebox.conf
 -rw-r--r-- root/root ./usr/lib/tmpfiles.d/rescuebox.conf
@@ -30,7 +32,8 @@ const packageFiles = `-rwxr-xr-x root/root ./usr/bin/rescuebox
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/minimal.toml
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/proxydhcp.toml
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/reference.toml
--rw-r--r-- root/root ./usr/share/doc/rescuebox/samba.conf`
+-rw-r--r-- root/root ./usr/share/doc/rescuebox/samba.conf
+-rw-r--r-- root/root ./usr/share/polkit-1/rules.d/rescuebox.rules`
 
 func TestPackage(t *testing.T) {
 	if testing.Short() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -227,15 +228,22 @@ func TestGuestPPP(t *testing.T) {
 	shell(t, `ip netns add op; printf 'u * "p\\"a\\\\ss" *\n' >/etc/ppp/pap-secrets`)
 	m := modemtest.Start(t)
 	o := &modemtest.Operator{Command: func() *exec.Cmd {
-		return exec.Command("ip", "netns", "exec", "op", "pppd", "notty", "local", "nodetach", "nodefaultroute", "auth", "require-pap",
+		return exec.Command("ip", "netns", "exec", "op", "pppd", "notty", "local", "nodetach", "nodefaultroute", "debug", "auth", "require-pap",
 			"ms-dns", "9.9.9.9", "lcp-echo-interval", "0", "logfile", "/tmp/operator", "10.64.64.64:10.64.0.5")
 	}}
 	m.Dial = o.Dial
-	program, err := exec.LookPath("pppd")
+	pppd, err := exec.LookPath("pppd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := pppOver(t, m, program)
+	p := pppOver(t, m, pppd)
+	ours := &program{}
+	p.connect = func(ctx context.Context) (net.Conn, error) { return heard{inProcess(ctx, pppd), ours}, nil }
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("our pppd: %s\nthe operator's: %s\nthe modem heard %q", ours.said(), shell(t, "cat /tmp/operator || true"), m.Log())
+		}
+	})
 	began := time.Now()
 	h := hold(t, p)
 	l := h.up("an address", func(l Link) bool { return len(l.DNS) == 1 })
@@ -283,6 +291,18 @@ func TestGuestPPP(t *testing.T) {
 	if err := hold(t, p).lost("refused"); !strings.Contains(err.Error(), "user or password") {
 		t.Errorf("a wrong password: %v", err)
 	}
+}
+
+// heard is a connection of which somebody else hears what is read.
+type heard struct {
+	net.Conn
+	too io.Writer
+}
+
+func (h heard) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	_, _ = h.too.Write(b[:n])
+	return n, err
 }
 
 func indexOf(t *testing.T, name string) int {

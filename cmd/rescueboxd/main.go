@@ -30,6 +30,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	file := flag.String("config", "/etc/rescuebox/rescuebox.toml", "the `file` of the site")
 	showVersion := flag.Bool("version", false, "print the version and exit")
+	ppp := flag.Bool("ppp", false, "run pppd as the daemon asks on standard input, and exit; for rescuebox-ppp@.service")
 	flag.Parse()
 	if *showVersion {
 		fmt.Println("rescueboxd", version)
@@ -39,6 +40,15 @@ func run() int {
 		fmt.Fprintf(os.Stderr, "rescueboxd: unexpected argument %q; the file of the site is given with -config\n", flag.Arg(0))
 		return 2
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if *ppp {
+		if err := appliance.ServePPP(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	cfg, err := config.Load(*file)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -46,8 +56,6 @@ func run() int {
 	}
 	log := logger(cfg.Log.Level)
 	defer log.Sync()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	err = appliance.Run(ctx, appliance.Options{Config: cfg, Version: version, Log: log, Notify: notify})
 	if err != nil && !errors.Is(err, context.Canceled) {
 		log.Error("cannot run", zap.NamedError("err", err))
