@@ -55,9 +55,12 @@ func (w *Watch) runDrill(ctx context.Context, m *measure, i int, d time.Duration
 	if m.silence(time.Now()) > time.Second {
 		return Report{}, errors.New("drill: the hub does not answer through the tunnel as it is; see rescuebox link status")
 	}
-	cut := time.Now()
-	w.tell(Event{At: cut, Kind: Drill, Uplink: name, Reason: fmt.Sprintf("drill: %s is cut off for %v", name, d)})
-	if err := w.sever(i, cut.Add(d)); err != nil {
+	w.mu.Lock()
+	severed := cut(w.sights[i].device, d)
+	w.mu.Unlock()
+	began := time.Now()
+	w.tell(Event{At: began, Kind: Drill, Uplink: name, Reason: fmt.Sprintf("drill: %s is cut off for %v", name, d)})
+	if err := nft(severed); err != nil {
 		return Report{}, fmt.Errorf("drill: %w", err)
 	}
 	deaf := m.ping(ctx, d, drillEager, func() bool { return m.silence(time.Now()) > drillPatient })
@@ -65,8 +68,8 @@ func (w *Watch) runDrill(ctx context.Context, m *measure, i int, d time.Duration
 		r.Other = now
 	}
 	mended := time.Now()
-	r.Away = m.longest(cut, mended, drillEager)
-	if err := w.sever(i, time.Time{}); err != nil {
+	r.Away = m.longest(began, mended, drillEager)
+	if err := uncut(); err != nil {
 		w.complain([]string{err.Error()}) // the kernel ends it by itself in a moment
 	}
 	w.mu.Lock()
@@ -154,17 +157,6 @@ func (w *Watch) settledDown() bool {
 	defer w.mu.Unlock()
 	now := time.Now()
 	return !slices.ContainsFunc(w.m.pref, func(i int) bool { return w.m.healthOf(i, now) == Unproven })
-}
-
-// sever cuts an uplink off until a time, or mends it with the zero time.
-func (w *Watch) sever(i int, until time.Time) error {
-	w.mu.Lock()
-	device, plumb := w.sights[i].device, w.plumb
-	w.mu.Unlock()
-	if until.IsZero() {
-		device = ""
-	}
-	return plumb.sever(device, until)
 }
 
 func (w *Watch) activeUplink() string {

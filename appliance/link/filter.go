@@ -19,42 +19,22 @@ import (
 const filterTable = "rescuebox_link"
 
 // filter is what our table does: on metered uplinks nothing comes in but what answers us, the
-// tunnel, and what addresses themselves need. While a drill runs, one device is cut off; the
-// kernel itself ends that, whatever becomes of us.
+// tunnel, and what addresses themselves need.
 type filter struct {
 	metered []string
 	port    int // of the tunnel
-	cut     string
-	until   time.Time
 }
 
 // rules is the table in nft's language. The first lines take an old one away, all in one transaction.
-func (f filter) rules(now time.Time) string {
+func (f filter) rules() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %[1]s\ndelete table inet %[1]s\n", filterTable)
-	if len(f.metered) == 0 && f.cut == "" {
+	if len(f.metered) == 0 {
 		return b.String()
 	}
 	fmt.Fprintf(&b, "table inet %s {\n", filterTable)
-	fmt.Fprintf(&b, "\tset metered { type ifname%s }\n", elements(f.metered))
-	cut := ""
-	if left := f.until.Sub(now); f.cut != "" && left > 0 {
-		cut = fmt.Sprintf("; elements = { %q timeout %dms }", f.cut, left.Milliseconds())
-	}
-	fmt.Fprintf(&b, "\tset cut { type ifname; flags timeout%s }\n", cut)
-	b.WriteString(`	chain cut_in {
-		type filter hook prerouting priority -400; policy accept;
-		udp sport { 67, 547 } accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
-		iifname @cut drop
-	}
-	chain cut_out {
-		type filter hook postrouting priority 400; policy accept;
-		udp dport { 67, 547 } accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept
-		oifname @cut drop
-	}
-	chain input {
+	fmt.Fprintf(&b, "\tset metered { type ifname; %s}\n", elements(f.metered))
+	b.WriteString(`	chain input {
 		type filter hook input priority -10; policy accept;
 		iifname != @metered accept
 		ct state established,related accept
@@ -85,19 +65,19 @@ func elements(names []string) string {
 	for i, n := range names {
 		quoted[i] = fmt.Sprintf("%q", n)
 	}
-	return "; elements = { " + strings.Join(quoted, ", ") + " }"
+	return "elements = { " + strings.Join(quoted, ", ") + " }; "
 }
 
 // same reports whether two filters make the same table.
 func (f filter) same(g filter) bool {
-	return slices.Equal(f.metered, g.metered) && f.port == g.port && f.cut == g.cut && f.until.Equal(g.until)
+	return slices.Equal(f.metered, g.metered) && f.port == g.port
 }
 
 // set puts the table into the kernel.
 func (f filter) set() error {
-	err := nft(f.rules(time.Now()))
+	err := nft(f.rules())
 	if errors.Is(err, exec.ErrNotFound) {
-		if len(f.metered) == 0 && f.cut == "" {
+		if len(f.metered) == 0 {
 			return nil
 		}
 		return errors.New("filter metered uplinks: the program nft is missing: apt-get install nftables")
@@ -115,6 +95,42 @@ func nft(rules string) error {
 		return fmt.Errorf("set nftables table %s: %w: %s", filterTable, err, first)
 	}
 	return nil
+}
+
+// cutTable is the nftables table of a drill.
+const cutTable = "rescuebox_cut"
+
+// cut is a table that cuts a device off for a time; the kernel itself ends that, whatever becomes of
+// us. It is one of the device: what the other families drop on the way out is told to the sender, and a
+// line that dies tells nobody. ARP and DHCP go on, so that all is there when it ends.
+func cut(device string, d time.Duration) string {
+	return fmt.Sprintf(`table netdev %[1]s
+delete table netdev %[1]s
+table netdev %[1]s {
+	set cut { type ifname; flags timeout; elements = { %[2]q timeout %[3]dms }; }
+	chain in {
+		type filter hook ingress device %[2]q priority -400; policy accept;
+		ether type arp accept
+		udp sport { 67, 547 } accept
+		iifname @cut drop
+	}
+	chain out {
+		type filter hook egress device %[2]q priority 400; policy accept;
+		ether type arp accept
+		udp dport { 67, 547 } accept
+		oifname @cut drop
+	}
+}
+`, cutTable, device, d.Milliseconds())
+}
+
+// uncut takes the table of a drill away, if there is one.
+func uncut() error {
+	err := nft(fmt.Sprintf("table netdev %[1]s\ndelete table netdev %[1]s\n", cutTable))
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // strict says what stands in the way of an uplink whose packets come in while main's default route
@@ -151,7 +167,7 @@ func reversePathStrict(device string) bool {
 
 // tableThere reports whether our table is in the kernel, if it has to be.
 func tableThere(f filter) bool {
-	if len(f.metered) == 0 && f.cut == "" {
+	if len(f.metered) == 0 {
 		return true
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)

@@ -64,6 +64,10 @@ func (m *machine) doubt(now, since time.Time) {
 	m.phase, m.began, m.since, m.busy = doubtful, now, since, false
 	m.alone, m.refuted, m.beat = time.Time{}, 0, now
 	m.ups[m.active].forget()
+	if m.onlyDead(now) {
+		m.test(now, patience)
+		return
+	}
 	m.followDoubt(now)
 }
 
@@ -102,26 +106,24 @@ func (m *machine) followDoubt(now time.Time) {
 		m.settle(now, m.answered) // a tunnel that cannot say by which uplink it hears
 		return
 	case !m.alone.IsZero():
-		if !m.due(m.alone.Add(u.aloneFor()), now) {
-			return
+		if m.due(m.together, now) {
+			m.alone, m.began = time.Time{}, now
+			m.refuted++
 		}
-		m.alone = time.Time{}
-		m.refuted++
-		m.began = now
 	case by >= 0 && m.due(m.began.Add(max(3*u.pace(), min(2*u.took.mean, time.Second))), now):
 		m.weigh(now, by)
 		if m.phase != doubtful {
 			return
 		}
 	}
-	if by < 0 && m.due(later(m.began, last).Add(max(patience, 3*u.pace())), now) {
+	if by < 0 && m.alone.IsZero() && m.due(later(m.began, last).Add(max(patience, 3*u.pace())), now) {
 		m.hush(now)
 		return
 	}
-	if m.alone.IsZero() && m.due(m.beat, now) {
+	if m.due(m.beat, now) {
 		m.beat = now.Add(u.pace())
 		m.due(m.beat, now)
-		m.duplicate(m.count(now) > 1) // before the probe, so that it goes by all of them
+		m.duplicate(m.alone.IsZero() && m.count(now) > 1) // before the probe, so that it goes by all of them
 		m.ping(now)
 	}
 }
@@ -138,13 +140,34 @@ func (m *machine) weigh(now time.Time, by int) {
 	case m.refuted >= refutals:
 		m.turn(m.active, now, Dead, fmt.Sprintf("the hub answers by %s only; the Internet is there, but something on the way stops the tunnel", m.name(by)))
 	default:
-		m.alone = now
-		m.duplicate(false)
-		m.ping(now)
-		m.due(m.alone.Add(u.aloneFor()), now)
+		m.test(now, u.aloneFor())
 		return
 	}
 	m.turn(by, now, Alive, "the hub answers by it")
+}
+
+// test puts the tunnel on the active uplink alone for a time, to see whether the hub answers.
+func (m *machine) test(now time.Time, d time.Duration) {
+	m.alone, m.together, m.beat = now, now.Add(d), now.Add(m.ups[m.active].pace())
+	m.due(m.together, now)
+	m.due(m.beat, now)
+	m.duplicate(false)
+	m.ping(now)
+}
+
+// onlyDead reports whether all other uplinks are dead. One of them may still carry packets to the hub, but no
+// answers; if the tunnel went by it as well, the hub would answer into the void.
+func (m *machine) onlyDead(now time.Time) bool {
+	others := 0
+	for i := range m.ups {
+		if i == m.active || !m.present(i, now) {
+			continue
+		}
+		if others++; m.ups[i].health != Dead {
+			return false
+		}
+	}
+	return others > 0 && m.ups[m.active].health != Dead
 }
 
 // lifeElsewhere is the uplink by which the hub was heard last in this doubt, other than the active

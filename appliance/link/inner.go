@@ -74,5 +74,6 @@ func (w *Watch) answered(e echo) {
 	rtt := e.at.Sub(p.sent[e.seq%256])
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.listen(time.Now())
 	w.m.answer(e.at, rtt)
 }

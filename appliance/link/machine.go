@@ -70,6 +70,7 @@ type machine struct {
 	busy     bool          // the tunnel spoke by itself lately
 	beat     time.Time     // when the next inner probe of doubt or muteness is due
 	alone    time.Time     // when the tunnel was put on the active uplink alone to see, or zero
+	together time.Time     // when that ends
 	refuted  int           // times that it did not answer there
 	muted    time.Time     // since when the hub is silent everywhere, or zero
 	trial    time.Time     // when all uplinks are tried again
@@ -210,12 +211,22 @@ func (m *machine) hear(i int, at time.Time) {
 	}
 }
 
-// answer takes an answer to an inner probe, after rtt.
+// answer takes an answer to an inner probe, after rtt. It is life by the active uplink unless the tunnel says
+// that it came by another one: a socket whose uplink fails at once sends by the others unasked.
 func (m *machine) answer(now time.Time, rtt time.Duration) {
-	m.answered = now
-	if m.active >= 0 {
-		m.ups[m.active].rtt.add(rtt)
+	if m.active < 0 {
+		return
 	}
+	asked := now.Add(-rtt)
+	if !m.ups[m.active].heard.After(asked) {
+		for i := range m.ups {
+			if m.ups[i].heard.After(asked) {
+				return
+			}
+		}
+	}
+	m.answered = now
+	m.ups[m.active].rtt.add(rtt)
 }
 
 // fail and restore do what somebody ordered.

@@ -36,6 +36,7 @@ type site struct {
 
 type simulated struct {
 	unplugged, unrouted, dark, filtered bool // dark: nothing passes; filtered: the tunnel does not
+	oneWay, refuses                     bool // oneWay: nothing comes back; refuses: a send fails at once, and the tunnel goes by the others
 	latency                             time.Duration
 	dialling                            time.Duration // of a bearer
 	up                                  bool          // a bearer
@@ -180,7 +181,7 @@ func (s *site) round(a action) {
 	began := s.now
 	if s.passes(a.uplink) {
 		s.at(2*u.latency, func() {
-			if s.passes(a.uplink) {
+			if s.passes(a.uplink) && !s.ups[a.uplink].oneWay {
 				s.m.round(a.uplink, a.epoch, s.now, s.now.Sub(began), nil)
 			} else {
 				s.at(a.within-2*u.latency, func() { s.m.round(a.uplink, a.epoch, s.now, a.within, errSilent) })
@@ -193,7 +194,7 @@ func (s *site) round(a action) {
 
 func (s *site) passes(i int) bool {
 	u := s.ups[i]
-	return !u.unplugged && !u.dark && (!s.m.ups[i].bearer || u.up)
+	return !u.unplugged && !u.dark && !u.refuses && (!s.m.ups[i].bearer || u.up)
 }
 
 func (s *site) tunnels(i int) bool { return s.passes(i) && !s.ups[i].filtered }
@@ -208,8 +209,9 @@ func (s *site) hear(by int) {
 func (s *site) packet(answer func(by int)) {
 	s.sent++
 	n, first := s.sent, true
+	refused := s.use >= 0 && s.ups[s.use].refuses
 	for i := range s.ups {
-		if i != s.use && (!s.dup || s.numb) {
+		if i != s.use && (!s.dup && !refused || s.numb) {
 			continue
 		}
 		if i != s.use {
@@ -234,7 +236,7 @@ func (s *site) back(by int, answer func(by int)) {
 		return
 	}
 	s.at(s.ups[by].latency, func() {
-		if s.tunnels(by) {
+		if s.tunnels(by) && !s.ups[by].oneWay {
 			answer(by)
 		}
 	})
@@ -334,6 +336,32 @@ func TestSilentCut(t *testing.T) {
 			t.Errorf("busy %v: longest gap %v", busy, worst)
 		}
 	}
+}
+
+// Packets get out by the WAN, and nothing comes back: while they go by both, the hub answers into the void.
+func TestOneWay(t *testing.T) {
+	s := newSite(t, nil)
+	s.run(5 * time.Second)
+	s.ups[0].oneWay = true
+	s.run(4 * time.Second)
+	s.want("lte")
+	if s.m.phase != steady {
+		t.Errorf("not settled:\n%s", s.story())
+	}
+	s.run(10 * time.Minute)
+	if n := len(s.switches()); n != 2 {
+		t.Errorf("%d switches\n%s", n, s.story())
+	}
+}
+
+// A send by the WAN fails at once, and the tunnel's socket goes by LTE unasked: the hub answers all the
+// time, but not by the WAN.
+func TestRefused(t *testing.T) {
+	s := newSite(t, nil)
+	s.run(5 * time.Second)
+	s.ups[0].refuses = true
+	s.run(time.Second)
+	s.want("lte")
 }
 
 func TestCarrier(t *testing.T) {
@@ -724,7 +752,11 @@ func anyOrder(t *testing.T, seed uint64) {
 	for range 5 + r.IntN(40) {
 		s.run(time.Duration(r.ExpFloat64() * float64(5*time.Second) * float64(r.IntN(10))))
 		u := &s.ups[r.IntN(len(s.ups))]
-		switch r.IntN(8) {
+		switch r.IntN(10) {
+		case 8:
+			u.oneWay = !u.oneWay
+		case 9:
+			u.refuses = !u.refuses
 		case 0:
 			u.unplugged = !u.unplugged
 		case 1, 2, 3:

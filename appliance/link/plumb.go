@@ -19,9 +19,10 @@ type plumber struct {
 	mu   sync.Mutex
 	plan plan
 	lost []netip.Prefix
-	cut  string
-	end  time.Time // of the cut
 	poke chan struct{}
+
+	set     filter // as written last
+	written bool
 }
 
 func newPlumber(c Config, trouble func([]string)) *plumber {
@@ -32,8 +33,8 @@ func newPlumber(c Config, trouble func([]string)) *plumber {
 	return p
 }
 
-// set takes a new plan; lost are addresses of an uplink that was lost with it.
-func (p *plumber) set(to plan, lost []netip.Prefix) {
+// follow takes a new plan; lost are addresses of an uplink that was lost with it.
+func (p *plumber) follow(to plan, lost []netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.plan.equal(to) && len(lost) == 0 {
@@ -43,12 +44,15 @@ func (p *plumber) set(to plan, lost []netip.Prefix) {
 	p.nudge()
 }
 
-// sever cuts a device off until a time; "" ends that.
-func (p *plumber) sever(device string, until time.Time) error {
+// filter writes our table if it is another one than before, or gone.
+func (p *plumber) filter() error {
 	p.mu.Lock()
-	p.cut, p.end = device, until
 	f := p.filterLocked()
 	p.mu.Unlock()
+	if p.written && f.same(p.set) && tableThere(f) {
+		return nil
+	}
+	p.set, p.written = f, true
 	return f.set()
 }
 
@@ -65,21 +69,17 @@ const putRight = 30 * time.Second
 
 // run works until ctx is done, then takes everything away.
 func (p *plumber) run(ctx context.Context) error {
-	var set filter
-	first := true
+	crash := uncut() // a drill's
 	for tick := time.NewTicker(putRight); ; {
 		p.mu.Lock()
-		now, lost, f := p.plan, p.lost, p.filterLocked()
+		now, lost := p.plan, p.lost
 		p.lost = nil
 		p.mu.Unlock()
-		errs := []error{route(now)}
+		errs := []error{route(now), crash}
 		if len(lost) > 0 {
 			errs = append(errs, flush(lost))
 		}
-		if first || !f.same(set) || !tableThere(f) {
-			errs = append(errs, f.set())
-			set, first = f, false
-		}
+		errs = append(errs, p.filter())
 		for _, s := range now.paths {
 			if s.index != 0 {
 				errs = append(errs, strict(s))
@@ -89,7 +89,7 @@ func (p *plumber) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			tick.Stop()
-			return errors.Join(clearRoutes(), filter{}.set())
+			return errors.Join(clearRoutes(), filter{}.set(), uncut())
 		case <-p.poke:
 		case <-tick.C:
 		}
@@ -97,7 +97,7 @@ func (p *plumber) run(ctx context.Context) error {
 }
 
 func (p *plumber) filterLocked() filter {
-	f := filter{port: p.port, cut: p.cut, until: p.end}
+	f := filter{port: p.port}
 	for i, s := range p.plan.paths {
 		if p.metered[i] && s.device != "" {
 			f.metered = append(f.metered, s.device)

@@ -205,9 +205,7 @@ func setRoutes(family int, want []netlink.Route) error {
 	var errs []error
 	for _, r := range want {
 		if !slices.ContainsFunc(have, func(h netlink.Route) bool { return routeKey(h) == routeKey(r) }) {
-			if err := netlink.RouteReplace(&r); err != nil {
-				errs = append(errs, fmt.Errorf("add route %s: %w", routeKey(r), err))
-			}
+			errs = append(errs, addRoute(r, have))
 		}
 	}
 	// Of IPv4 the replaced route is gone already; asked again, none that is wanted is deleted.
@@ -223,8 +221,25 @@ func setRoutes(family int, want []netlink.Route) error {
 	return errors.Join(errs...)
 }
 
+// addRoute adds a route, or puts it in the place of ours in its table, so that there is always one.
+func addRoute(r netlink.Route, have []netlink.Route) error {
+	add := netlink.RouteAdd
+	if slices.ContainsFunc(have, func(h netlink.Route) bool { return h.Table == r.Table }) {
+		add = netlink.RouteReplace
+	}
+	err := add(&r)
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add route %s: somebody else has a default route in that table; tables %d to %d are ours", routeKey(r), firstTable, lastTable)
+	}
+	if err != nil {
+		return fmt.Errorf("add route %s: %w", routeKey(r), err)
+	}
+	return nil
+}
+
 func ourRoutes(family int) ([]netlink.Route, error) {
-	all, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: ourMark}, netlink.RT_FILTER_PROTOCOL)
+	every := &netlink.Route{Protocol: ourMark, Table: unix.RT_TABLE_UNSPEC} // without that it lists main only
+	all, err := netlink.RouteListFiltered(family, every, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	return slices.DeleteFunc(all, func(r netlink.Route) bool { return r.Table < firstTable || r.Table > lastTable }), err
 }
 

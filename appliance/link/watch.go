@@ -258,7 +258,7 @@ func (w *Watch) turn(ctx context.Context, timer *time.Timer) {
 		w.act(ctx, a, hub)
 	}
 	if plumb != nil {
-		plumb.set(plan, lost)
+		plumb.follow(plan, lost)
 	}
 	if wake.IsZero() {
 		timer.Stop()
