@@ -21,7 +21,8 @@ var mayImport = map[string][]string{
 	"appliance/boot":        {"images", "images/bcd", "images/wim"},
 	"images":                {"images/disc", "images/wim"},
 	"images/rescue":         {"images"},
-	"scripts/lab.d/redfish": {"appliance/bmc/bmctest"}, // a peer of the whole-site tests
+	"scripts/lab.d/redfish": {"appliance/bmc/bmctest"}, // peers of the whole-site tests
+	"scripts/lab.d/modem":   {"appliance/modem/modemtest"},
 }
 
 // The arrows between the packages are those of the design.

@@ -24,7 +24,8 @@ import (
 
 // TestSite runs testdata/*.txt and testdata/power/*.txt, once with SeaBIOS and once with
 // OVMF, and testdata/firmware/*.txt, which name the firmware of each machine themselves, and
-// testdata/windows/*.txt, whose machines are simulated: nobody here has Microsoft's loaders.
+// testdata/windows/*.txt, whose machines are simulated: nobody here has Microsoft's loaders; and
+// testdata/link/*.txt, whose box has two ways to the Internet.
 // With RESCUEBOX_TEST_SITE=arm64 it runs testdata/arm64/*.txt alone, with =windows those. Each
 // script has a branch of its own, made by scripts/lab: the daemon under test on
 // a rescue LAN in network namespaces, and virtual servers that boot from it.
@@ -41,7 +42,7 @@ func TestSite(t *testing.T) {
 		t.Skip("whole-site tests run with RESCUEBOX_TEST_SITE=1, as in scripts/test")
 	}
 	suites := map[string]string{"bios": "testdata", "uefi": "testdata", "power-bios": "testdata/power", "power-uefi": "testdata/power",
-		"firmware": "testdata/firmware", "windows": "testdata/windows"}
+		"firmware": "testdata/firmware", "windows": "testdata/windows", "link": "testdata/link"}
 	only := os.Getenv("RESCUEBOX_TEST_SITE")
 	switch only {
 	case "arm64", "windows": // the rescue image for arm64 takes a quarter of an hour to build; simulated Windows needs none
@@ -82,6 +83,7 @@ func TestSite(t *testing.T) {
 
 // virtualTools are what virtual machines need, with Debian's packages.
 var virtualTools = map[string]string{
+	"wireguard-go": "wireguard-go", "wg": "wireguard-tools", "oathtool": "oathtool",
 	"ipmi_sim": "openipmi", "ipmitool": "ipmitool",
 	"qemu-system-x86_64": "qemu-system-x86", "ip": "iproute2", "dnsmasq": "dnsmasq-base", "socat": "socat", "jq": "jq",
 	"mcopy": "mtools", "ssh": "openssh-client", "perfdhcp": "kea-admin", "/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf",
