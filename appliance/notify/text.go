@@ -34,5 +34,5 @@ func (t *Text) Send(ctx context.Context, l Letter, mark func()) error {
 // urgent is what somebody is waiting for, or must do something about. What anybody on the rescue
 // LAN can cause is not.
 func (m Message) urgent() bool {
-	return !m.Weak && (m.Kind == Ticket || m.Kind == Failed)
+	return !m.Weak && (m.Kind == Ticket || m.Kind == Failed || m.Kind == Alarm)
 }
