@@ -80,7 +80,7 @@ func (m *Modem) lost(err error) {
 		state = Absent
 	}
 	why := err.Error()
-	if path := m.device(); state == Mute && system.rival(path) {
+	if path := m.device(); state == Mute && m.places.rival(path) {
 		why += "; ModemManager runs here and was not told to leave the port alone: install systemd/70-rescuebox-modem.rules and pull the modem out and in"
 	}
 	m.setState(state, why)

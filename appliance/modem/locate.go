@@ -121,7 +121,12 @@ func attribute(dir, name string) string {
 // and what the modem answers one of the two gets.
 func (p places) rival(path string) bool { return p.modemManagerRuns() && !p.ignored(path) }
 
+// modemManagerRuns looks for its control group and for its process: our unit hides processes, a box without
+// systemd has no such group.
 func (p places) modemManagerRuns() bool {
+	if _, err := os.Stat(filepath.Join(p.sys, "fs/cgroup/system.slice/ModemManager.service")); err == nil {
+		return true
+	}
 	names, _ := filepath.Glob(filepath.Join(p.proc, "[0-9]*/comm"))
 	for _, name := range names {
 		if b, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(b), "ModemManager") {

@@ -215,13 +215,9 @@ func lowPowerCause(ctx context.Context, s commander) string {
 
 // why is one sentence about what keeps a modem from the network.
 func (n network) why(data bool) (State, string) {
-	at := n.name
-	if at == "" {
-		at = n.plmn
-	}
 	switch {
 	case n.registered() && data && !n.data():
-		return Registered, "the network takes messages only: the SIM has no data here, or the operator limits it"
+		return Registered, orText(n.name, "the network") + " takes messages only: the SIM has no data here, or the operator limits it"
 	case n.registered():
 		return Registered, ""
 	case n.is(denied):

@@ -254,3 +254,16 @@ func (m *Modem) Dialled() []string {
 
 // Boot is a power-on: the SIM takes BootTime to get ready. To be called by Set.
 func (m *Modem) Boot() { m.booted = time.Now() }
+
+// InCall says whether a data call has a line. A caller that opens the tty again before the modem saw it closed has not
+// hung up.
+func (m *Modem) InCall() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for p := range m.ports {
+		if p.call.Load() {
+			return true
+		}
+	}
+	return false
+}

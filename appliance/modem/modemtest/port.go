@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +17,8 @@ type port struct {
 	conn io.ReadWriteCloser
 	mu   sync.Mutex // of writing
 	echo bool
-	rest []byte // read, not yet understood
-	call bool   // a data call has the line
+	rest []byte      // read, not yet understood
+	call atomic.Bool // a data call has the line
 }
 
 // serve reads commands until the port is closed.
@@ -85,11 +86,18 @@ func (p *port) Read(b []byte) (int, error) {
 			<-stalled
 		}
 		n, err := p.conn.Read(b)
-		if n > 0 || err == nil || p.call || !errors.Is(err, unix.EIO) {
+		if n > 0 || err == nil || p.call.Load() || !errors.Is(err, unix.EIO) {
 			return n, err
 		}
 		p.echo = true // who opens it next finds it as after power-on
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// hangUp ends a data call from the network's side: what waits for the caller's bytes ends.
+func (p *port) hangUp() {
+	if d, ok := p.conn.(interface{ SetReadDeadline(time.Time) error }); ok {
+		_ = d.SetReadDeadline(time.Now())
 	}
 }
 
@@ -219,8 +227,12 @@ func (p *port) dial(number string) {
 		return
 	}
 	p.say("CONNECT 150000000")
-	p.call, p.echo = true, false
+	p.call.Store(true)
+	p.echo = false
 	dial(p)
-	p.call = false
+	p.call.Store(false)
+	if d, ok := p.conn.(interface{ SetReadDeadline(time.Time) error }); ok {
+		_ = d.SetReadDeadline(time.Time{})
+	}
 	p.say("NO CARRIER")
 }
