@@ -107,3 +107,21 @@ func (t *Tunnel) route(link netlink.Link, networks []netip.Prefix) error {
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
+
+// reachOf looks which families a device has addresses of that lead anywhere.
+func reachOf(device string) (r reach) {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return r
+	}
+	list, _ := netlink.AddrList(link, netlink.FAMILY_ALL) // what could not be read is not known
+	for _, a := range list {
+		switch ip := a.IP; {
+		case ip.To4() != nil:
+			r.v4 = r.v4 || !ip.IsLinkLocalUnicast()
+		case !ip.IsLinkLocalUnicast():
+			r.v6 = true
+		}
+	}
+	return r
+}

@@ -44,6 +44,7 @@ type book struct {
 	mu      sync.Mutex
 	known   map[string]map[string][]netip.Addr // by uplink's name and host; "" is by any
 	asked   []map[string]time.Time             // by uplink and host
+	reach   []reach                            // by uplink
 	silent  bool                               // the hub in use does not answer
 	changed chan struct{}                      // somebody is to look whether a name is due
 }
@@ -60,6 +61,7 @@ func newBook(cfg Config) (*book, error) {
 		known: map[string]map[string][]netip.Addr{}, changed: make(chan struct{}, 1)}
 	for range b.uplinks {
 		b.asked = append(b.asked, map[string]time.Time{})
+		b.reach = append(b.reach, reach{v4: true, v6: true})
 	}
 	for _, h := range cfg.Hubs {
 		var places []place
@@ -112,8 +114,25 @@ func (b *book) load() error {
 	return nil
 }
 
-// endpoints are a hub's addresses by each uplink, in the order of the file. An uplink
-// that resolved nothing itself takes what another one did.
+// reach is which families an uplink's device has addresses of. Without an address the kernel
+// does not refuse to send: it takes another interface's and calls into the dark.
+type reach struct{ v4, v6 bool }
+
+// reaches notes what an uplink reaches, and reports a change.
+func (b *book) reaches(uplink int, r reach) bool {
+	if !r.v4 && !r.v6 {
+		r = reach{true, true} // nothing is known: let it try
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	changed := b.reach[uplink] != r
+	b.reach[uplink] = r
+	return changed
+}
+
+// endpoints are a hub's addresses by each uplink, in the order of the file: those that the
+// uplink reaches, or all where it reaches none. An uplink that resolved nothing itself takes
+// what another one did.
 func (b *book) endpoints(hub int) [][]netip.AddrPort {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -126,13 +145,31 @@ func (b *book) endpoints(hub int) [][]netip.AddrPort {
 				}
 			}
 		}
+		lists[i] = b.reach[i].choose(lists[i])
 	}
 	return lists
 }
 
+func (r reach) choose(list []netip.AddrPort) []netip.AddrPort {
+	var reached []netip.AddrPort
+	for _, a := range list {
+		if a.Addr().Is4() && r.v4 || a.Addr().Is6() && r.v6 {
+			reached = append(reached, a)
+		}
+	}
+	if len(reached) == 0 {
+		return list
+	}
+	return reached
+}
+
 func (b *book) addressesLocked(uplink int, p place) []netip.Addr {
 	if p.host == "" {
-		return []netip.Addr{p.addr}
+		own := []netip.Addr{p.addr}
+		if via, ok := throughNAT64(b.known[b.uplinks[uplink].Name][wellKnown], p.addr); ok {
+			own = append(own, via)
+		}
+		return own
 	}
 	if list := b.known[b.uplinks[uplink].Name][p.host]; len(list) > 0 {
 		return list
@@ -145,8 +182,46 @@ func (b *book) addressesLocked(uplink int, p place) []netip.Addr {
 	return nil
 }
 
-// hosts are the names of the file.
-func (b *book) hosts() []string {
+// wellKnown is the name that has only IPv4 addresses: an IPv6 one for it is made by the
+// operator's DNS64, and shows how its NAT64 is reached (RFC 7050).
+const wellKnown = "ipv4only.arpa"
+
+// throughNAT64 is how an operator without IPv4 reaches an IPv4 address, from its answers for
+// wellKnown (192.0.0.170 and 171). Its prefix has 96 bits wherever anybody looked; others (RFC 6052,
+// section 2.2) are left to names, which the operator translates itself.
+func throughNAT64(answers []netip.Addr, a netip.Addr) (netip.Addr, bool) {
+	for _, known := range answers {
+		bytes := known.As16()
+		if known.Is6() && a.Is4() && bytes[12] == 192 && bytes[13] == 0 && bytes[14] == 0 && bytes[15]|1 == 171 {
+			four := a.As4()
+			copy(bytes[12:], four[:])
+			return netip.AddrFrom16(bytes), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// hosts are the names to resolve by an uplink: those of the file, and the way through NAT64
+// where there is no IPv4 for a hub that has only that.
+func (b *book) hosts(uplink int) []string {
+	list := b.names()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reach[uplink].v4 {
+		return list
+	}
+	for _, places := range b.hubs {
+		for _, p := range places {
+			if p.addr.Is4() && !slices.Contains(list, wellKnown) {
+				list = append(list, wellKnown)
+			}
+		}
+	}
+	return list
+}
+
+// names are those of the file.
+func (b *book) names() []string {
 	var list []string
 	for _, places := range b.hubs {
 		for _, p := range places {
@@ -193,9 +268,6 @@ func (b *book) doubt(silent bool) {
 
 // run keeps the names resolved, by each uplink on its own: one that is dead holds none up.
 func (b *book) run(ctx context.Context, log *zap.Logger, device func(uplink int) string, changed func()) {
-	if len(b.hosts()) == 0 {
-		return
-	}
 	var wg sync.WaitGroup
 	wake := make([]chan struct{}, len(b.uplinks))
 	for i := range b.uplinks {
@@ -229,7 +301,7 @@ func (b *book) due(ctx context.Context, uplink int, device string, log *zap.Logg
 	if device == "" {
 		return wait // its device comes with again
 	}
-	for _, host := range b.hosts() {
+	for _, host := range b.hosts(uplink) {
 		left := b.left(uplink, host)
 		if left <= 0 {
 			if b.ask(ctx, uplink, device, host, log) {

@@ -94,8 +94,20 @@ func (t *Tunnel) end(clock *clock) error {
 	return errors.Join(e.close(), t.unshare(), clock.save())
 }
 
-// configure tells the engine which hubs there are.
+// lookAround notes which families each uplink's device reaches, and reports a change.
+func (t *Tunnel) lookAround() (changed bool) {
+	for i := range t.cfg.Uplinks {
+		if device := t.deviceOf(i); device != "" && t.book.reaches(i, reachOf(device)) {
+			t.book.again(i)
+			changed = true
+		}
+	}
+	return changed
+}
+
+// configure tells the engine which hubs there are, and where.
 func (t *Tunnel) configure() error {
+	t.lookAround()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var peers []peer
@@ -126,10 +138,12 @@ func (t *Tunnel) watch(ctx context.Context, links <-chan netlink.LinkUpdate, clo
 		case <-ctx.Done():
 			return nil
 		case u, ok := <-links:
-			if !ok {
+			if !ok && ctx.Err() == nil {
 				return errors.New("the kernel's news of interfaces ended")
 			}
-			err = t.linkChanged(u)
+			if ok {
+				err = t.linkChanged(u)
+			}
 		case <-t.wake:
 			err = t.configure()
 		case <-right.C:
@@ -173,7 +187,7 @@ func (t *Tunnel) intact() error {
 // look asks the engine how it is, and lets the contest of the hubs go on.
 func (t *Tunnel) look(clock *clock) error {
 	before, after, changed, err := t.judge(clock)
-	if err != nil || !changed {
+	if err != nil || !t.lookAround() && !changed {
 		return err
 	}
 	if after != before {

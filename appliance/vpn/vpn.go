@@ -156,7 +156,8 @@ func (t *Tunnel) Use(uplink string) {
 }
 
 // Duplicate lets each packet leave by every uplink that has a device, or ends that: for the
-// moment in which the uplink in use is suspected.
+// moment in which the uplink in use is suspected. It begins with a packet for the hub, which
+// follows the copy that arrives.
 func (t *Tunnel) Duplicate(on bool) {
 	if t.cfg.External != "" {
 		return
@@ -168,6 +169,9 @@ func (t *Tunnel) Duplicate(on bool) {
 	}
 	t.wanted.Duplicate = on
 	t.steerLocked(false)
+	if on && t.engine != nil {
+		t.engine.kick(t.contest.using)
+	}
 }
 
 // SetDevice says that an uplink's interface came, went (""), or was made anew.
@@ -178,6 +182,7 @@ func (t *Tunnel) SetDevice(uplink, device string) {
 	})
 	if t.book != nil {
 		t.book.again(t.index(uplink))
+		tell(t.wake)
 	}
 }
 
