@@ -87,7 +87,9 @@ func killChild(t *testing.T, dir string) {
 		answered <- text
 		return ResultSent, nil
 	}
-	go func() { _ = d.Run(context.Background(), func() {}) }()
+	ready := make(chan struct{})
+	go func() { _ = d.Run(context.Background(), func() { close(ready) }) }()
+	<-ready
 	for i := len(deleted.lines()); i < len(messages); i++ {
 		d.Received(messages[i])
 		deleted.add(strconv.Itoa(i))
@@ -100,13 +102,25 @@ func killChild(t *testing.T, dir string) {
 			}
 		}
 	}
-	for end := time.Now().Add(time.Minute); d.Status().Waiting > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !idling(d); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("what waits is not sent")
 		}
 	}
 	fmt.Println("all done")
 	os.Exit(0)
+}
+
+// idling reports whether nothing is being done or sent any more.
+func idling(d *Desk) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, t := range d.texts {
+		if t.State == Waiting || t.State == Sending {
+			return false
+		}
+	}
+	return len(d.people[0].record.Doing) == 0
 }
 
 func killDesk(dir string, store Store) *Desk {
