@@ -728,7 +728,7 @@ func TestCost(t *testing.T) {
 // tunnel goes by it alone and the hub is heard; and on the way no two switches that nothing forced
 // follow each other at once, and the limit holds.
 func TestAnyOrder(t *testing.T) {
-	seeds := uint64(200)
+	seeds := uint64(80)
 	if testing.Short() {
 		seeds = 10
 	}

@@ -235,7 +235,8 @@ func (w *Watch) end() {
 func (w *Watch) turn(ctx context.Context, timer *time.Timer) {
 	w.mu.Lock()
 	now := time.Now()
-	if w.dirty.Swap(false) {
+	seen := w.dirty.Swap(false)
+	if seen {
 		w.see(now)
 	}
 	w.listen(now)
@@ -247,8 +248,10 @@ func (w *Watch) turn(ctx context.Context, timer *time.Timer) {
 	if before >= 0 && before != w.m.active && w.m.healthOf(before, now) != Alive {
 		lost = w.sights[before].addresses
 	}
-	plan := plan{paths: slices.Clone(w.sights), active: w.m.active, leads: w.leads}
-	plumb := w.plumb
+	plumb, to := w.plumb, plan{active: w.m.active, leads: w.leads}
+	if seen || before != w.m.active {
+		to.paths = slices.Clone(w.sights)
+	}
 	if len(acts) > 0 && now.Sub(w.shown) > time.Second || before != w.m.active {
 		w.shown = now
 		w.metrics.show(w.statusLocked(now))
@@ -257,8 +260,8 @@ func (w *Watch) turn(ctx context.Context, timer *time.Timer) {
 	for _, a := range acts {
 		w.act(ctx, a, hub)
 	}
-	if plumb != nil {
-		plumb.follow(plan, lost)
+	if plumb != nil && to.paths != nil {
+		plumb.follow(to, lost)
 	}
 	if wake.IsZero() {
 		timer.Stop()
@@ -286,6 +289,10 @@ func (w *Watch) see(now time.Time) {
 			s.addresses = last.addresses // its connections are found by them
 		}
 		w.sights[i] = s
+		if last.carrier && !s.carrier {
+			w.look() // at the rest in a moment: a cable that is pulled comes first
+			return
+		}
 	}
 	w.leads = w.world.leads()
 }

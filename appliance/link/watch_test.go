@@ -1,0 +1,326 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// lab is kernel, network, tunnel and hub in one, in the bubble's time.
+type lab struct {
+	mu    sync.Mutex
+	dead  map[string]bool // by uplink
+	gone  map[string]bool
+	use   string
+	dup   bool
+	heard map[string]time.Time
+	uses  []string
+	asked map[string]int
+}
+
+func newLab() *lab {
+	return &lab{dead: map[string]bool{}, gone: map[string]bool{}, heard: map[string]time.Time{}, asked: map[string]int{}}
+}
+
+func (l *lab) Use(uplink string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.use, l.uses = uplink, append(l.uses, uplink)
+}
+
+func (l *lab) Duplicate(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dup = on
+}
+
+func (l *lab) Heard(uplink string) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.heard[uplink]
+}
+
+func (l *lab) Handshake() time.Time { return time.Now() }
+
+func (l *lab) set(what map[string]bool, uplink string, is bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	what[uplink] = is
+}
+
+func (l *lab) look(u Uplink, _ BearerState, _ sight) sight {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gone[u.Name] {
+		return sight{device: u.Device, why: "it is gone"}
+	}
+	return sight{device: u.Device, index: 1, carrier: true, v4: way{ok: true, gateway: netip.MustParseAddr("10.0.0.1")}}
+}
+
+func (l *lab) leads() [2]int { return [2]int{} }
+
+func (l *lab) ask(ctx context.Context, by path, _ Probe) error {
+	l.mu.Lock()
+	uplink := by.device[:3]
+	l.asked[uplink]++
+	dead := l.dead[uplink]
+	l.mu.Unlock()
+	if dead {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	time.Sleep(10 * time.Millisecond)
+	return nil
+}
+
+func (l *lab) pinger(string, bool) (echoer, error) {
+	return &labPinger{lab: l, answers: make(chan uint16, 100), closed: make(chan struct{})}, nil
+}
+
+type labPinger struct {
+	lab     *lab
+	answers chan uint16
+	closed  chan struct{}
+	once    sync.Once
+}
+
+func (p *labPinger) send(_ netip.Addr, seq uint16) error {
+	time.AfterFunc(5*time.Millisecond, func() {
+		p.lab.mu.Lock()
+		defer p.lab.mu.Unlock()
+		for _, uplink := range []string{p.lab.use, "wan", "lte"} {
+			if (uplink == p.lab.use || p.lab.dup) && !p.lab.dead[uplink] && !p.lab.gone[uplink] {
+				p.lab.heard[uplink] = time.Now()
+				p.answers <- seq
+				return
+			}
+		}
+	})
+	return nil
+}
+
+func (p *labPinger) receive() (netip.Addr, uint16, error) {
+	select {
+	case seq := <-p.answers:
+		return netip.MustParseAddr("10.99.0.1"), seq, nil
+	case <-p.closed:
+		return netip.Addr{}, 0, net.ErrClosed
+	}
+}
+
+func (p *labPinger) close() { p.once.Do(func() { close(p.closed) }) }
+
+// start runs a watch in the lab until stop.
+func (l *lab) start(t *testing.T, store Store, reg prometheus.Registerer) (w *Watch, stop func()) {
+	t.Helper()
+	w, err := New(Config{Uplinks: []Uplink{{Name: "wan", Device: "wan0"}, {Name: "lte", Device: "lte0", Metered: true}},
+		InnerDevice: "vpn0", Tunnel: l, Inner: func() netip.Addr { return netip.MustParseAddr("10.99.0.1") },
+		Hubs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} }, Store: store, Metrics: reg})
+	must(t, err)
+	w.world = l
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	ready := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.loop(ctx, func() { close(ready) })
+	}()
+	<-ready
+	return w, func() { cancel(); <-done }
+}
+
+// The whole loop over hours: a cut, an hour in which all is dead, a restart in the middle of it, a cable.
+func TestLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		store := &memory{all: map[string]Kept{}}
+		reg := prometheus.NewRegistry()
+		w, stop := l.start(t, store, reg)
+		want := func(uplink string) {
+			t.Helper()
+			synctest.Wait()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if s := w.Status(); s.Active != uplink || l.use != uplink {
+				t.Fatalf("%s is active, the tunnel uses %s, want %s\n%+v", s.Active, l.use, uplink, s)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		want("wan")
+		l.set(l.dead, "wan", true)
+		time.Sleep(time.Second)
+		want("lte")
+		l.set(l.dead, "lte", true)
+		time.Sleep(30 * time.Minute)
+		stop()
+		w, stop = l.start(t, store, nil)
+		time.Sleep(30 * time.Minute)
+		uses := len(l.uses)
+		if uses > 8 {
+			t.Errorf("the tunnel was moved %d times: %q", uses, l.uses)
+		}
+		l.set(l.dead, "wan", false)
+		time.Sleep(90 * time.Second)
+		want("wan")
+		l.set(l.dead, "lte", false)
+		time.Sleep(2 * time.Minute)
+		want("wan")
+		l.set(l.gone, "wan", true)
+		w.look()
+		time.Sleep(time.Millisecond)
+		want("lte")
+		l.set(l.gone, "wan", false)
+		w.look()
+		must(t, w.Set(LTEOnly))
+		time.Sleep(time.Hour)
+		want("lte")
+		stop()
+		if n := testutil.CollectAndCount(reg, "rescuebox_link_switches_total"); n != 2 {
+			t.Errorf("%d counters of switches, want one for each uplink", n)
+		}
+	})
+}
+
+// A round is good when as many targets answer as are needed; one that can say nothing counts for neither.
+func TestNeed(t *testing.T) {
+	ok, silent := error(nil), errSilent
+	for _, c := range []struct {
+		name    string
+		answers []error
+		need    int
+		good    bool
+	}{
+		{"one of one", []error{ok}, 1, true},
+		{"none of one", []error{silent}, 1, false},
+		{"one of two", []error{silent, ok}, 1, true},
+		{"one of two, two needed", []error{silent, ok}, 2, false},
+		{"two of three", []error{ok, silent, ok}, 2, true},
+		{"more needed than there are", []error{ok}, 2, true},
+		{"says nothing", []error{errAbstain}, 1, true},
+		{"says nothing beside a silent one", []error{errAbstain, silent}, 1, false},
+		{"says nothing beside a good one, two needed", []error{errAbstain, ok}, 2, true},
+		{"nothing to ask", nil, 1, true},
+	} {
+		w, err := New(Config{Uplinks: []Uplink{{Name: "wan", Device: "wan0"}}})
+		must(t, err)
+		answers := map[string]error{}
+		var probes []Probe
+		for i, a := range c.answers {
+			host := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}).String()
+			answers[host] = a
+			probes = append(probes, Probe{Kind: ICMP, Host: host})
+		}
+		w.world = answering(answers)
+		if err := w.askAll(t.Context(), 0, path{}, probes, c.need); (err == nil) != c.good {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+type answering map[string]error
+
+func (answering) look(Uplink, BearerState, sight) sight          { return sight{} }
+func (answering) leads() [2]int                                  { return [2]int{} }
+func (answering) pinger(string, bool) (echoer, error)            { return nil, errSilent }
+func (a answering) ask(_ context.Context, _ path, p Probe) error { return a[p.Host] }
+
+func TestMonthly(t *testing.T) {
+	lte := Uplink{Name: "lte", Metered: true}
+	lte.complete()
+	standing := monthly(lte, []Probe{{Kind: ICMP}}, false)
+	if standing > 1<<20 {
+		t.Errorf("standing by, LTE's probes cost %d bytes a month", standing)
+	}
+	if active := monthly(lte, []Probe{{Kind: ICMP}}, true); active < 30<<20 || active > 40<<20 {
+		t.Errorf("active, LTE's probes cost %d bytes a month", active)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, c := range []Config{
+		{Uplinks: []Uplink{{Name: "wan"}, {Name: "wan"}}},
+		{Uplinks: []Uplink{{}}},
+		{Mode: "sometimes"},
+		{Uplinks: make([]Uplink, 200)},
+	} {
+		if _, err := New(c); err == nil {
+			t.Errorf("%+v was taken", c)
+		}
+	}
+}
+
+// Only an answer to our own question counts: somebody on the way must not make a dead uplink live.
+func TestEcho(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := &pinger{v6: v6, id: 7, secret: [lenSecret]byte{1, 2, 3}}
+		good := p.request(300)
+		if v6 {
+			good[0] = 129
+		} else {
+			good[0] = 0
+			good[2], good[3] = 0, 0
+			sum := checksum(good)
+			good[2], good[3] = byte(sum>>8), byte(sum)
+		}
+		if seq, ok := p.reply(good); !ok || seq != 300 {
+			t.Fatalf("v6 %v: a good answer is %d, %v", v6, seq, ok)
+		}
+		for i := range good {
+			bad := append([]byte(nil), good...)
+			bad[i] ^= 1
+			if _, ok := p.reply(bad); ok && !(v6 && (i == 2 || i == 3 || i == 6 || i == 7)) { // the kernel checks ICMPv6's sum; the number is read, not checked
+				t.Errorf("v6 %v: an answer with byte %d changed counts", v6, i)
+			}
+		}
+		if _, ok := p.reply(good[:len(good)-1]); ok {
+			t.Error("a short answer counts")
+		}
+	}
+}
+
+func FuzzEcho(f *testing.F) {
+	p := &pinger{id: 7}
+	f.Add(p.request(1), true)
+	f.Fuzz(func(t *testing.T, b []byte, v6 bool) {
+		q := &pinger{v6: v6, id: 7, secret: [lenSecret]byte{9}}
+		if _, ok := q.reply(b); ok && len(b) != lenEcho {
+			t.Error("counts, and is not as long as the question")
+		}
+	})
+}
+
+func FuzzAnswer(f *testing.F) {
+	q := question{7, dnsmessage.MustNewName("x1.example.com.")}
+	good := q.packet()
+	good[2] |= 0x80
+	good[3] |= 3
+	if code, ok := q.answered(good); !ok || code != dnsmessage.RCodeNameError {
+		f.Fatal("NXDOMAIN does not count")
+	}
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, ok := q.answered(b); ok && (len(b) < 12 || b[1] != 7 || b[2]&0x80 == 0) {
+			t.Errorf("%x counts", b)
+		}
+	})
+}
+
+func FuzzNetlink(f *testing.F) {
+	f.Add([]byte{16, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Fuzz(func(_ *testing.T, b []byte) { ofDevices(b) })
+}
+
+func TestBare(t *testing.T) {
+	if err := bare(&net.OpError{Err: context.DeadlineExceeded}); !errors.Is(err, errSilent) {
+		t.Errorf("%v", err)
+	}
+}
