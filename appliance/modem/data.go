@@ -67,6 +67,8 @@ type data struct {
 	changed func(Link)   // told of every change, by one goroutine
 	log     *zap.Logger
 
+	telling sync.Mutex // held while changed is told, so that it hears the latest last
+
 	mu     sync.Mutex
 	wanted bool
 	anew   bool // Redial was called
@@ -238,11 +240,11 @@ func (d *data) watch(ctx context.Context, end context.CancelCauseFunc) {
 func (d *data) hangUp(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, downTimeout)
 	defer cancel()
-	if err := d.driver.down(ctx); err != nil {
+	err := d.driver.down(ctx)
+	if later := notNow(""); err != nil && !errors.As(err, &later) { // a modem that is not there has no bearer to speak of
 		d.log.Warn("the modem's bearer does not go down; it is tried again", zap.NamedError("err", err))
-		return false
 	}
-	return true
+	return err == nil
 }
 
 // pause tells what went wrong, and waits before the next dial.
@@ -287,8 +289,19 @@ func (d *data) reset() {
 	d.tries = 0
 }
 
+// again tells the state once more: what is said of it changed.
+func (d *data) again() {
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	if s, _ := d.state(); d.changed != nil {
+		d.changed(s)
+	}
+}
+
 // tell passes on what is new.
 func (d *data) tell(s Link) {
+	d.telling.Lock()
+	defer d.telling.Unlock()
 	d.mu.Lock()
 	same := d.last.equal(s)
 	d.last = s

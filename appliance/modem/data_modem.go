@@ -23,6 +23,7 @@ type dataPart struct {
 
 	fenceMu  sync.Mutex
 	fenceErr error // why the fence does not stand though the quota is used up
+	usedUp   bool  // was told; owned by guard
 }
 
 // DefaultPPPSocket is where rescuebox-ppp.socket listens.
@@ -184,6 +185,10 @@ func (m *Modem) guardOnce(ctx context.Context, first bool) {
 	m.fenceMu.Unlock()
 	if changed {
 		m.data.nudge()
+	}
+	if stopped != m.usedUp {
+		m.usedUp = stopped
+		m.data.again()
 	}
 }
 

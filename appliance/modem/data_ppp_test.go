@@ -232,8 +232,9 @@ func TestGuestPPP(t *testing.T) {
 			"ms-dns", "9.9.9.9", "lcp-echo-interval", "0", "logfile", "/tmp/operator", "10.64.64.64:10.64.0.5")
 	}}
 	m.Dial = o.Dial
-	pppd, err := exec.LookPath("pppd")
-	if err != nil {
+	// With no more of root's powers than rescuebox-ppp@.service has.
+	pppd := filepath.Join(t.TempDir(), "pppd")
+	if err := os.WriteFile(pppd, []byte("#!/bin/sh\nexec setpriv --bounding-set=-all,+net_admin --inh-caps=-all --no-new-privs pppd \"$@\"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	p := pppOver(t, m, pppd)
@@ -267,10 +268,8 @@ func TestGuestPPP(t *testing.T) {
 		t.Fatal(err)
 	}
 	began = time.Now()
-	t.Logf("the frozen network was noticed after %v: %v", time.Since(began), h.lost("frozen"))
-	if took := time.Since(began); took > time.Minute {
-		t.Errorf("noticed after %v", took)
-	}
+	err := h.lost("frozen")
+	t.Logf("the frozen network was noticed after %v: %v", time.Since(began), err)
 	frozen.Process.Kill()
 	h.end()
 	began = time.Now()

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -133,6 +134,8 @@ func (r pppRequest) args() []string {
 	}
 	if r.V6 {
 		list = append(list, "+ipv6")
+	} else {
+		list = append(list, "noipv6")
 	}
 	switch r.Auth {
 	case "pap":
@@ -231,7 +234,7 @@ func (p *pppLog) read(line string) bool {
 	switch {
 	case word == "local IP address" && ok && a.Is4():
 		p.link.Addresses = []netip.Prefix{netip.PrefixFrom(a, 32)}
-	case (word == "primary DNS address" || word == "secondary DNS address") && ok && len(p.link.DNS) < 2:
+	case (word == "primary DNS address" || word == "secondary DNS address") && ok && len(p.link.DNS) < 2 && !slices.Contains(p.link.DNS, a):
 		p.link.DNS = append(p.link.DNS, a)
 	case word == "local LL address":
 		p.six = true

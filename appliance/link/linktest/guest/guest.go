@@ -41,7 +41,7 @@ const (
 // tools are this system's programs that a guest has, with the Debian packages that bring them.
 var tools = map[string]string{
 	"dash": "dash", "ip": "iproute2", "tc": "iproute2", "nft": "nftables", "wg": "wireguard-tools", "pppd": "ppp", "chat": "ppp",
-	"socat": "socat", "ping": "iputils-ping", "nsenter": "util-linux", "iperf3": "iperf3", "conntrack": "conntrack",
+	"socat": "socat", "ping": "iputils-ping", "nsenter": "util-linux", "setpriv": "util-linux", "iperf3": "iperf3", "conntrack": "conntrack",
 }
 
 // modules are loaded at start, with what they need. The order of dependencies is busybox's business.

@@ -1,0 +1,142 @@
+package modem
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"rescuebox/appliance/modem/modemtest"
+)
+
+// A modem as a whole, with a stick on a cable: registered, dialled when wanted; its quota
+// used up by real traffic, held, and lifted; down while it roams.
+func TestModemCarriesData(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	needTool(t, "nft", "nftables")
+	f := cable(t, "wwan0")
+	f.dnsmasq()
+	fake := modemtest.Start(t)
+	connected := func(on int) {
+		fake.Heal("^NDISSTATQRY")
+		fake.Fault("^NDISSTATQRY", modemtest.Answer{Lines: []string{fmt.Sprintf(`^NDISSTATQRY: %d,,,"IPV4"`, on)}})
+	}
+	connected(0)
+	fake.Fault("^NDISDUP=1,1", modemtest.Answer{Lines: []string{}, Do: func() { connected(1) }})
+	fake.Fault("^NDISDUP=1,0", modemtest.Answer{Lines: []string{}, Do: func() { connected(0) }})
+	var mu sync.Mutex
+	var links []Link
+	var told []string
+	store := &lockedShelf{}
+	m, stop := start(t, fake, func(m *Modem) {
+		m.Data, m.Profile, m.NetDevice, m.APN, m.IPType, m.Quota = "ncm", "huawei", "wwan0", "internet", "v4", 200_000
+		m.Volumes = store
+		m.Changed = func(l Link) { mu.Lock(); defer mu.Unlock(); links = append(links, l) }
+		m.Event = func(e Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			if e.Kind == "quota" {
+				told = append(told, e.Text)
+			}
+		}
+	})
+	last := func() Link { mu.Lock(); defer mu.Unlock(); return append([]Link{{}}, links...)[len(links)] }
+	eventually(t, "registered", func() bool { return m.Status().State == Registered })
+	if fake.Count("^NDISDUP=1,1") != 0 {
+		t.Error("dialled though nobody wanted it")
+	}
+	m.Want(true)
+	eventually(t, "up", func() bool { return last().Up() && last().Err == nil })
+	if d := m.Status().Data; !d.Wanted || !d.Link.Up() || d.Why != "" {
+		t.Errorf("the status has %+v", d)
+	}
+	address := last().Addresses[0].Addr().String()
+
+	f.run("ping -q -c 100 -i 0.01 -s 1200 " + address)
+	eventually(t, "the quota is used up", func() bool { return m.Volume().Stopped })
+	eventually(t, "it is told", func() bool {
+		d := m.Status().Data
+		return last().Err != nil && strings.Contains(d.Why, "used up") && strings.Contains(shell(t, "nft list ruleset"), `oifname "wwan0"`)
+	})
+	if !last().Up() {
+		t.Error("the tunnel's own messages have no way")
+	}
+	if out := f.run("ping -q -c 5 -i 0.05 -W 1 " + address + " || true"); !strings.Contains(out, " 0 received") {
+		t.Errorf("it goes on answering: %s", out)
+	}
+	mu.Lock()
+	if len(told) == 0 || !strings.Contains(told[len(told)-1], "is used up") {
+		t.Errorf("told %q", told)
+	}
+	mu.Unlock()
+	// Text messages go on.
+	if result, err := m.Send(t.Context(), "+79160000000", "alive", 0); result != TextSent {
+		t.Errorf("text messages: %v, %v", result, err)
+	}
+	if err := m.AllowData(0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "lifted", func() bool { return !strings.Contains(shell(t, "nft list ruleset"), "wwan0") && last().Err == nil })
+	f.run("ping -q -c 1 -W 20 " + address)
+
+	fake.Register(modemtest.Roaming, 7)
+	eventually(t, "down in a foreign network", func() bool { return !last().Up() && strings.Contains(m.Status().Data.Why, "foreign network") })
+	fake.Register(modemtest.Home, 7)
+	eventually(t, "up at home", func() bool { return last().Up() })
+	dials := fake.Count("^NDISDUP=1,1")
+	m.Redial()
+	eventually(t, "dialled anew", func() bool { return fake.Count("^NDISDUP=1,1") == dials+1 && last().Up() })
+	m.Want(false)
+	eventually(t, "down", func() bool { return last().equal(Link{}) })
+	stop()
+	if v := store.list(); len(v) != 1 || v[0].SIM != fake.ICCID || v[0].Rx+v[0].Tx < 200_000 || !v[0].Free {
+		t.Errorf("stored %+v", v)
+	}
+}
+
+// lockedShelf is a shelf for many.
+type lockedShelf struct {
+	mu sync.Mutex
+	shelf
+}
+
+func (s *lockedShelf) Put(key string, v Volume) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shelf.Put(key, v)
+}
+
+func (s *lockedShelf) All() ([]Volume, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shelf.All()
+}
+
+func (s *lockedShelf) list() []Volume {
+	list, _ := s.All()
+	return list
+}
+
+// What the file may ask for, and what it may not.
+func TestDrivers(t *testing.T) {
+	for _, tt := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{Data: "none"}, ""}, {Config{Data: "netdev", NetDevice: "usb0"}, ""}, {Config{Data: "netdev"}, "interface"},
+		{Config{Data: "ncm", NetDevice: "usb0", Profile: "huawei"}, ""}, {Config{Data: "ncm", Profile: "huawei"}, "interface"},
+		{Config{Data: "ncm", NetDevice: "usb0", Profile: "nokia"}, "nokia"}, {Config{Data: "ppp"}, ""}, {Config{Data: "modemmanager"}, ""}, {Config{Data: "qmi"}, "qmi"},
+	} {
+		m := &Modem{Config: tt.c}
+		err := m.prepareData()
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: %v, want %q", tt.c, err, tt.want)
+		}
+	}
+	if names := []string{pppName("lte"), pppName("a very long name"), pppName("лте")}; !slices.Equal(names, []string{"ppp-lte", "ppp-a-very-long", "ppp----"}) {
+		t.Errorf("devices %q", names)
+	}
+}
