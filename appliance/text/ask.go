@@ -15,14 +15,13 @@ type device struct {
 // maxReplies is more than a device says to one question.
 const maxReplies = 8
 
-// heardLocked passes on what a device said. What nobody waits for is no news.
-func (v *device) heardLocked(text string) {
-	if v.asker == nil {
-		return
-	}
+// heardLocked passes on what a device said, and reports whether somebody waits for it.
+func (v *device) heardLocked(text string) bool {
 	select {
-	case v.asker <- plain(text):
+	case v.asker <- plain(text): // never, where it is nil
+		return true
 	default:
+		return false
 	}
 }
 

@@ -157,8 +157,11 @@ func (d *Desk) Received(m Message) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dev := d.devices[m.From]; dev != nil && m.Numeric {
-		dev.heardLocked(m.Text)
-		d.keepLocked(m, "")
+		why := ""
+		if !dev.heardLocked(m.Text) {
+			why = "nobody asked it"
+		}
+		d.keepLocked(m, why)
 		return
 	}
 	p := d.senderOf(m)
