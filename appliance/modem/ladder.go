@@ -196,7 +196,7 @@ func (l *ladder) prove(now time.Time, f fault) {
 
 // credit remembers what helped, if something was done.
 func (l *ladder) credit() {
-	if l.last == "" {
+	if l.last == "" || l.fault == sound {
 		return
 	}
 	l.memory.Helped[l.fault] = l.last
@@ -244,6 +244,24 @@ func (l *ladder) take(now time.Time, name string) {
 	if name == "reboot" {
 		l.memory.Rebooted = now
 	}
+}
+
+// asked takes the rung that a person wants, or with "" the one that suits; the box is rebooted only by its name.
+func (l *ladder) asked(now time.Time, f fault, name string) string {
+	if l.state == well && f != sound {
+		l.begin(now, f)
+	}
+	if r := l.next(now); name == "" && l.state != well && r != nil && r.risk < box {
+		name = r.name
+	}
+	if name == "" {
+		name = "restart"
+		if !slices.ContainsFunc(l.rungs, func(r rung) bool { return r.name == name }) {
+			name = l.rungs[0].name
+		}
+	}
+	l.take(now, name)
+	return name
 }
 
 // acted tells that the rung was done, and how that ended: one that cannot be done is not waited for.

@@ -215,3 +215,33 @@ func TestLadderHealsByItself(t *testing.T) {
 		}
 	})
 }
+
+func TestLadderAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := newLadder(rungs, &climbs{})
+		if do := all.asked(time.Now(), sound, ""); do != "restart" {
+			t.Errorf("nothing is wrong: %s", do)
+		}
+		all.acted(time.Now(), nil)
+		for range 300 {
+			all.see(time.Now(), sound)
+			time.Sleep(time.Second)
+		}
+		if all.state != well || len(all.memory.Helped) != 0 {
+			t.Errorf("state %d, remembered %v", all.state, all.memory.Helped)
+		}
+		for _, want := range []string{"usb", "usb", "power", "power", "restart"} {
+			if do := all.asked(time.Now(), mute, ""); do != want {
+				t.Errorf("mute: %s, want %s", do, want)
+			}
+			all.acted(time.Now(), nil)
+		}
+		if do := all.asked(time.Now(), mute, "reboot"); do != "reboot" {
+			t.Errorf("by name: %s", do)
+		}
+		onlyPower := newLadder([]rung{rungs[5]}, &climbs{})
+		if do := onlyPower.asked(time.Now(), sound, ""); do != "power" {
+			t.Errorf("only power: %s", do)
+		}
+	})
+}

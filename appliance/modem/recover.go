@@ -64,16 +64,13 @@ func (m *Modem) possible() []rung {
 	})
 }
 
-// Reset does one rung now: "" is the restart of the modem, or what comes nearest to it.
+// Reset does one rung now. "" is the next one of the ladder where something is wrong, else the restart of the modem.
 func (m *Modem) Reset(ctx context.Context, name string) error {
 	names := m.Rungs()
-	if name == "" {
-		name = "restart"
-		if !slices.Contains(names, name) && len(names) > 0 {
-			name = names[0]
-		}
+	if len(names) == 0 {
+		return fmt.Errorf("modem %s cannot be reset: it has no port of ours, and no power is configured for it", m.Name)
 	}
-	if !slices.Contains(names, name) {
+	if name != "" && !slices.Contains(names, name) {
 		return fmt.Errorf("modem %s cannot be reset by %q: there are %s", m.Name, name, strings.Join(names, ", "))
 	}
 	r := &reset{rung: name, done: make(chan error, 1)}
@@ -109,8 +106,8 @@ func (m *Modem) recover(ctx context.Context) {
 		case <-changed:
 		case <-timer.C:
 		case r := <-m.resets:
-			l.take(time.Now(), r.rung)
-			r.done <- m.climb(ctx, l, r.rung)
+			do := l.asked(time.Now(), m.fault(), r.rung)
+			r.done <- m.climb(ctx, l, do)
 		}
 		timer.Stop()
 	}
