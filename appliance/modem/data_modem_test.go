@@ -1,7 +1,9 @@
 package modem
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -94,6 +96,33 @@ func TestModemCarriesData(t *testing.T) {
 	stop()
 	if v := store.list(); len(v) != 1 || v[0].SIM != fake.ICCID || v[0].Rx+v[0].Tx < 200_000 || !v[0].Free {
 		t.Errorf("stored %+v", v)
+	}
+}
+
+// A modem with one port: pppd has it while there is data, and the session has it back after that.
+func TestModemLendsItsPort(t *testing.T) {
+	fake := modemtest.Start(t)
+	answering(fake)
+	dir := t.TempDir()
+	program := standIn(t, dir, standInUp)
+	m, _ := start(t, fake, func(m *Modem) {
+		m.Data, m.APN, m.IPType = "ppp", "internet", "v4"
+		if err := m.prepareData(); err != nil {
+			t.Fatal(err)
+		}
+		m.data.driver.(*ppp).connect = func(ctx context.Context) (net.Conn, error) { return inProcess(ctx, program), nil }
+	})
+	until(t, m, "registration", registered)
+	m.Want(true)
+	until(t, m, "data", func(s Status) bool { return s.Data.Link.Up() })
+	until(t, m, "a port that is lent", func(s Status) bool { return s.State == Lent })
+	if _, err := m.command(t.Context(), "+CSQ", "+CSQ", shortAnswer); err == nil {
+		t.Error("a command went to a port that is pppd's")
+	}
+	m.Want(false)
+	until(t, m, "the port is back", registered)
+	if _, err := m.command(t.Context(), "+CSQ", "+CSQ", shortAnswer); err != nil {
+		t.Error(err)
 	}
 }
 

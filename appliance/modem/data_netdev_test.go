@@ -178,3 +178,33 @@ func TestWhoSetsADeviceUp(t *testing.T) {
 		}
 	}
 }
+
+// An APN or a router with IPv6 only: the bearer is up without a DHCP server.
+func TestNetworkDeviceWithIPv6Only(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	f := cable(t, "usb0")
+	needTool(t, "dnsmasq", "dnsmasq-base")
+	f.start("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--user=root", "--bind-dynamic", "--interface=modem0", "--pid-file=",
+		"--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--enable-ra", "--dhcp-range=2001:db8:8::,ra-only,64,10m")
+	for _, ipType := range []string{"v6", "v4v6"} {
+		n, err := newNetdev("usb0", ipType)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := hold(t, n)
+		l := h.up(ipType, func(l Link) bool { return len(l.Addresses) == 1 })
+		if !l.Addresses[0].Addr().Is6() || !l.Gateway.IsLinkLocalUnicast() {
+			t.Errorf("%s: the bearer is %+v", ipType, l)
+		}
+		f.run("ping -c1 -W5 " + l.Addresses[0].Addr().String())
+		h.end()
+		if err := n.down(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if routes := shell(t, "ip -6 route show default"); routes != "" {
+		t.Errorf("default routes in the main table: %s", routes)
+	}
+}

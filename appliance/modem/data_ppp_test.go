@@ -275,7 +275,7 @@ func TestGuestPPP(t *testing.T) {
 	began = time.Now()
 	h = hold(t, p)
 	l = h.up("redialled", func(Link) bool { return true })
-	t.Logf("redialled in %v", time.Since(began))
+	t.Logf("redialled in %v\n%s", time.Since(began), shell(t, "tail -60 /tmp/operator"))
 	if again := indexOf(t, l.Device); again == index {
 		t.Errorf("the index is %d as before: the test shows nothing", again)
 	}

@@ -124,6 +124,9 @@ func (r pppRequest) args() []string {
 		"ip-up-script", "/bin/true", // Debian's would put the operator's servers into
 		"ip-down-script", "/bin/true", // /etc/resolv.conf, for all of the box
 		"lcp-echo-interval", "4", "lcp-echo-failure", "3", // end at the modem: no volume
+		// What the modem said before pppd listened is lost, and what we say before it listens too: to ask
+		// again after 1 s, for as long in all, costs nothing on a cable.
+		"lcp-restart", "1", "lcp-max-configure", "30", "ipcp-restart", "1", "ipcp-max-configure", "30",
 		"maxfail", "1", "noccp", "novj",
 		"refuse-eap", "refuse-mschap", "refuse-mschap-v2",
 	}
