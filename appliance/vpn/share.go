@@ -129,7 +129,8 @@ func (t *Tunnel) share(ports []int, metered []string) error {
 		if err != nil {
 			return fmt.Errorf("share the LAN: %w", err)
 		}
-		f.WasOff = !on || t.leftOn()
+		t.wasOff = t.wasOff || !on || leftOn()
+		f.WasOff = t.wasOff
 	}
 	if text := f.text(); text != t.filtered || !tableThere() {
 		if err := nft(text); err != nil {
@@ -149,18 +150,18 @@ func (t *Tunnel) unshare() error {
 		return nil // then nothing is there
 	}
 	var err error
-	if t.cfg.LANInterface != "" && t.leftOn() {
+	if t.cfg.LANInterface != "" && (t.wasOff || leftOn()) {
 		err = forward(t.cfg.LANInterface, false)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			err = nil
 		}
 	}
-	t.filtered = ""
+	t.filtered, t.wasOff = "", false
 	return errors.Join(err, nft("table "+filterTable+"\ndelete table "+filterTable+"\n"))
 }
 
-// leftOn reports that it was us who switched the LAN's forwarding on.
-func (t *Tunnel) leftOn() bool { return nft("list chain "+filterTable+" "+wasOff+"\n") == nil }
+// leftOn reports that it was us who switched the LAN's forwarding on, maybe in an earlier life.
+func leftOn() bool { return nft("list chain "+filterTable+" "+wasOff+"\n") == nil }
 
 // tableThere is false after somebody flushed the ruleset, as `systemctl restart nftables` does.
 func tableThere() bool { return nft("list chain "+filterTable+" forward\n") == nil }

@@ -107,6 +107,9 @@ func eventually(t *testing.T, patience time.Duration, what string, f func() bool
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
+// handshakeTime is what a handshake may take where one is lost.
+const handshakeTime = 20 * time.Second
+
 func ok(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

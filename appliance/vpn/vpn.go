@@ -85,7 +85,9 @@ type Tunnel struct {
 	engine  engine   // nil while Run does not run
 	seen    seen
 
-	filtered string // the packet filter in place; Run's alone
+	// Run's alone:
+	filtered string // the packet filter in place
+	wasOff   bool   // the LAN's forwarding was, before us
 }
 
 // New checks cfg and reads the keys, or makes the box's own at the first start. It changes

@@ -1,0 +1,161 @@
+package vpn
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"rescuebox/appliance/link/linktest"
+)
+
+// lan is a rescue LAN with one machine, which has no route to anywhere else.
+func (s *site) lan() *linktest.Place {
+	s.t.Helper()
+	run := func(args ...string) {
+		s.t.Helper()
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			s.t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	run("ip", "netns", "add", "vpn-machine")
+	s.t.Cleanup(func() { run("ip", "netns", "del", "vpn-machine") })
+	run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", "vpn-machine")
+	s.t.Cleanup(func() { run("ip", "link", "del", "lan0") })
+	run("ip", "address", "add", "192.168.77.1/24", "dev", "lan0")
+	run("ip", "link", "set", "lan0", "up")
+	run("ip", "-n", "vpn-machine", "address", "add", "192.168.77.21/24", "dev", "eth0")
+	run("ip", "-n", "vpn-machine", "link", "set", "eth0", "up")
+	machine, err := linktest.OpenPlace("/run/netns/vpn-machine")
+	ok(s.t, err)
+	return machine
+}
+
+func forwarding(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/net/ipv4/" + name)
+	ok(t, err)
+	return strings.TrimSpace(string(b))
+}
+
+// Admins reach the machines of the shared LAN, which answer without a route of theirs;
+// nothing else is forwarded, and nothing of it stays.
+func TestShareLAN(t *testing.T) {
+	lan := netip.MustParsePrefix("192.168.77.0/24")
+	s := newSite(t, 1, func(c *Config) { c.ShareLAN, c.LANInterface = []netip.Prefix{lan}, "lan0" })
+	machine := s.lan()
+	ok(t, s.hubs[0].Share(s.tunnel.keys.public.String(), lan))
+	s.start()
+	eventuallyPing := func(from *linktest.Place, to string, more ...string) bool {
+		return from.Command("ping", append([]string{"-c", "1", "-w", "5", to}, more...)...).Run() == nil
+	}
+	s.reached(handshakeTime)
+	if out, err := s.hubs[0].Command("ip", "route", "replace", lan.String(), "dev", "hub0").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !eventuallyPing(s.hubs[0].Place, "192.168.77.21") {
+		out, _ := exec.Command("nft", "list", "ruleset").Output()
+		t.Errorf("the admin does not reach the machine\n%s\n%+v", out, s.tunnel.Status())
+	}
+	// The machine is hostile: it gets no further than the box, even if it has a route.
+	if out, err := machine.Command("ip", "route", "add", "default", "via", "192.168.77.1").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, to := range []string{linktest.HubInner, "192.168.1.1"} {
+		if machine.Command("ping", "-c", "1", "-W", "1", to).Run() == nil {
+			t.Errorf("the machine reaches %s", to)
+		}
+	}
+	// Nor does an admin get any further.
+	if out, err := s.hubs[0].Command("ip", "route", "replace", "192.168.1.1/32", "dev", "hub0").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if s.hubs[0].Command("ping", "-c", "1", "-W", "1", "192.168.1.1").Run() == nil {
+		t.Error("the admin reaches the branch's router through the box")
+	}
+	if got := forwarding(t, "ip_forward"); got != "0" {
+		t.Errorf("ip_forward of the host is %s", got)
+	}
+	if !strings.Contains(s.tunnel.Peer(), "10.99.0.2/32, 192.168.77.0/24") {
+		t.Errorf("the hub is not told of the LAN:\n%s", s.tunnel.Peer())
+	}
+	// Somebody restarts nftables.
+	ok(t, nft("flush ruleset\n"))
+	ok(t, s.tunnel.right())
+	if !eventuallyPing(s.hubs[0].Place, "192.168.77.21") {
+		t.Error("the admin does not reach the machine after a flush")
+	}
+	s.stop()
+	if got := forwarding(t, "conf/lan0/forwarding"); got != "0" {
+		t.Errorf("the LAN's forwarding is still %s", got)
+	}
+	if tableThere() {
+		t.Error("the table is still there")
+	}
+}
+
+// A daemon that was killed left the LAN's forwarding on; the next one knows that it was not
+// the site's.
+func TestShareAfterCrash(t *testing.T) {
+	s := newSite(t, 1, func(c *Config) {
+		c.ShareLAN, c.LANInterface = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24")}, "lan0"
+	})
+	s.lan()
+	table := filter{Interface: "rescuevpn", LAN: "lan0", Share: s.tunnel.cfg.ShareLAN, MSS4: 1240, MSS6: 1220, WasOff: true}
+	ok(t, nft(table.text()))
+	ok(t, forward("lan0", true))
+	s.start()
+	s.stop()
+	if got := forwarding(t, "conf/lan0/forwarding"); got != "0" {
+		t.Errorf("the LAN's forwarding is still %s", got)
+	}
+	// Where it was on before, it stays.
+	ok(t, forward("lan0", true))
+	s.start()
+	s.stop()
+	if got := forwarding(t, "conf/lan0/forwarding"); got != "1" {
+		t.Errorf("the site's forwarding is now %s", got)
+	}
+}
+
+// On an uplink where each byte costs nothing comes in but what was asked for, and the tunnel.
+func TestMeteredUplink(t *testing.T) {
+	s := newSite(t, 1, nil)
+	s.Echo(t)
+	s.start()
+	s.reached(handshakeTime)
+	for uplink, open := range map[string]bool{"wan": true, "lte": false} {
+		u := s.Uplink(uplink)
+		if got := u.ISP.Command("ping", "-c", "1", "-w", "2", u.Address.Addr().String()).Run() == nil; got != open {
+			t.Errorf("the box is reached by %s from outside: %v", uplink, got)
+		}
+		if exec.Command("ping", "-c", "1", "-w", "5", "-I", u.Device, u.Gateway.String()).Run() != nil {
+			t.Errorf("the box gets no answer by %s", uplink)
+		}
+	}
+	s.tunnel.Use("lte")
+	s.reached(handshakeTime)
+}
+
+// The rules are such that nft takes them, whatever is shared.
+func TestFilterText(t *testing.T) {
+	linktest.Need(t, "nft", "nftables")
+	for name, f := range map[string]filter{
+		"nothing":    {},
+		"metered":    {Metered: []string{"wwan0", "ppp0"}, Ports: []int{51820, 40000}},
+		"shared":     {LAN: "eth1", Share: []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24"), netip.MustParsePrefix("10.1.0.0/16")}},
+		"all of it":  {LAN: "eth1", Share: []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24")}, WasOff: true, Metered: []string{"wwan0"}},
+		"port later": {Metered: []string{"wwan0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f.Interface, f.MSS4, f.MSS6 = "rescuevpn", 1240, 1220
+			cmd := exec.CommandContext(context.Background(), "nft", "--check", "-f", "-")
+			cmd.Stdin = strings.NewReader(f.text())
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s\n%s", err, out, f.text())
+			}
+		})
+	}
+}
