@@ -313,3 +313,40 @@ func TestPointToPoint(t *testing.T) {
 		t.Errorf("IPv6: %s", got)
 	}
 }
+
+// IPv6: a router's advertisement gave the route, probes go by address and name, and own traffic follows.
+func TestIPv6(t *testing.T) {
+	w := linktest.New(t)
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		t.Skip("the kernel has no IPv6")
+	}
+	must(t, os.WriteFile("/proc/sys/net/ipv6/conf/lte0/disable_ipv6", []byte("0"), 0o644))
+	run(t, "ip", "address", "add", "2001:db8:2::2/64", "dev", "lte0", "nodad")
+	if out, err := w.LTE.ISP.Command("sh", "-c", "for f in all default lan lo; do echo 0 > /proc/sys/net/ipv6/conf/$f/disable_ipv6; done").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	must(t, w.LTE.ISP.IP("address add 2001:db8:2::1/64 dev lan nodad", "address add 2001:db8:99::1/128 dev lo nodad", "link set lo up"))
+	run(t, "ip", "address", "flush", "dev", "lte0", "scope", "global", "to", "10.64.0.0/16")
+	b := &box{World: w, t: t}
+	var err error
+	run(t, "ip", "-6", "route", "add", "default", "via", "2001:db8:2::1", "dev", "lte0", "proto", "ra", "metric", "1024")
+	probe := []Probe{{Kind: ICMP, Host: "2001:db8:99::1"}, {Kind: TCP, Host: "2001:db8:99::1", Port: 9}}
+	b.watch, err = New(Config{Uplinks: []Uplink{{Name: "lte", Device: "lte0", Metered: true, Probes: probe, Need: 2}}})
+	must(t, err)
+	stop := b.run("watch", b.watch.Run)
+	b.until("lte is alive", func(s Status) bool { return s.Uplinks[0].Health == Alive })
+	b.until("rules", func(Status) bool {
+		return strings.Contains(output("ip", "-6", "rule", "show"), "from 2001:db8:2::2 lookup 7100") &&
+			strings.Contains(output("ip", "-6", "route", "show", "table", "7100"), "default via 2001:db8:2::1 dev lte0")
+	})
+	must(t, w.LTE.ISP.IP("address del 2001:db8:99::1/128 dev lo"))
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	if err := ping(ctx, "lte0", netip.MustParseAddr("2001:db8:99::1")); err == nil {
+		t.Error("an address that is gone answers")
+	}
+	stop()
+	if got := output("ip", "-6", "rule", "show") + output("ip", "-6", "route", "show", "table", "all"); strings.Contains(got, "71") && strings.Contains(got, "proto 114") {
+		t.Errorf("left behind:\n%s", got)
+	}
+}

@@ -45,7 +45,7 @@ func (w *Watch) Fail(uplink string) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.othersWork(i, time.Now()) {
+	if !w.othersWork(i, time.Now()) && !w.othersMayCome(i) {
 		return fmt.Errorf("fail %s: no other uplink works, and you would be cut off; see rescuebox link status", uplink)
 	}
 	if err := w.keep(keyUplink+uplink, Kept{Uplink: uplink, At: time.Now()}); err != nil {
@@ -56,11 +56,21 @@ func (w *Watch) Fail(uplink string) error {
 	return nil
 }
 
-// othersWork reports whether an uplink other than i is alive. A bearer that is down in mode dormant
-// may be called first: Wake.
+// othersWork reports whether an uplink other than i is alive.
 func (w *Watch) othersWork(i int, now time.Time) bool {
 	for o := range w.m.ups {
 		if o != i && w.m.healthOf(o, now) == Alive {
+			return true
+		}
+	}
+	return false
+}
+
+// othersMayCome reports whether another uplink has a bearer that is down because nobody needed it. Until it
+// is up, the failed one goes on.
+func (w *Watch) othersMayCome(i int) bool {
+	for o := range w.m.ups {
+		if u := &w.m.ups[o]; o != i && u.bearer && !u.wanted && !u.failed {
 			return true
 		}
 	}

@@ -243,11 +243,9 @@ func (n *names) resolve(ctx context.Context, w path, host string) (netip.Addr, e
 // resolver asks the uplink's name servers, or else the system's, through the uplink. A stub on
 // the box itself cannot be asked that way: an address in the probe does without all this.
 func (w path) resolver(dns []netip.Addr) *net.Resolver {
-	turn := rand.IntN(1 << 16)
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		if len(dns) > 0 {
-			turn++
-			address = netip.AddrPortFrom(dns[turn%len(dns)], 53).String()
+			address = netip.AddrPortFrom(dns[rand.IntN(len(dns))], 53).String() // each try may ask another one
 		}
 		if ap, err := netip.ParseAddrPort(address); err == nil && ap.Addr().IsLoopback() {
 			return nil, fmt.Errorf("the system's name server %s is on the box itself and cannot be asked through %s; write the probe with an address", ap.Addr(), w.device)

@@ -42,6 +42,8 @@ type Watch struct {
 	shown    time.Time // in the metrics
 
 	inner inner // the loop's own
+
+	telling sync.Mutex // of Changed: one event after the other
 }
 
 // world is the kernel and the network, as the loop needs them.
@@ -364,6 +366,8 @@ func (w *Watch) tell(e Event) {
 		w.metrics.switches.WithLabelValues(e.Uplink).Inc()
 	}
 	if w.c.Changed != nil {
+		w.telling.Lock()
+		defer w.telling.Unlock()
 		w.c.Changed(e)
 	}
 }
