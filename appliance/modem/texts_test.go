@@ -395,6 +395,55 @@ func TestSendFaults(t *testing.T) {
 	}
 }
 
+// The modem vanishes after the network took the message and before it said so: unknown, and sent once.
+func TestSendUnknown(t *testing.T) {
+	fake := modemtest.Start(t)
+	m, _ := receiving(t, fake)
+	until(t, m, "registration", func(s Status) bool { return s.State == Registered })
+	fake.Fault("+CMGS PDU", modemtest.Answer{Delay: 2 * time.Second})
+	type outcome struct {
+		result SendResult
+		err    error
+	}
+	done := make(chan outcome)
+	go func() {
+		result, err := m.Send(t.Context(), correspondent, "hello", 0)
+		done <- outcome{result, err}
+	}()
+	fake.Wait(t, "the network to have it", func() bool { return len(fake.Sent()) == 1 })
+	fake.Unplug()
+	if o := <-done; o.result != TextUnknown || o.err == nil {
+		t.Errorf("%s, %v", o.result, o.err)
+	}
+	fake.Heal("")
+	if err := fake.Plug(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, m, "registration", func(s Status) bool { return s.State == Registered })
+	fake.Wait(t, "a message after it", func() bool {
+		result, err := m.Send(t.Context(), correspondent, "second", 0)
+		return err == nil && result == TextSent
+	})
+	if sent := fake.Sent(); len(sent) != 2 || sent[1].Text != "second" {
+		t.Errorf("the network has %+v", sent)
+	}
+}
+
+// A part of a long message that the network refuses is tried anew; the others are not sent twice.
+func TestSendPartRefused(t *testing.T) {
+	fake := modemtest.Start(t)
+	m, _ := receiving(t, fake)
+	until(t, m, "registration", func(s Status) bool { return s.State == Registered })
+	text := strings.Repeat("0123456789", 40)
+	fake.Fault("+CMGS=", modemtest.Answer{Lines: []string{}, Result: "+CMS ERROR: 42", Times: 1})
+	if result, err := m.Send(t.Context(), correspondent, text, 0); result != TextSent || err != nil {
+		t.Errorf("%s, %v", result, err)
+	}
+	if sent := fake.Sent(); len(sent) != 1 || sent[0].Text != text || sent[0].Parts != 3 {
+		t.Errorf("the network has %+v", sent)
+	}
+}
+
 // The service centre of the file goes with the message, and does not change the SIM.
 func TestServiceCentre(t *testing.T) {
 	list, err := encode(correspondent, "hello", "+79160000999", 24*time.Hour, 1)

@@ -103,15 +103,6 @@ var (
 	ErrUnknown = errors.New("nobody knows whether the text message was sent; it is not sent again")
 )
 
-// Spent is the error of a budget that is used up.
-type Spent struct {
-	After time.Duration // until there is some again
-}
-
-func (s *Spent) Error() string {
-	return fmt.Sprintf("the budget for text messages is used up for %v", s.After.Round(time.Minute))
-}
-
 // restoreTexts reads what was sent, is to be sent, and came.
 func (d *Desk) restoreTexts() {
 	d.texts = map[string]*Text{}
@@ -197,59 +188,6 @@ func (d *Desk) oldestFirstLocked() (list []*Text) {
 	}
 	slices.SortFunc(list, func(a, b *Text) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
 	return list
-}
-
-// costs is what a message counts for the budget. One ahead of the clock counts: the clock was put back.
-func costs(t *Text, now time.Time) int {
-	if now.Sub(t.Changed) >= budgetFor || t.State != Sent && t.State != Unknown && t.State != Sending {
-		return 0
-	}
-	return max(1, t.Parts)
-}
-
-func (d *Desk) budget() int {
-	if d.Budget <= 0 {
-		return defaultBudget
-	}
-	return d.Budget
-}
-
-// spentLocked is what the last 24 hours cost, and when the first of it comes back.
-func (d *Desk) spentLocked() (spent int, back time.Duration) {
-	now, _ := d.now()
-	back = budgetFor
-	for _, t := range d.texts {
-		if n := costs(t, now); n > 0 {
-			spent += n
-			back = min(back, budgetFor-now.Sub(t.Changed))
-		}
-	}
-	return spent, back
-}
-
-// affordLocked reports whether there is money for a message.
-func (d *Desk) affordLocked(t *Text) error {
-	left := map[Kind]int{Alarm: d.budget() / 5, Notice: d.budget() / 2}[t.Kind] // to those before it
-	if spent, back := d.spentLocked(); spent+max(1, t.Parts) > d.budget()-left {
-		return &Spent{After: back}
-	}
-	return nil
-}
-
-// mayRefuseLocked bounds what somebody without a code can make us say.
-func (d *Desk) mayRefuseLocked(number string) bool {
-	now, _ := d.now()
-	hour, day := 0, 0
-	for _, t := range d.texts {
-		if t.Kind != Refusal || t.State == Received || now.Sub(t.Time) >= budgetFor {
-			continue
-		}
-		day++
-		if t.Number == number && now.Sub(t.Time) < time.Hour {
-			hour++
-		}
-	}
-	return hour < 2 && day < max(2, d.budget()/10)
 }
 
 // keepLocked keeps a message that came, and why it was not followed. Of those without a right code only

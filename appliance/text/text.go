@@ -172,6 +172,9 @@ func (d *Desk) Received(m Message) {
 	o, err := d.checkLocked(p, m)
 	if no := (*silence)(nil); errors.As(err, &no) {
 		d.log().Debug("a text message is not followed", zap.String("from", p.Number), zap.NamedError("err", no))
+		if p.record == nil { // whoever looks why shall find it
+			d.keepLocked(m, no.Error())
+		}
 		return
 	}
 	if err != nil {
