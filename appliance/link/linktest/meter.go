@@ -1,6 +1,7 @@
 package linktest
 
 import (
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,11 @@ func (g Gap) Long() time.Duration { return g.To - g.From }
 
 // Gap is the longest time between two answers that follow each other, not counting what was before
 // since. Where no answer comes any more it lasts till the last question.
-func (r Reading) Gap(since time.Duration) Gap {
+func (r Reading) Gap(since time.Duration) Gap { return r.GapBegun(since, math.MaxInt64) }
+
+// GapBegun is the longest gap that began between two moments, such as around a cut: a busy
+// machine has gaps of its own later.
+func (r Reading) GapBegun(since, until time.Duration) Gap {
 	var worst Gap
 	last := since
 	for _, at := range arrivals(r.Answered) {
@@ -48,14 +53,14 @@ func (r Reading) Gap(since time.Duration) Gap {
 			last = since
 			continue
 		}
-		if at-last > worst.Long() {
+		if last <= until && at-last > worst.Long() {
 			worst = Gap{From: last, To: at}
 		}
 		last = at
 	}
 	if n := len(r.Sent); n > 0 {
 		// An answer that is on its way at the end is no gap: a meter waits for those.
-		if end := r.Sent[n-1]; r.Answered[n-1] == 0 && end-last > worst.Long() {
+		if end := r.Sent[n-1]; r.Answered[n-1] == 0 && last <= until && end-last > worst.Long() {
 			return Gap{From: last, To: end, Never: true}
 		}
 	}

@@ -95,11 +95,12 @@ func (m *measurement) restartBox() {
 
 // daemon is rescueboxd with the file of a site that has two uplinks.
 func (m *measurement) daemon(c boxConfig) *exec.Cmd {
-	m.must(m.w.Branch.IP("link add lan0 type dummy", "address add 192.168.77.1/24 dev lan0", "link set lan0 up"))
+	m.must(m.w.Branch.IP("link add lan0 type veth peer name lan1", "link set lan1 up", "address add 192.168.77.1/24 dev lan0", "link set lan0 up"))
 	m.Cleanup(func() { _ = m.w.Branch.IP("link del lan0") })
 	state := filepath.Join(c.Dir, "state")
-	m.must(os.MkdirAll(state, 0o700))
-	m.must(os.Rename(filepath.Join(c.Dir, "vpn.key"), filepath.Join(state, "vpn.key")))
+	secrets := filepath.Join(state, "secrets")
+	m.must(os.MkdirAll(secrets, 0o700))
+	m.must(os.Rename(filepath.Join(c.Dir, "vpn.key"), filepath.Join(secrets, "vpn.key")))
 	file := filepath.Join(c.Dir, "rescuebox.toml")
 	m.must(os.WriteFile(file, fmt.Appendf(nil, siteFile, failback, c.HubKey, c.Hub, c.Dir, state), 0o644))
 	return exec.Command(os.Getenv("LINK_DAEMON"), "-config", file)

@@ -21,7 +21,7 @@ const (
 	question = 5 * time.Millisecond
 	// settle is how long everything has been well before a cut, and a random part of a second more: a
 	// cut at the same moment of a probe's interval each time would be a lucky or an unlucky one.
-	settle = 5 * time.Second
+	settle = 12 * time.Second
 	// watched is how long the meter goes on after a cut.
 	watched = 8 * time.Second
 	// failback is how long the box waits before it goes back; returned how long it may take to in all.
@@ -85,7 +85,7 @@ func ms(d time.Duration) string {
 
 // reach waits until the hub reaches the box.
 func (m *measurement) reach() {
-	if out, err := m.h.Command("ping", "-c", "1", "-w", "60", linktest.BranchInner).CombinedOutput(); err != nil {
+	if out, err := m.h.Command("ping", "-c", "1", "-w", "20", linktest.BranchInner).CombinedOutput(); err != nil {
 		m.Fatalf("the box is not reached: %v\n%s", err, out)
 	}
 }
@@ -101,10 +101,12 @@ func (m *measurement) cut(how func(uplink string) error) {
 	time.Sleep(2*time.Second + rand.N(time.Second))
 	at := linktest.Now()
 	m.must(how("wan"))
+	m.Log("cut at", time.Now().UTC())
 	time.Sleep(watched)
 	r, err := stop()
 	m.must(err)
-	g := r.Gap(at - 100*time.Millisecond)
+	g := r.GapBegun(at-100*time.Millisecond, at+time.Second)
+	m.Log("the gap begins", g.From-at, "after the cut")
 	if g.Never {
 		m.say("never", 1)
 		return
