@@ -92,6 +92,24 @@ func TestReceive(t *testing.T) {
 	}
 }
 
+// A message is in the modem's store as long as it is not in ours.
+func TestStoreFirst(t *testing.T) {
+	fake := modemtest.Start(t)
+	b := &inbox{}
+	stored := make(chan int, 10)
+	start(t, fake, func(m *Modem) {
+		m.Received = func(text Text) {
+			stored <- fake.Stored()
+			b.take(text)
+		}
+	})
+	deliver(t, fake, "status")
+	b.wait(t, fake, 1)
+	if n := <-stored; n != 1 {
+		t.Errorf("while it was received, %d messages were in the modem", n)
+	}
+}
+
 // deliverTPDU is one message with what Deliver cannot make.
 func deliverTPDU(t *testing.T, fake *modemtest.Modem, text string, change func(*tpdu.TPDU)) {
 	t.Helper()

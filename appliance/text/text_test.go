@@ -534,3 +534,30 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("done %q", got)
 	}
 }
+
+// Wrong codes of all numbers together lock all of them, so that many numbers give no more guesses than one.
+func TestLockoutInAll(t *testing.T) {
+	w := newWorld(t, "all")
+	if _, err := w.Enroll(second); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxBad {
+		m := w.message(fmt.Sprintf("status 0000%04d", i))
+		if i%2 == 0 {
+			m.From = second
+		}
+		w.Received(m)
+	}
+	for _, n := range w.Status().Numbers {
+		if !n.Locked {
+			t.Errorf("%s is not locked", n.Number)
+		}
+	}
+	w.text("vpn up " + w.code())
+	w.text("vpn up " + w.code() + " " + w.code())
+	for !strings.Contains((<-w.out).text, "vpn: done") { // refusals before
+	}
+	if got := w.acts.list(); len(got) != 1 {
+		t.Errorf("done %q", got)
+	}
+}
