@@ -300,7 +300,6 @@ func (o *Outbox) resumeLocked(e *Entry) {
 		}
 		q := o.queueOf(d.Target, d.Address)
 		if d.State == Sending && q != nil && q.once() {
-			d.Doubt = true
 			o.endLocked(e, d, Unknown, "the box stopped while it was being sent; it may have arrived")
 			continue
 		}

@@ -166,7 +166,6 @@ func (q *queue) failedLocked(e *Entry, d *Delivery, err error, now time.Time) {
 		return
 	}
 	if errors.As(err, &unsure) && q.once() {
-		d.Doubt = true
 		q.endLocked(e, d, Unknown, oneLine(err.Error(), maxError))
 		return
 	}

@@ -97,7 +97,7 @@ func TestTextOnce(t *testing.T) {
 		}
 		time.Sleep(48 * time.Hour)
 		d := o.List()[0].Deliveries[0]
-		if p.count() != 1 || d.State != Unknown || !d.Doubt || d.Error == "" {
+		if p.count() != 1 || d.State != Unknown || d.Doubt || d.Error == "" {
 			t.Errorf("%d went out, it is %+v", p.count(), d)
 		}
 		p.fail(errors.New("no network"), &Later{After: time.Hour, Err: errors.New("the budget is used up")})
@@ -118,7 +118,7 @@ func TestTextOnce(t *testing.T) {
 		}
 		o, stop = start(t, store, target)
 		time.Sleep(48 * time.Hour)
-		if d := o.List()[0].Deliveries[0]; p.count() != 2 || d.State != Unknown || !d.Doubt {
+		if d := o.List()[0].Deliveries[0]; p.count() != 2 || d.State != Unknown || d.Doubt {
 			t.Errorf("%d went out, it is %+v", p.count(), d)
 		}
 		stop()

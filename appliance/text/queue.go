@@ -128,7 +128,12 @@ func (d *Desk) Send(number, text string) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.queueLocked(&Text{Number: number, Kind: Answer, Text: text})
+	t := &Text{Number: number, Kind: Answer, Text: text}
+	err := d.queueLocked(t)
+	if err != nil { // who asked hears of it and comes again
+		delete(d.texts, t.ID)
+	}
+	return err
 }
 
 // queueLocked takes a message into the queue. What cannot be stored is sent all the same.

@@ -324,3 +324,15 @@ func TestStoppedWhileDoing(t *testing.T) {
 }
 
 func oldHold(d *Desk) chan struct{} { return d.Acts.(*acts).hold }
+
+// What could not be stored is not sent behind the back of who was told so.
+func TestSendNotStored(t *testing.T) {
+	w := newWorld(t, "all")
+	w.store.mu.Lock()
+	w.store.fail = errors.New("no space left on device")
+	w.store.mu.Unlock()
+	if err := w.Send(admin, "hello"); err == nil {
+		t.Error("it is taken")
+	}
+	w.silent()
+}
