@@ -332,9 +332,7 @@ func (g *managed) holdPPP(ctx context.Context, m *manager, modem dbus.ObjectPath
 			}
 		}
 	})
-	driver := *g.ppp
-	driver.noDial = true
-	err := driver.speak(ctx, "/dev/"+path.Base(b.name), changed)
+	err := g.ppp.speak(ctx, "/dev/"+path.Base(b.name), nil, changed)
 	// ModemManager does not see that PPP ended, and would hand out the dead call again.
 	_ = m.call(context.WithoutCancel(ctx), downTimeout, modem, mmSimple+".Disconnect", dbus.ObjectPath("/")).Err
 	if cause := context.Cause(ctx); cause != nil {

@@ -286,8 +286,10 @@ func TestManagedNetworkDevice(t *testing.T) {
 	if l.Addresses[0].String() != "192.168.8.77/24" || l.Addresses[1].String() != "2001:db8:8::77/64" || l.Gateway.String() != "192.168.8.1" || sprint(l.DNS) != "[10.8.8.8]" {
 		t.Errorf("the bearer is %+v", l)
 	}
-	f.run("ping -c1 -W5 192.168.8.77")
+	f.reaches("192.168.8.77")
+	p.mu.Lock()
 	w := p.wishes
+	p.mu.Unlock()
 	if w["apn"].Value() != "internet" || w["user"].Value() != "u" || w["password"].Value() != "pw" || w["allowed-auth"].Value() != uint32(4) ||
 		w["ip-type"].Value() != uint32(4) || w["allow-roaming"].Value() != true {
 		t.Errorf("it asked for %v", w)
@@ -303,9 +305,12 @@ func TestManagedNetworkDevice(t *testing.T) {
 		return len(l.Addresses) == 1 && strings.HasPrefix(l.Addresses[0].String(), "192.168.8.1")
 	})
 	h.end()
-	if err := mm.down(context.Background()); err != nil || p.hungUp != 1 {
+	err := mm.down(context.Background())
+	p.mu.Lock()
+	if err != nil || p.hungUp != 1 {
 		t.Errorf("hung up %d times: %v", p.hungUp, err)
 	}
+	p.mu.Unlock()
 	p.conn.Close() // ModemManager crashes
 	if err := hold(t, mm).lost("no ModemManager"); !strings.Contains(err.Error(), "does not run") {
 		t.Errorf("it says %v", err)
@@ -350,8 +355,12 @@ func TestManagedRefusals(t *testing.T) {
 	if err := hold(t, mm).lost("another one"); !strings.Contains(err.Error(), "ttyUSB9") {
 		t.Errorf("it says %v", err)
 	}
-	mm.modem, p.hang = "", make(chan struct{})
-	defer close(p.hang)
+	hang := make(chan struct{})
+	defer close(hang)
+	mm.modem = ""
+	p.mu.Lock()
+	p.hang, p.wishes = hang, nil
+	p.mu.Unlock()
 	h := hold(t, mm)
 	eventually(t, "it was asked", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.wishes != nil })
 	h.end() // a ModemManager that hangs holds nobody up

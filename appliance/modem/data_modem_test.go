@@ -82,7 +82,7 @@ func TestModemCarriesData(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "lifted", func() bool { return !strings.Contains(shell(t, "nft list ruleset"), "wwan0") && last().Err == nil })
-	f.run("ping -q -c 1 -W 20 " + address)
+	f.reaches(address)
 
 	fake.Register(modemtest.Roaming, 7)
 	eventually(t, "down in a foreign network", func() bool { return !last().Up() && strings.Contains(m.Status().Data.Why, "foreign network") })

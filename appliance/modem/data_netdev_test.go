@@ -39,7 +39,8 @@ func TestNetworkDevice(t *testing.T) {
 		t.Errorf("DNS %v, want %v", l.DNS, want)
 	}
 	// The peer's view: it reaches both addresses, and renewals come.
-	f.run("ping -c1 -W5 " + l.Addresses[0].Addr().String() + "; ping -c1 -W5 " + l.Addresses[1].Addr().String())
+	f.reaches(l.Addresses[0].Addr().String())
+	f.reaches(l.Addresses[1].Addr().String())
 	eventually(t, "the lease is renewed", func() bool { return strings.Count(server.said(), "DHCPACK(modem0)") > 2 })
 	if exchanges := regexp.MustCompile(`(\d+) DHCPDISCOVER`).FindAllStringSubmatch(server.said(), -1); slices.ContainsFunc(exchanges, func(m []string) bool { return m[1] != exchanges[0][1] }) {
 		t.Errorf("it asked for a new lease instead of renewing:\n%s", server.said())
@@ -198,7 +199,7 @@ func TestNetworkDeviceWithIPv6Only(t *testing.T) {
 		if !l.Addresses[0].Addr().Is6() || !l.Gateway.IsLinkLocalUnicast() {
 			t.Errorf("%s: the bearer is %+v", ipType, l)
 		}
-		f.run("ping -c1 -W5 " + l.Addresses[0].Addr().String())
+		f.reaches(l.Addresses[0].Addr().String())
 		h.end()
 		if err := n.down(t.Context()); err != nil {
 			t.Error(err)

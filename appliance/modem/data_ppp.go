@@ -28,7 +28,6 @@ type ppp struct {
 	name     string // of the network device
 	v4, v6   bool
 	connect  func(ctx context.Context) (net.Conn, error) // to who runs pppd
-	noDial   bool                                        // somebody else dialled on the tty
 	goodbye  time.Duration                               // how long pppd may take to end
 	prepared []string                                    // said before the dial, with or without success
 }
@@ -98,17 +97,12 @@ func (p *ppp) hold(ctx context.Context, changed func(Link)) error {
 		if !ok {
 			return fmt.Errorf("%s is no serial port", path)
 		}
-		if !p.noDial {
-			if err := (&dialler{tty: tty, ctx: ctx}).dial(p); err != nil {
-				return err
-			}
-			defer hangUp(tty)
-		}
-		// The port stays open here as well: a pty whose last user goes away hangs up.
+		// The port stays open here as well: to dial, and because a pty whose last user goes away hangs up.
 		if err := share(tty); err != nil {
 			return err
 		}
-		return p.speak(ctx, path, changed)
+		defer hangUp(tty)
+		return p.speak(ctx, path, func() error { return (&dialler{tty: tty, ctx: ctx}).dial(p) }, changed)
 	})
 }
 
@@ -142,8 +136,9 @@ func hangUp(tty *os.File) {
 	})
 }
 
-// speak has pppd speak on the tty until ctx is done or it ends.
-func (p *ppp) speak(ctx context.Context, path string, changed func(Link)) error {
+// speak has pppd speak on the tty until ctx is done or it ends; first, where there is one, dial dials on
+// it, while pppd waits.
+func (p *ppp) speak(ctx context.Context, path string, dial func() error, changed func(Link)) error {
 	password, err := p.access.secret()
 	if err != nil {
 		return err
@@ -152,7 +147,7 @@ func (p *ppp) speak(ctx context.Context, path string, changed func(Link)) error 
 	if auth == "none" {
 		auth = ""
 	}
-	request, err := json.Marshal(pppRequest{Device: path, Interface: p.name, User: p.access.user, Password: password, Auth: auth, V4: p.v4, V6: p.v6})
+	request, err := json.Marshal(pppRequest{Device: path, Interface: p.name, User: p.access.user, Password: password, Auth: auth, Wait: dial != nil, V4: p.v4, V6: p.v6})
 	if err != nil {
 		return err
 	}
@@ -169,17 +164,46 @@ func (p *ppp) speak(ctx context.Context, path string, changed func(Link)) error 
 		_, _ = conn.Write([]byte("end\n"))
 	})
 	defer stop()
-	err = p.listen(ctx, conn, changed)
+	lines := bufio.NewScanner(conn)
+	log := &pppLog{status: -1, link: Link{Device: p.name}}
+	if dial != nil {
+		if err := p.dialled(conn, lines, log, dial); err != nil {
+			return err
+		}
+	}
+	err = p.listen(ctx, lines, log, changed)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return err
 }
 
+// dialled dials when pppd is ready for it, and lets pppd begin; one whose dial failed is ended.
+func (p *ppp) dialled(conn net.Conn, lines *bufio.Scanner, log *pppLog, dial func() error) error {
+	for lines.Scan() && lines.Text() != dialLine {
+		log.read(lines.Text())
+	}
+	if lines.Text() != dialLine {
+		return log.err()
+	}
+	err := dial()
+	say := "go\n"
+	if err != nil {
+		_ = conn.SetDeadline(time.Now().Add(p.goodbye))
+		say = "end\n"
+	}
+	if _, failed := conn.Write([]byte(say)); err == nil && failed != nil {
+		return fmt.Errorf("%w: pppd: %w", errLost, failed)
+	}
+	for err != nil && lines.Scan() { // until it has let go of the port
+		continue
+	}
+	return err
+}
+
 // listen reads pppd's log to its end.
-func (p *ppp) listen(ctx context.Context, conn io.Reader, changed func(Link)) error {
+func (p *ppp) listen(ctx context.Context, lines *bufio.Scanner, log *pppLog, changed func(Link)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	log := pppLog{status: -1, link: Link{Device: p.name}}
 	var mu sync.Mutex
 	var six Link
 	tell := func(f func()) {
@@ -191,7 +215,6 @@ func (p *ppp) listen(ctx context.Context, conn io.Reader, changed func(Link)) er
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	lines := bufio.NewScanner(conn)
 	for began := false; lines.Scan(); {
 		news := false
 		mu.Lock()

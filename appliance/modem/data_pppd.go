@@ -29,13 +29,15 @@ import (
 // The one who asks is not trusted with more than PPP: what he says becomes arguments that
 // are checked one by one, never pppd's own options, for those can name programs to run.
 
-// pppRequest is the first line on the connection. Any line after it, and its end, end pppd.
+// pppRequest is the first line on the connection. After it comes "go" where pppd is to wait
+// for it; any other line, and the connection's end, end pppd.
 type pppRequest struct {
 	Device    string `json:"device"`    // the tty, where the modem said CONNECT
 	Interface string `json:"interface"` // the network device's name
 	User      string `json:"user,omitempty"`
 	Password  string `json:"password,omitempty"`
 	Auth      string `json:"auth,omitempty"` // "pap", "chap" or ""
+	Wait      bool   `json:"wait,omitempty"` // get ready, say dialLine, and begin with "go"
 	V4        bool   `json:"v4"`
 	V6        bool   `json:"v6"`
 }
@@ -43,6 +45,14 @@ type pppRequest struct {
 // exitLine is the last line of the answer, with pppd's exit status; those before it are
 // pppd's log.
 const exitLine = "rescuebox: pppd exit "
+
+// errorLine is said in place of exitLine where pppd could not be run.
+const errorLine = "rescuebox: error "
+
+// dialLine is said when pppd waits for the dial. It has opened the port by then: what the modem
+// says right behind CONNECT would be lost while pppd starts, and it repeats that only after
+// three seconds.
+const dialLine = "rescuebox: dial"
 
 const (
 	pppdProgram = "/usr/sbin/pppd"
@@ -65,18 +75,22 @@ func servePPP(ctx context.Context, in io.Reader, out io.Writer, program string) 
 	}
 	r, err := parsePPPRequest(line)
 	if err != nil {
-		fmt.Fprintln(out, err)
+		fmt.Fprintf(out, "%s%v\n", errorLine, err)
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	begin := make(chan struct{})
 	go func() { // ends with in, which is the caller's to close
-		_, _ = reader.ReadByte()
-		cancel()
+		defer cancel()
+		if line, _ := reader.ReadString('\n'); line == "go\n" {
+			close(begin)
+			_, _ = reader.ReadByte()
+		}
 	}()
-	status, err := r.run(ctx, out, program)
+	status, err := r.run(ctx, out, program, begin)
 	if err != nil {
-		fmt.Fprintln(out, err)
+		fmt.Fprintf(out, "%s%v\n", errorLine, err)
 		return err
 	}
 	fmt.Fprintf(out, "%s%d\n", exitLine, status)
@@ -123,7 +137,7 @@ func (r pppRequest) args() []string {
 		"nodefaultroute",            // routes are made in tables of our own
 		"ip-up-script", "/bin/true", // Debian's would put the operator's servers into
 		"ip-down-script", "/bin/true", // /etc/resolv.conf, for all of the box
-		"lcp-echo-interval", "4", "lcp-echo-failure", "3", // end at the modem: no volume
+		"lcp-echo-interval", "2", "lcp-echo-failure", "3", // end at the modem: no volume
 		// What the modem said before pppd listened is lost, and what we say before it listens too: to ask
 		// again after 1 s, for as long in all, costs nothing on a cable.
 		"lcp-restart", "1", "lcp-max-configure", "30", "ipcp-restart", "1", "ipcp-max-configure", "30",
@@ -149,6 +163,9 @@ func (r pppRequest) args() []string {
 	if r.User != "" {
 		list = append(list, "file", "/proc/self/fd/3")
 	}
+	if r.Wait {
+		list = append(list, "connect", "echo "+dialLine+" >&2; read -r go <&4; exit 0", "connect-delay", "1")
+	}
 	return list
 }
 
@@ -164,7 +181,7 @@ func pppQuoted(s string) string {
 
 // run runs pppd until it ends, or ctx does. pppd dies with this process too, however that
 // ends: hence the thread, for whose death the kernel watches.
-func (r pppRequest) run(ctx context.Context, out io.Writer, program string) (status int, err error) {
+func (r pppRequest) run(ctx context.Context, out io.Writer, program string, begin <-chan struct{}) (status int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, program, r.args()...)
@@ -173,20 +190,26 @@ func (r pppRequest) run(ctx context.Context, out io.Writer, program string) (sta
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = pppdEnds
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	var pipe sync.WaitGroup
-	defer pipe.Wait()
-	if r.User != "" {
-		read, write, err := os.Pipe()
-		if err != nil {
-			return 0, fmt.Errorf("hand pppd its password: %w", err)
-		}
-		defer read.Close()
-		cmd.ExtraFiles = []*os.File{read}
-		pipe.Go(func() { // a pipe holds more than this, so it cannot block
-			_, _ = io.WriteString(write, r.secrets())
-			write.Close()
-		})
+	var pipes sync.WaitGroup
+	defer pipes.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	secrets, err := feed(&pipes, func(w io.Writer) { _, _ = io.WriteString(w, r.secrets()) })
+	if err != nil {
+		return 0, err
 	}
+	defer secrets.Close()
+	signal, err := feed(&pipes, func(io.Writer) { // its end is the signal
+		select {
+		case <-begin:
+		case <-ctx.Done():
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer signal.Close()
+	cmd.ExtraFiles = []*os.File{secrets, signal}
 	err = cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return exit.ExitCode(), nil
@@ -195,6 +218,19 @@ func (r pppRequest) run(ctx context.Context, out io.Writer, program string) (sta
 		return 0, fmt.Errorf("run pppd (Debian package ppp): %w", err)
 	}
 	return 0, nil
+}
+
+// feed makes a pipe and writes into it what write writes: a pipe holds more than that.
+func feed(wg *sync.WaitGroup, write func(io.Writer)) (*os.File, error) {
+	read, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("hand pppd what it must know: %w", err)
+	}
+	wg.Go(func() {
+		defer w.Close()
+		write(w)
+	})
+	return read, nil
 }
 
 // pppExits are the exit statuses of pppd(8) that say something to a person.
@@ -224,6 +260,10 @@ type pppLog struct {
 // read takes in a line, and reports whether the link is another one now.
 func (p *pppLog) read(line string) bool {
 	line = strings.TrimSpace(line)
+	if why, ok := strings.CutPrefix(line, errorLine); ok {
+		p.why = &Refusal{Why: oneLine(why)}
+		return false
+	}
 	if exit, ok := strings.CutPrefix(line, exitLine); ok {
 		p.status, _ = strconv.Atoi(exit)
 		return false

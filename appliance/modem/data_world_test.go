@@ -101,6 +101,12 @@ func (f *far) run(lines string) string {
 	return shell(f.t, fmt.Sprintf("nsenter -t %d -n sh -ec '%s'", f.pid, lines))
 }
 
+// reaches pings an address from the modem's side; a neighbour that was not there a moment ago takes some.
+func (f *far) reaches(address string) {
+	f.t.Helper()
+	f.run("for i in 1 2 3 4 5 6 7 8 9 10; do ping -q -c1 -W2 " + address + " && exit 0; sleep 0.5; done; exit 1")
+}
+
 // program runs in the modem's namespace until the end of the test, or until end.
 type program struct {
 	cmd *exec.Cmd
