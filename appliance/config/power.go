@@ -60,7 +60,7 @@ var powerKeys = map[string]struct{ needs, takes []string }{
 }
 
 // GSMModels are the sockets with a SIM whose texts are known; "custom" knows none.
-var GSMModels = []string{"simpal", "oem", "isocket", "custom"}
+var GSMModels = []string{"simpal", "t40", "oem", "isocket", "custom"}
 
 // examples of what is missing.
 var powerExamples = map[string]string{
