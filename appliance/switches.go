@@ -48,6 +48,7 @@ func (s switches) State(ctx context.Context, machine string, by api.Power) (bmc.
 		return bmc.Unknown, err
 	}
 	if by == api.ByBMC {
+		p.ask()
 		return p.bmc.Power(ctx)
 	}
 	state, err := p.outlet.State(ctx)
@@ -61,6 +62,7 @@ func (s switches) Do(ctx context.Context, machine string, a bmc.Action, by api.P
 		if p == nil {
 			return noSwitch(machine, "BMC or shutdown")
 		}
+		p.ask()
 		return p.ShutDown(ctx)
 	}
 	p, err := s.find(machine, by)
@@ -68,6 +70,7 @@ func (s switches) Do(ctx context.Context, machine string, a bmc.Action, by api.P
 		return err
 	}
 	if by == api.ByBMC {
+		p.ask()
 		return p.bmc.Do(ctx, a)
 	}
 	switch a {
@@ -79,6 +82,14 @@ func (s switches) Do(ctx context.Context, machine string, a bmc.Action, by api.P
 		return bySwitch(p.outlet.Cycle(ctx))
 	}
 	return bmc.ErrUnsupported
+}
+
+// ask has a password that the BMC refused lately tried once more: a person does something. What the box
+// does by itself waits, longer after each refusal, so that the account is not locked.
+func (p *machinePower) ask() {
+	if p != nil && p.bmc != nil {
+		p.bmc.Ask()
+	}
 }
 
 // find is what a machine has to be switched by.
@@ -109,12 +120,18 @@ func (s switches) Services(ctx context.Context, machine string) (netip.Addr, []b
 	if err != nil || len(addrs) == 0 {
 		return netip.Addr{}, nil, fmt.Errorf("find the address of the BMC of %s: %w", machine, err)
 	}
+	p.ask()
 	list, err := p.bmc.Services(ctx)
 	return addrs[0].Unmap(), list, err
 }
 
 // Audit is that of admin.BMCs.
 func (s switches) Audit(ctx context.Context, machine string, lan bool) (bmc.Audit, error) {
+	for name, p := range s.powers {
+		if machine == "" || machine == name {
+			p.ask()
+		}
+	}
 	return s.auditor.Run(ctx, machine, lan)
 }
 
@@ -166,6 +183,7 @@ func (p *machinePower) forgetters() (list []power.Forgetter) {
 // pressFor has an order's machine switched on: via "media" from the rescue disk in its
 // controller's virtual drive. Where that cannot be, the order fails with the reason.
 func (b *box) pressFor(o boot.Order, soft bool, via string) {
+	b.powers[o.Machine].ask()
 	w := way{soft: soft}
 	var err error
 	if via == "media" {

@@ -113,8 +113,9 @@ func TestAuditLAN(t *testing.T) {
 	}
 }
 
-// relayUDP is the simulator under another address. Answers that pass says no to are lost; nil: none.
-func relayUDP(t *testing.T, to int, pass func() bool) int {
+// relayUDP is the simulator under another address. Packets that lost says yes to are lost, questions
+// and answers; nil: none.
+func relayUDP(t *testing.T, to int, lost func(question bool, packet []byte) bool) int {
 	t.Helper()
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9)})
 	if err != nil {
@@ -145,13 +146,15 @@ func relayUDP(t *testing.T, to int, pass func() bool) int {
 						if err != nil {
 							return
 						}
-						if pass == nil || pass() {
+						if lost == nil || !lost(false, buf[:n]) {
 							front.WriteToUDP(buf[:n], from)
 						}
 					}
 				})
 			}
-			back.Write(buf[:n])
+			if lost == nil || !lost(true, buf[:n]) {
+				back.Write(buf[:n])
+			}
 		}
 	})
 	return front.LocalAddr().(*net.UDPAddr).Port

@@ -103,7 +103,9 @@ type Info struct {
 
 // Errors that callers tell apart.
 var (
-	ErrRefused     = errors.New("the controller refuses user or password")
+	ErrRefused = errors.New("the controller refuses user or password")
+	// ErrRights is a user whose password is right, and who may not do what was asked.
+	ErrRights      = fmt.Errorf("%w, or what was asked of it: %s", ErrRefused, whyRights)
 	ErrSilent      = errors.New("the controller does not answer")
 	ErrUnsupported = errors.New("the controller cannot do that")
 	ErrNotTaken    = errors.New("the controller did not take what was set")

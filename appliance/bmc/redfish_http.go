@@ -189,13 +189,10 @@ func (s *session) answerOf(no *schemas.Error) error {
 		a.said = s.clip(no.Message)
 	}
 	if a.status == http.StatusForbidden {
-		return fmt.Errorf("%w: the user lacks the right; give it operator or administrator rights (%w)", errRights, a)
+		return fmt.Errorf("%w (%w)", ErrRights, a)
 	}
 	return a
 }
-
-// errRights is a user who may not; to ask again would be no try of a password.
-var errRights = fmt.Errorf("%w, or what was asked of it", ErrRefused)
 
 // clip makes foreign text fit for a log: one line, not long, and never the password.
 func (s *session) clip(text string) string {
