@@ -220,11 +220,7 @@ func (s *session) dellCD(ctx context.Context, sys *systemView) error {
 	want := map[string]string{"ServerBoot.1.BootOnce": "Enabled", "ServerBoot.1.FirstBootDevice": "VCD-DVD"}
 	err := fmt.Errorf("%w: it has no attributes", ErrUnsupported)
 	for _, m := range s.managers(ctx, sys) {
-		paths := []string{m.link.ID + "/Attributes"}
-		for _, l := range m.Links.Oem.Dell.DellAttributes {
-			paths = append([]string{l.ID}, paths...)
-		}
-		for _, path := range paths {
+		for _, path := range m.dellAttributes() {
 			var now struct {
 				resource
 				Attributes map[string]any

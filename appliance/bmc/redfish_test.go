@@ -195,7 +195,7 @@ func TestRedfishSystems(t *testing.T) {
 	service.Change("/redfish/v1/Systems", func(r map[string]any) {
 		r["Members"] = append(r["Members"].([]any), map[string]any{"@odata.id": "/redfish/v1/Systems/2"})
 	})
-	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "deadbeef") {
+	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "2 (serial CZ2)") {
 		t.Errorf("which of two was not said, and it says %v", err)
 	}
 	for _, by := range []struct {
@@ -211,6 +211,20 @@ func TestRedfishSystems(t *testing.T) {
 		}
 		service.Change("/redfish/v1/Systems/2", func(r map[string]any) { r["PowerState"] = "Off" })
 	}
+	// The place of the other is empty.
+	service.Hook = func(w http.ResponseWriter, r bmctest.Request) bool {
+		if r.Path == "/redfish/v1/Systems/1" {
+			bmctest.Refuse(w, http.StatusNotFound, "Base.1.4.ResourceMissing", "no blade")
+		}
+		return r.Path == "/redfish/v1/Systems/1"
+	}
+	for _, macs := range [][]string{{"52:54:00:00:00:02"}, {"52:54:00:00:00:01"}} {
+		c := &Redfish{Host: c.Host, Port: c.Port, User: c.User, Password: c.Password, TLS: c.TLS, pace: quick, MACs: macs}
+		if _, err := c.Power(t.Context()); (err == nil) != (macs[0] == "52:54:00:00:00:02") {
+			t.Errorf("one of two cannot be read, and %s is meant: %v", macs, err)
+		}
+	}
+	service.Hook = nil
 	c.System = "3"
 	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("there is no third, and it says %v", err)
