@@ -95,7 +95,7 @@ func TestAskedAtOnce(t *testing.T) {
 		"soft":    func() { s.Do(t.Context(), "srv01", bmc.SoftOff, api.ByBMC) },
 		"connect": func() { s.Services(t.Context(), "srv01") },
 		"audit":   func() { s.Audit(t.Context(), "srv01", false) },
-		"order":   func() { b.pressFor(boot.Order{Machine: "srv01"}, false, "") },
+		"order":   func() { b.pressFor(boot.Order{Machine: "srv01"}) },
 		"console": func() { newConsoles(b).Attach(t.Context(), "srv01", admin.ConsoleAttach{}) },
 	} {
 		memory.later(2 * time.Minute)

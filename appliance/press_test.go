@@ -3,11 +3,14 @@ package appliance
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
@@ -20,9 +23,17 @@ type fakeOrders struct {
 	told   []string
 	events chan boot.Event
 	failed string
+
+	steps    []string // that were stored
+	timeline []boot.Event
 }
 
-func (f *fakeOrders) OpenOrder(string) (boot.Order, bool) { return f.order, f.open }
+func (f *fakeOrders) Pressed(_ string, p boot.Press) {
+	f.order.Press = p
+	f.steps = append(f.steps, fmt.Sprintf("%s %d", p.Step, p.Tries))
+}
+func (f *fakeOrders) Timeline(string) ([]boot.Event, error) { return f.timeline, nil }
+func (f *fakeOrders) OpenOrder(string) (boot.Order, bool)   { return f.order, f.open }
 func (f *fakeOrders) Record(e boot.Event) {
 	text := e.Text
 	if len(e.Lines) > 0 {
@@ -83,6 +94,22 @@ func (f *fakeController) Next(context.Context) (bmc.Next, error) {
 	return bmc.Next{Boot: bmc.Boot{Device: bmc.Network, UEFI: true}, Held: true}, nil
 }
 
+// fakeTaken stores whose power was taken in memory.
+type fakeTaken map[string]takenPower
+
+func (f fakeTaken) Put(key string, t takenPower) error { f[key] = t; return nil }
+func (f fakeTaken) Delete(key string) error            { delete(f, key); return nil }
+func (f fakeTaken) All() ([]takenPower, error)         { return slices.Collect(maps.Values(f)), nil }
+
+// fakePresser presses for machines that boot by UEFI.
+func fakePresser(f interface {
+	orders
+	progress
+}) *presser {
+	return &presser{orders: f, progress: f, taken: newTaken(fakeTaken{}, zap.NewNop()),
+		firmware: func(string) (bool, bool) { return true, true }, lastLine: func(string) string { return "" }}
+}
+
 func TestPress(t *testing.T) {
 	const discoverAfter = 40 * time.Second
 	for _, c := range []struct {
@@ -127,6 +154,7 @@ func TestPress(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed, Token: "s3cret"}, open: true, events: make(chan boot.Event, 10)}
+				f.order.Press = boot.Press{Soft: c.soft, Media: c.media != "", Step: boot.PressOrdered}
 				c.controller.started = func(n int) {
 					f.events <- boot.Event{Step: boot.StepPower, Order: "ab"}
 					f.events <- boot.Event{Step: boot.StepDiscover, Order: "another"}
@@ -139,9 +167,10 @@ func TestPress(t *testing.T) {
 						time.AfterFunc(discoverAfter, func() { f.events <- boot.Event{Step: step, Order: "ab"} })
 					}
 				}
-				p := &presser{orders: f, uefi: func(string) bool { return true }, lastLine: func(string) string { return c.console }}
+				p := fakePresser(f)
+				p.lastLine = func(string) string { return c.console }
 				begun := time.Now()
-				p.press(t.Context(), f.order, &c.controller, way{soft: c.soft, media: c.media})
+				p.press(t.Context(), f.order, &c.controller, c.media)
 				if took := time.Since(begun); took != c.took {
 					t.Errorf("took %s, want %s", took, c.took)
 				}
@@ -165,7 +194,7 @@ func TestPressCancelled(t *testing.T) {
 		f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed}, open: true, events: make(chan boot.Event, 10)}
 		c := &fakeController{}
 		time.AfterFunc(time.Minute, func() { f.open = false })
-		(&presser{orders: f, uefi: func(string) bool { return false }, lastLine: func(string) string { return "" }}).press(t.Context(), f.order, c, way{})
+		fakePresser(f).press(t.Context(), f.order, c, "")
 		if len(c.log) != 1 || f.failed != "" {
 			t.Errorf("%q, failed %q", c.log, f.failed)
 		}

@@ -28,6 +28,8 @@ type Config struct {
 	System string
 	MACs   []string
 	Memory Memory // nil: what is known ends with the process
+	// Taking is called right before a command is sent that takes power for a cycle or a reset; nil: nobody wants to know.
+	Taking func()
 }
 
 // The bounds of auto.
@@ -58,8 +60,8 @@ func New(c Config) *Client {
 	client.account = accountOf(client.key(), c)
 	web, ipmi := c.ports()
 	client.redfish = &Redfish{Host: c.Host, Port: web, User: c.User, Password: c.Password, account: client.account,
-		System: c.System, MACs: c.MACs, TLS: tlsConfig(c.Host, c.Certificate, client.check)}
-	client.ipmi = &IPMI{Host: c.Host, Port: ipmi, User: c.User, Password: c.Password, account: client.account}
+		System: c.System, MACs: c.MACs, Taking: c.Taking, TLS: tlsConfig(c.Host, c.Certificate, client.check)}
+	client.ipmi = &IPMI{Host: c.Host, Port: ipmi, User: c.User, Password: c.Password, account: client.account, Taking: c.Taking}
 	return client
 }
 

@@ -51,6 +51,8 @@ const (
 type Boot struct {
 	Device Device
 	UEFI   bool // the machine's firmware boots by UEFI; else BIOS
+	// Unsure says that nobody knows which: a controller that has a mode keeps it, and one that must be told is told UEFI.
+	Unsure bool
 }
 
 // Next is what a controller says of the next start.
@@ -66,6 +68,9 @@ func (n Next) String() string {
 	mode := "BIOS"
 	if n.UEFI {
 		mode = "UEFI"
+	}
+	if n.Unsure {
+		mode = "the firmware that it has"
 	}
 	if n.Held || n.Device == Usual {
 		return fmt.Sprintf("%s, %s", n.Device, mode)

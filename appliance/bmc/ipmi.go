@@ -33,6 +33,7 @@ type IPMI struct {
 	Port     int // 0 is 623
 	User     string
 	Password func() (string, error) // read for each session, so that a changed file counts
+	Taking   func()                 // see Config
 
 	account *account // nil: its own
 	turn    turn
@@ -221,6 +222,11 @@ func (i *IPMI) control(ctx context.Context, c *client.Client, a Action) error {
 	if !ok {
 		return fmt.Errorf("%w: %q", ErrUnsupported, a)
 	}
+	if (a == Cycle || a == Reset) && i.Taking != nil {
+		i.Taking()
+	}
+	// The library sends it up to five times, the same packet with the same sequence number: a controller
+	// that got one of them drops the others (IPMI 2.0 section 6.12.13).
 	_, err := c.ChassisControl(ctx, command)
 	if no, ok := types.IsResponseError(err); ok && (no.CompletionCode() == types.CodeInvalidCommand || no.CompletionCode() == types.CodeRequestDataFieldInvalid) {
 		return fmt.Errorf("%w: power %s (%w)", ErrUnsupported, a, err)

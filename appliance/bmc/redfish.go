@@ -34,11 +34,14 @@ type Redfish struct {
 	MACs     []string               // of the machine; they tell as well which system it is
 	TLS      *tls.Config            // nil checks by the system's authorities
 
+	Taking func() // see Config
+
 	pace pace // zero is a real controller's
 
 	account *account // nil: its own
 	turn    turn
 	basic   bool   // it has no sessions to give
+	faulty  reset  // whose answer was a fault, last
 	path    string // of the system; "" is not looked for yet
 }
 

@@ -108,10 +108,10 @@ func TestRedfishPower(t *testing.T) {
 
 func TestRedfishSet(t *testing.T) {
 	for _, kind := range everyKind {
-		for _, b := range []Boot{{Network, true}, {Network, false}, {NetworkHTTP, true}, {Disk, true}, {VirtualCD, true}, {Usual, true}} {
+		for _, b := range []Boot{{Device: Network, UEFI: true}, {Device: Network, UEFI: false}, {Device: NetworkHTTP, UEFI: true}, {Device: Disk, UEFI: true}, {Device: VirtualCD, UEFI: true}, {Device: Usual, UEFI: true}} {
 			service, c := startKind(t, kind)
 			if b.Device == Usual {
-				if _, err := c.Set(t.Context(), Boot{Network, true}); err != nil {
+				if _, err := c.Set(t.Context(), Boot{Device: Network, UEFI: true}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -36,8 +36,10 @@ type (
 		Manufacturer string
 		Model        string
 		PowerState   string
-		Boot         bootView
-		Actions      struct {
+		// LastResetTime is there since version 1.12 of the schema, with few.
+		LastResetTime string
+		Boot          bootView
+		Actions       struct {
 			Reset actionView `json:"#ComputerSystem.Reset"`
 		}
 		Settings struct {

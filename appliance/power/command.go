@@ -17,6 +17,7 @@ import (
 // command is a switch that programs of the site's know how to work.
 type command struct {
 	on, off, cycle, status []string
+	taking                 func()
 }
 
 func newCommand(c Config) (*command, error) {
@@ -25,7 +26,7 @@ func newCommand(c Config) (*command, error) {
 			return nil, errors.New("a switch's program is named by its whole path")
 		}
 	}
-	return &command{c.On, c.Off, c.Cycle, c.Status}, nil
+	return &command{c.On, c.Off, c.Cycle, c.Status, c.Taking}, nil
 }
 
 func (c *command) State(ctx context.Context) (State, error) {
@@ -55,9 +56,12 @@ func (c *command) to(ctx context.Context, name string, argv []string, want State
 
 func (c *command) Cycle(ctx context.Context) error {
 	if c.cycle == nil && c.on != nil && c.off != nil {
-		return offAndOn(ctx, c, resting)
+		return offAndOn(ctx, c, c.taking, resting)
 	}
-	_, err := run(ctx, "cycle", c.cycle)
+	if c.cycle != nil {
+		c.taking()
+	}
+	_, err := run(context.WithoutCancel(ctx), "cycle", c.cycle) // one that was killed might leave the power off
 	return err
 }
 

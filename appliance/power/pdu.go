@@ -89,10 +89,11 @@ type pdu struct {
 	outlet              int
 	dialects            []dialect
 	spoken              *dialect // by this unit; nil until it was asked
+	taking              func()
 }
 
 func newPDU(c Config) (*pdu, error) {
-	p := &pdu{user: c.User, community: c.Community, password: c.Password, outlet: c.Outlet, dialects: dialects(c.Model)}
+	p := &pdu{user: c.User, community: c.Community, password: c.Password, outlet: c.Outlet, dialects: dialects(c.Model), taking: c.Taking}
 	p.host, p.port = address(c.Host, "161")
 	switch {
 	case p.dialects == nil:
@@ -146,6 +147,7 @@ func (p *pdu) Cycle(ctx context.Context) error {
 		}
 		// Said once: a unit that hears it twice may begin anew.
 		g.Retries = 0
+		p.taking()
 		return p.write(g, p.spoken.cycle)
 	})
 	switch {

@@ -68,6 +68,9 @@ type Config struct {
 	MACs      []net.HardwareAddr
 	Interface string // of the LAN where the machine is
 
+	// Taking is called right before power is taken for a cycle; nil: nobody wants to know.
+	Taking func()
+
 	// Of a command: programs with their arguments, nil where it cannot.
 	// Status prints "on" or "off".
 	On, Off, Cycle, Status []string
@@ -90,6 +93,9 @@ const (
 
 // New makes a switch. Nothing is asked of it yet.
 func New(c Config) (Switch, error) {
+	if c.Taking == nil {
+		c.Taking = func() {}
+	}
 	var s Switch
 	var err error
 	switch c.Kind {
@@ -189,8 +195,14 @@ func restore(ctx context.Context, on func(context.Context) error) error {
 const resting = 5 * time.Second
 
 // offAndOn is a cycle for switches that have none. To switch off may fail by its answer
-// only: then power is given back all the same, unless it is there.
-func offAndOn(ctx context.Context, s Switch, rest time.Duration) error {
+// only: then power is given back all the same, unless it is there. Whether or not somebody still waits, it rests.
+func offAndOn(ctx context.Context, s Switch, taking func(), rest time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	taking()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), switching) // an off that is abandoned may still come
+	defer cancel()
 	failed := s.Off(ctx)
 	if failed != nil {
 		switch state := after(ctx, s, failed); state {

@@ -21,6 +21,7 @@ var schema = []string{
 	 CREATE TABLE dialects (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;`,
 	`CREATE TABLE outbox (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;`,
 	`CREATE TABLE bmcs (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;`,
+	`CREATE TABLE powers (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;`,
 }
 
 // migrate takes the file from its user_version to the last step, each step
