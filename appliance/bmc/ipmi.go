@@ -79,6 +79,10 @@ func (i *IPMI) login(ctx context.Context) (*client.Client, error) {
 // errMute is silence to a session alone: the question before it, which needs none, was answered.
 var errMute = fmt.Errorf("%w when it is asked for a session", ErrSilent)
 
+// errLate is the last step of a login that failed after the controller had proven that it knows the password. Mostly its
+// answer was lost: asked again, it refuses, since there is a session already. A new one is no new try of the password.
+var errLate = errors.New("it breaks the login off at its end")
+
 // agree tries the suite that worked last, then the other: some controllers refuse one that they do
 // not have, and some drop it without a word. A password that was refused is tried with no
 // other, which would only count against the account.
@@ -90,6 +94,9 @@ func (i *IPMI) agree(ctx context.Context, password string) (*client.Client, erro
 	var errs []error
 	for _, suite := range order {
 		c, err := i.connect(ctx, password, suite)
+		if errors.Is(err, errLate) {
+			c, err = i.connect(ctx, password, suite)
+		}
 		if err == nil {
 			i.suite = suite
 			return c, nil
@@ -122,15 +129,19 @@ func (i *IPMI) connect(ctx context.Context, password string, suite types.CipherS
 		return c, nil
 	}
 	i.logout(c)
-	// Set Session Privilege Level (section 22.18): not for this user, or not on this channel.
-	if no, ok := types.IsResponseError(err); ok && (no.CompletionCode() == 0x80 || no.CompletionCode() == 0x81) {
+	said := plain(err)
+	no, answered := types.IsResponseError(err)
+	switch {
+	case answered && (no.CompletionCode() == 0x80 || no.CompletionCode() == 0x81): // Set Session Privilege Level (section 22.18)
 		return nil, ErrRights
-	}
-	// Before the session it asks for the capabilities, in its own words.
-	if silent := plain(err); errors.Is(silent, ErrSilent) && !strings.Contains(err.Error(), "Get Channel Authentication Capabilities") {
+	case errors.Is(said, ErrRefused):
+		return nil, said
+	case errors.Is(said, ErrSilent) && !strings.Contains(err.Error(), "Get Channel Authentication Capabilities"): // which it asks before
 		return nil, errMute
+	case !errors.Is(said, ErrSilent) && strings.Contains(err.Error(), "rakp3 failed"):
+		return nil, fmt.Errorf("%w: %w", errLate, said)
 	}
-	return nil, plain(err)
+	return nil, said
 }
 
 // logout ends a session; its own time, since that of the operation may be over.

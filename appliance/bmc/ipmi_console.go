@@ -35,6 +35,8 @@ func (i *IPMI) Console(ctx context.Context) (io.ReadWriteCloser, error) {
 		err := c.SOLStream(streaming, fromUs, toUs, &client.SOLStreamOptions{PollInterval: solPoll})
 		if err == nil || streaming.Err() != nil {
 			err = io.EOF
+		} else {
+			err = plain(err)
 		}
 		toUs.CloseWithError(err)
 		fromUs.CloseWithError(io.ErrClosedPipe)

@@ -123,6 +123,19 @@ func TestIPMISilentSuite(t *testing.T) {
 	}
 }
 
+// Whichever packet is lost, what is asked is answered: the login has four steps, the last of which cannot be said twice.
+func TestIPMILostPackets(t *testing.T) {
+	s := startSim(t, "")
+	for n := range int32(14) {
+		var seen atomic.Int32
+		port := relayUDP(t, s.port, func(question bool, _ []byte) bool { return question == (n%2 == 0) && seen.Add(1) == n/2+1 })
+		c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12"), suite: suites[1]}
+		if state, err := c.Power(t.Context()); err != nil || state != Off {
+			t.Errorf("number %d lost, of questions: %t: %s, %v", n/2+1, n%2 == 0, state, err)
+		}
+	}
+}
+
 // One that opens no session at all says so, in bounded time; it is as silent as one that is not there.
 func TestIPMIMute(t *testing.T) {
 	s := startSim(t, "")

@@ -157,7 +157,7 @@ func (p *pdu) Cycle(ctx context.Context) error {
 		return err
 	}
 	if unseen := settle(ctx, Off, settling, p.State); unseen != nil {
-		return errors.Join(err, fmt.Errorf("the outlet's cycle: %w", unseen))
+		return and(err, fmt.Errorf("the outlet's cycle: %w", unseen))
 	}
 	// A unit's off time is set on it, at most some minutes; it is not waited for longer than this.
 	if settle(ctx, On, time.Minute, p.State) == nil {
@@ -169,8 +169,8 @@ func (p *pdu) Cycle(ctx context.Context) error {
 // read reads the state in the unit's dialect, and finds out which that is.
 func (p *pdu) read(g *gosnmp.GoSNMP) (State, error) {
 	asked := p.dialects
-	if p.spoken != nil {
-		asked = []dialect{*p.spoken}
+	if p.spoken != nil { // the others after it: a unit may be replaced by a newer one
+		asked = append([]dialect{*p.spoken}, asked...)
 	}
 	for _, d := range asked {
 		object := p.oid(d.status)

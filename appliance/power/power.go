@@ -8,6 +8,7 @@
 package power
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -190,6 +191,14 @@ func restore(ctx context.Context, on func(context.Context) error) error {
 	return nil
 }
 
+// and is errors.Join in one line, as errors are shown.
+func and(err, another error) error {
+	if err == nil || another == nil {
+		return cmp.Or(err, another)
+	}
+	return fmt.Errorf("%w; %w", err, another)
+}
+
 // resting is how long power stays off in a cycle: capacitors shall be empty, and a
 // server's firmware shall see that it was gone.
 const resting = 5 * time.Second
@@ -214,7 +223,7 @@ func offAndOn(ctx context.Context, s Switch, taking func(), rest time.Duration) 
 	}
 	_ = pause(ctx, rest) // too short a rest is better than none
 	if err := restore(ctx, s.On); err != nil {
-		return errors.Join(failed, err)
+		return and(failed, err)
 	}
 	return failed
 }
