@@ -404,6 +404,26 @@ func emptyTicket(t testing.TB) []byte {
 	return text
 }
 
+// A KDC that names no salt means the usual one: the realm, and the user (RFC 4120 §4).
+func TestKerberosUsualSalt(t *testing.T) {
+	t.Parallel()
+	k, err := newKerberos("rescue@EXAMPLE.ORG", "Geheim77", "localhost", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	derive := func(salt string) string {
+		hints := types.PADataSequence{{PADataType: 19, PADataValue: marshalled(t, types.ETypeInfo2{{EType: etypeID.AES256_CTS_HMAC_SHA1_96, Salt: salt}})}}
+		key, err := k.derive(hints)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(key.KeyValue)
+	}
+	if usual := derive(""); usual != derive("EXAMPLE.ORGrescue") || usual == derive("EXAMPLE.ORGother") {
+		t.Errorf("the key %x is of another salt", usual)
+	}
+}
+
 // What a KDC's reply says must be what was asked for, also where it is sealed with the right key: it may be
 // another's, or an old one.
 func TestKerberosOtherTicket(t *testing.T) {
