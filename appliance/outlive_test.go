@@ -59,6 +59,7 @@ type mortal struct {
 	// fate is asked of each request of the controller's that changes something: what of the daemon's life and
 	// of the request becomes. nil: both go on.
 	fate func(what string) fate
+	keep bool // the controller keeps for good what it is told for once
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -116,9 +117,9 @@ mac = ["52:54:00:12:34:56"]
 }
 
 // newRedfish is a daemon whose machine is on, behind a Redfish service that allows some resets.
-func newRedfish(t *testing.T, allowed ...string) *mortal {
+func newRedfish(t *testing.T, kind string, allowed ...string) *mortal {
 	t.Helper()
-	service, err := bmctest.New("xcc")
+	service, err := bmctest.New(kind)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +138,11 @@ func newRedfish(t *testing.T, allowed ...string) *mortal {
 // between stands between the daemon and its machine's controller.
 func (m *mortal) between(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
-	r.Body = io.NopCloser(bytes.NewReader(body))
+	sent := body
+	if m.keep {
+		sent = bytes.Replace(body, []byte(`"Once"`), []byte(`"Continuous"`), 1)
+	}
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(sent)), int64(len(sent))
 	does := lives
 	if m.fate != nil && r.Method != http.MethodGet {
 		does = m.fate(r.Method + " " + string(body))
@@ -300,7 +305,7 @@ func TestPressOutlivesTheDaemon(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			m := newRedfish(t, c.allowed...)
+			m := newRedfish(t, "xcc", c.allowed...)
 			m.fate = once(c.words, c.dies)
 			m.start()
 			o := m.order(c.order)
@@ -337,7 +342,7 @@ func TestPowerOutlivesTheDaemon(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := newRedfish(t, "ForceOff", "On")
+			m := newRedfish(t, "xcc", "ForceOff", "On")
 			m.fate = once("ForceOff", diesAfter)
 			m.start()
 			begin(m)
@@ -368,7 +373,7 @@ func TestStopWaitsForPower(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer systemd.Close()
-			m := newRedfish(t, "ForceOff", "On")
+			m := newRedfish(t, "xcc", "ForceOff", "On")
 			m.fate = once("ForceOff", stopsAfter)
 			slow := time.Time{} // such a server says for some seconds that it is on
 			m.service.View = func(path string, r map[string]any) {
@@ -395,6 +400,88 @@ func TestStopWaitsForPower(t *testing.T) {
 			if said := heardBy(t, systemd); !strings.Contains(said, "EXTEND_TIMEOUT_USEC=") || !strings.Contains(said, "stops when srv01 has its power back") {
 				t.Errorf("systemd hears %q", said)
 			}
+		})
+	}
+}
+
+// A machine behind a program of the site's has its power back as well: after the daemon's death, and when it is told to
+// stop; and the program itself is not stopped halfway.
+func TestSwitchOutlivesTheDaemon(t *testing.T) {
+	t.Parallel()
+	begin := map[string]func(m *mortal){
+		"by hand":  func(m *mortal) { m.api.SwitchPower(m.t.Context(), "srv01", api.PowerAction{Action: "cycle"}) },
+		"an order": func(m *mortal) { m.order(api.NewOrder{}) },
+	}
+	for _, c := range []struct{ how, signal, log string }{
+		{"by hand", "KILL", "off on"},
+		{"by hand", "TERM", "off on"},
+		{"an order", "KILL", "off on"},
+		{"an order", "TERM", "off on"},
+	} {
+		t.Run(c.how+" "+c.signal, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			program := filepath.Join(dir, "outlet")
+			script := "#!/bin/sh\ncd " + dir + "\ncase $1 in status) cat power; exit ;; esac\necho $1 >>log; echo $1 >power\n" +
+				"if [ $1 = off ] && [ -e signal ]; then s=$(cat signal); rm signal; kill -$s $PPID; fi\n"
+			for name, text := range map[string]string{"outlet": script, "power": "on\n", "signal": c.signal} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m := newMortal(t, fmt.Sprintf("[machine.power]\nkind = \"command\"\non = [%q, \"on\"]\noff = [%q, \"off\"]\nstatus = [%q, \"status\"]", program, program, program))
+			m.start()
+			begin[c.how](m)
+			if err := m.dead(); c.signal == "TERM" && err != nil {
+				t.Errorf("the daemon ended with %v: %s", err, m.said.String())
+			}
+			read := func(name string) string {
+				b, _ := os.ReadFile(filepath.Join(dir, name))
+				return strings.Join(strings.Fields(string(b)), " ")
+			}
+			if c.signal == "KILL" {
+				if read("power") != "off" {
+					t.Fatalf("power is %s, before anything is shown", read("power"))
+				}
+				m.start()
+				m.until("the machine is on", func() bool { return read("power") == "on" })
+			}
+			if read("power") != "on" || read("log") != c.log {
+				t.Errorf("power is %s after %s", read("power"), read("log"))
+			}
+		})
+	}
+}
+
+// A controller that keeps for good what it is told for once has it no more after the order, however that ended, also
+// where the daemon died before.
+func TestOrderLeavesNoOverride(t *testing.T) {
+	t.Parallel()
+	for name, dies := range map[string]bool{"in good order": false, "the daemon dies": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newRedfish(t, "supermicro", "PowerCycle", "On")
+			m.keep = true
+			override := func() string {
+				now, _ := m.service.Resource(m.service.System())["Boot"].(map[string]any)
+				return fmt.Sprint(now["BootSourceOverrideEnabled"], " ", now["BootSourceOverrideTarget"])
+			}
+			m.start()
+			o := m.order(api.NewOrder{})
+			m.boots()
+			m.tells(o, "power is cycled")
+			if override() != "Continuous Pxe" {
+				t.Fatalf("the override is %s, before anything is shown", override())
+			}
+			if dies {
+				m.kill()
+				m.start()
+			}
+			if _, err := m.api.Cancel(t.Context(), "srv01"); err != nil {
+				t.Fatal(err)
+			}
+			m.until("the override is gone", func() bool { return strings.HasPrefix(override(), "Disabled") || strings.HasSuffix(override(), "None") })
+			m.tells(o, "was still set in its BMC and is taken back")
 		})
 	}
 }

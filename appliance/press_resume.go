@@ -46,6 +46,8 @@ func (p *presser) sent(ctx context.Context, o *boot.Order, c button, events <-ch
 			return true, heard
 		}
 		p.tell(*o, "power is off, and was not given back")
+	default:
+		p.tell(*o, "its power was not touched yet")
 	}
 	o.Press.Tries--
 	return false, false

@@ -54,7 +54,13 @@ func (c *command) to(ctx context.Context, name string, argv []string, want State
 	return settle(ctx, want, settling, c.State)
 }
 
+// Cycle has what is off already switched on, where there are programs that can say and do so.
 func (c *command) Cycle(ctx context.Context) error {
+	if c.status != nil && c.on != nil {
+		if s, err := c.State(ctx); err == nil && s == Off {
+			return c.On(ctx)
+		}
+	}
 	if c.cycle == nil && c.on != nil && c.off != nil {
 		return offAndOn(ctx, c, c.taking, resting)
 	}
