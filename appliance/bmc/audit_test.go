@@ -337,12 +337,16 @@ func TestAuditTLS(t *testing.T) {
 	}
 	issued := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: strangers.PrivateKey}
 	secure := func(c net.Conn) { tls.Server(c, &tls.Config{Certificates: []tls.Certificate{issued}}).Handshake() }
+	old := func(c net.Conn) {
+		tls.Server(c, &tls.Config{Certificates: []tls.Certificate{issued}, MinVersion: tls.VersionTLS10}).Handshake()
+	}
 	for name, c := range map[string]struct {
 		serve  func(net.Conn)
 		level  Level
 		says   string
 		usable bool
 	}{
+		"old, too":      {old, Bad, "it still takes TLS 1.0 or 1.1", true},
 		"of a stranger": {secure, Note, "for whom nobody vouches", true},
 		"speaks HTTP":   {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") }, Bad, "no TLS 1.0 or later", false},
 		"hangs up":      {func(net.Conn) {}, Note, "answers no TLS", false},

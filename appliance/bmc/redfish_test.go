@@ -231,4 +231,49 @@ func TestRedfishSystems(t *testing.T) {
 	}
 }
 
+// A controller's own ETag, not that of the packed form; and a collection has an end.
+func TestTags(t *testing.T) {
+	own := resource{ETag: `W/"7"`}
+	for header, want := range map[string]string{"": `W/"7"`, `"5"`: `"5"`, `"5-gzip"`: `"5"`, `W/"5-gzip"`: `W/"5"`} {
+		if got := own.tag(header); got != want {
+			t.Errorf("%s: %s, want %s", header, got, want)
+		}
+	}
+	service, c := startKind(t, "ilo")
+	service.Change("/redfish/v1/Systems", func(r map[string]any) {
+		for range 5000 {
+			r["Members"] = append(r["Members"].([]any), map[string]any{"@odata.id": "/redfish/v1/Systems/none"})
+		}
+	})
+	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("a system among thousands that are not there: %v", err)
+	}
+	if n := len(service.Requests()); n > maxMembers+20 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// A system that has another name since its firmware was updated is found again.
+func TestRenamed(t *testing.T) {
+	service, c := startKind(t, "ilo")
+	if _, err := c.Power(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	system := service.Resource("/redfish/v1/Systems/1")
+	system["@odata.id"], system["PowerState"] = "/redfish/v1/Systems/Self", "On"
+	service.Add("/redfish/v1/Systems/Self", system)
+	service.Change("/redfish/v1/Systems", func(r map[string]any) {
+		r["Members"] = []any{map[string]any{"@odata.id": "/redfish/v1/Systems/Self"}}
+	})
+	service.Hook = func(w http.ResponseWriter, r bmctest.Request) bool {
+		if r.Path == "/redfish/v1/Systems/1" {
+			bmctest.Refuse(w, http.StatusNotFound, "Base.1.4.ResourceMissing", "no such system")
+		}
+		return r.Path == "/redfish/v1/Systems/1"
+	}
+	if state, err := c.Power(t.Context()); err != nil || state != On {
+		t.Errorf("%s, %v", state, err)
+	}
+}
+
 func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -3,7 +3,9 @@ package bmc
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -136,8 +138,9 @@ func (s *session) system(ctx context.Context) (*systemView, error) {
 		return sys, nil
 	}
 	sys, err := s.readSystem(ctx, s.path)
-	if refusedBy(err) {
+	if no := (*denial)(nil); errors.As(err, &no) && no.status == http.StatusNotFound {
 		s.path = "" // a firmware's update may give it another name
+		return s.system(ctx)
 	}
 	return sys, err
 }
