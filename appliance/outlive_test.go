@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -56,6 +57,7 @@ type mortal struct {
 	api  *api.Client
 
 	service *bmctest.Redfish // nil: the machine has another one
+	system  string           // its path
 	// fate is asked of each request of the controller's that changes something: what of the daemon's life and
 	// of the request becomes. nil: both go on.
 	fate func(what string) fate
@@ -64,7 +66,25 @@ type mortal struct {
 	mu     sync.Mutex
 	cmd    *exec.Cmd
 	exited chan error
-	said   bytes.Buffer
+	said   said
+}
+
+// said is what a process prints.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *said) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 // fate is what becomes of a daemon that asks for something.
@@ -131,7 +151,7 @@ func newRedfish(t *testing.T, kind string, allowed ...string) *mortal {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.between(w, r) }))
 	t.Cleanup(server.Close)
 	m = newMortal(t, fmt.Sprintf("firmware = \"uefi\"\n[machine.bmc]\nurl = \"redfish://%s\"\nuser = \"rescue\"\npassword_file = \"SECRET\"", server.Listener.Addr()))
-	m.service = service
+	m.service, m.system = service, service.System()
 	return m
 }
 
@@ -157,18 +177,19 @@ func (m *mortal) between(w http.ResponseWriter, r *http.Request) {
 		m.kill()
 	case stopsAfter:
 		m.service.ServeHTTP(w, r)
+		m.mu.Lock()
 		m.cmd.Process.Signal(syscall.SIGTERM)
+		m.mu.Unlock()
 	}
 }
 
 // once has a fate befall the first request with some words in it.
 func once(words string, befalls fate) func(string) fate {
-	met := false
+	var met atomic.Bool
 	return func(what string) fate {
-		if met || !strings.Contains(what, words) {
+		if !strings.Contains(what, words) || met.Swap(true) {
 			return lives
 		}
-		met = true
 		return befalls
 	}
 }
@@ -203,11 +224,18 @@ func (m *mortal) kill() {
 	}
 }
 
+// end is closed when the daemon has ended.
+func (m *mortal) end() <-chan error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.exited
+}
+
 // dead waits for the daemon's end.
 func (m *mortal) dead() error {
 	m.t.Helper()
 	select {
-	case err := <-m.exited:
+	case err := <-m.end():
 		return err
 	case <-time.After(3 * time.Minute):
 		m.t.Fatalf("the daemon lives on: %s", m.said.String())
@@ -222,7 +250,7 @@ func (m *mortal) until(what string, ok func() bool) {
 			return
 		}
 		select {
-		case err := <-m.exited:
+		case err := <-m.end():
 			m.t.Fatalf("%s: the daemon has ended: %v: %s", what, err, m.said.String())
 		default:
 		}
@@ -240,6 +268,9 @@ func (m *mortal) resets() (list []string) {
 	}
 	return list
 }
+
+// power is what the controller has of it.
+func (m *mortal) power() any { return m.service.Resource(m.system)["PowerState"] }
 
 func (m *mortal) order(o api.NewOrder) api.Order {
 	m.t.Helper()
@@ -322,7 +353,7 @@ func TestPressOutlivesTheDaemon(t *testing.T) {
 			if got := m.resets(); !slices.Equal(got, c.resets) {
 				t.Errorf("the controller was asked for %q, want %q", got, c.resets)
 			}
-			if state := m.service.Resource(m.service.System())["PowerState"]; state != "On" {
+			if state := m.power(); state != "On" {
 				t.Errorf("power is %s", state)
 			}
 		})
@@ -347,11 +378,11 @@ func TestPowerOutlivesTheDaemon(t *testing.T) {
 			m.start()
 			begin(m)
 			m.dead()
-			if state := m.service.Resource(m.service.System())["PowerState"]; state != "Off" {
+			if state := m.power(); state != "Off" {
 				t.Fatalf("power is %s, before anything is shown", state)
 			}
 			m.start()
-			m.until("the machine is on", func() bool { return m.service.Resource(m.service.System())["PowerState"] == "On" })
+			m.until("the machine is on", func() bool { return m.power() == "On" })
 			if got := m.resets(); !slices.Equal(got, []string{"ForceOff", "On"}) {
 				t.Errorf("the controller was asked for %q", got)
 			}
@@ -394,7 +425,7 @@ func TestStopWaitsForPower(t *testing.T) {
 			if got := m.resets(); !slices.Equal(got, []string{"ForceOff", "On"}) {
 				t.Errorf("the controller was asked for %q", got)
 			}
-			if state := m.service.Resource(m.service.System())["PowerState"]; state != "On" {
+			if state := m.power(); state != "On" {
 				t.Errorf("power is %s", state)
 			}
 			if said := heardBy(t, systemd); !strings.Contains(said, "EXTEND_TIMEOUT_USEC=") || !strings.Contains(said, "stops when srv01 has its power back") {
@@ -462,9 +493,13 @@ func TestOrderLeavesNoOverride(t *testing.T) {
 			t.Parallel()
 			m := newRedfish(t, "supermicro", "PowerCycle", "On")
 			m.keep = true
-			override := func() string {
-				now, _ := m.service.Resource(m.service.System())["Boot"].(map[string]any)
-				return fmt.Sprint(now["BootSourceOverrideEnabled"], " ", now["BootSourceOverrideTarget"])
+			override := func() (last string) { // what the controller was told last
+				for _, r := range m.service.Requests() {
+					if b, ok := r.Body["Boot"].(map[string]any); ok {
+						last = fmt.Sprint(b["BootSourceOverrideEnabled"], " ", b["BootSourceOverrideTarget"])
+					}
+				}
+				return last
 			}
 			m.start()
 			o := m.order(api.NewOrder{})
@@ -480,7 +515,7 @@ func TestOrderLeavesNoOverride(t *testing.T) {
 			if _, err := m.api.Cancel(t.Context(), "srv01"); err != nil {
 				t.Fatal(err)
 			}
-			m.until("the override is gone", func() bool { return strings.HasPrefix(override(), "Disabled") || strings.HasSuffix(override(), "None") })
+			m.until("the override is gone", func() bool { return override() == "Disabled None" })
 			m.tells(o, "was still set in its BMC and is taken back")
 		})
 	}

@@ -80,7 +80,7 @@ func TestPressResumed(t *testing.T) {
 				b := c.controller
 				b.started = func(int) { time.AfterFunc(discoverAfter, func() { f.events <- discover }) }
 				for after, do := range c.later {
-					time.AfterFunc(after, func() { do(&b) })
+					b.changes = append(b.changes, change[*fakeController]{now.Add(after), do})
 				}
 				if c.heardAfter > 0 {
 					time.AfterFunc(c.heardAfter, func() { f.events <- discover })
@@ -167,12 +167,16 @@ func TestTidy(t *testing.T) {
 // outletSwitch is an outlet with a state.
 type outletSwitch struct {
 	fakeSwitch
-	state power.State
-	err   error
-	onErr error
+	changes []change[*outletSwitch]
+	state   power.State
+	err     error
+	onErr   error
 }
 
-func (o *outletSwitch) State(context.Context) (power.State, error) { return o.state, o.err }
+func (o *outletSwitch) State(context.Context) (power.State, error) {
+	o.changes = due(o.changes, o)
+	return o.state, o.err
+}
 func (o *outletSwitch) On(context.Context) error {
 	o.log = append(o.log, "on")
 	if o.onErr == nil {
@@ -219,7 +223,7 @@ func TestGiveBack(t *testing.T) {
 				p.taken = newTaken(store, nil)
 				m := &machinePower{name: "srv01", outlet: &c.outlet, taken: p.taken}
 				for after, do := range c.later {
-					time.AfterFunc(after, func() { do(m, &c.outlet) })
+					c.outlet.changes = append(c.outlet.changes, change[*outletSwitch]{time.Now().Add(after), func(o *outletSwitch) { do(m, o) }})
 				}
 				begun := time.Now()
 				p.giveBack(t.Context(), "srv01", m)

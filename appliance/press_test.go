@@ -24,6 +24,7 @@ type fakeOrders struct {
 	events chan boot.Event
 	failed string
 
+	closes   time.Time
 	steps    []string // that were stored
 	timeline []boot.Event
 }
@@ -33,7 +34,9 @@ func (f *fakeOrders) Pressed(_ string, p boot.Press) {
 	f.steps = append(f.steps, fmt.Sprintf("%s %d", p.Step, p.Tries))
 }
 func (f *fakeOrders) Timeline(string) ([]boot.Event, error) { return f.timeline, nil }
-func (f *fakeOrders) OpenOrder(string) (boot.Order, bool)   { return f.order, f.open }
+func (f *fakeOrders) OpenOrder(string) (boot.Order, bool) {
+	return f.order, f.open && (f.closes.IsZero() || time.Now().Before(f.closes))
+}
 func (f *fakeOrders) Record(e boot.Event) {
 	text := e.Text
 	if len(e.Lines) > 0 {
@@ -60,13 +63,34 @@ type fakeController struct {
 	started          func(n int)
 	log              []string
 	starts           int
+	changes          []change[*fakeController]
 }
 
-func (f *fakeController) Power(context.Context) (bmc.State, error) { return f.state, f.powerErr }
+// change is what becomes of a fake at a time, as whoever looks next sees it.
+type change[T any] struct {
+	at time.Time
+	do func(T)
+}
+
+// due makes the changes whose time has come, and returns the others.
+func due[T any](list []change[T], of T) []change[T] {
+	return slices.DeleteFunc(list, func(c change[T]) bool {
+		if time.Now().Before(c.at) {
+			return false
+		}
+		c.do(of)
+		return true
+	})
+}
+
+func (f *fakeController) Power(context.Context) (bmc.State, error) {
+	f.changes = due(f.changes, f)
+	return f.state, f.powerErr
+}
 func (f *fakeController) ShutDown(context.Context) error {
 	f.log = append(f.log, "soft")
 	if f.softErr == nil && f.softTime > 0 {
-		time.AfterFunc(f.softTime, func() { f.state = bmc.Off })
+		f.changes = append(f.changes, change[*fakeController]{time.Now().Add(f.softTime), func(f *fakeController) { f.state = bmc.Off }})
 	}
 	return f.softErr
 }
@@ -193,7 +217,7 @@ func TestPressCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed}, open: true, events: make(chan boot.Event, 10)}
 		c := &fakeController{}
-		time.AfterFunc(time.Minute, func() { f.open = false })
+		f.closes = time.Now().Add(time.Minute)
 		fakePresser(f).press(t.Context(), f.order, c, "")
 		if len(c.log) != 1 || f.failed != "" {
 			t.Errorf("%q, failed %q", c.log, f.failed)
