@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,6 +43,9 @@ const (
 	keptAudit   = 20000
 	bootSet     = "ipxe"
 	stopTimeout = 1500 * time.Millisecond // for all parts to end; the state is closed after that
+	// cyclePatience is how long a power cycle is waited for when the box stops: off and on take some
+	// controllers a minute each.
+	cyclePatience = 150 * time.Second
 	// heapGrowth is in percent of the live heap, less than half of Go's default: it is a
 	// few MB, and a small box has other things to do with its memory.
 	heapGrowth = 40
@@ -59,6 +63,7 @@ type box struct {
 	outbox  *notify.Outbox
 	dhcp    *dhcp.Server
 	powers  map[string]*machinePower // what switches the machines, by their names
+	taken   *taken                   // whose power was taken by it
 	press   *powering
 	serial  consoles
 	in      *wayIn
@@ -112,7 +117,8 @@ func assemble(o Options) (*box, error) {
 	b.tickets = &ticket.Desk{LAN: o.Config.LAN.Address, Store: state.NewTable[ticket.Ticket](db, "tickets", state.Durable),
 		Reachable: ticket.Routed, Log: b.logOf("ticket"), Metrics: replacing{b.metrics}, Announce: b.announce}
 	b.dhcp = b.dhcpServer()
-	if b.powers, err = powersOf(o.Config, b.bmcMemory()); err != nil {
+	b.taken = newTaken(state.NewTable[takenPower](db, "powers", state.Durable), b.logOf("power"))
+	if b.powers, err = powersOf(o.Config, b.bmcMemory(), b.taken, b.askByText); err != nil {
 		return nil, err
 	}
 	b.press = newPowering(b)
@@ -134,14 +140,38 @@ func (b *box) run(ctx context.Context) error {
 	}
 	b.watchdog(ctx)
 	b.Notify("STOPPING=1")
+	return b.stop()
+}
+
+// stop waits for all parts to end. That takes no time, but where a machine's power is taken at the moment:
+// a box that stopped there would leave it off. What even then is not done is done at the next start.
+func (b *box) stop() error {
 	ended := make(chan struct{})
 	go func() { b.sup.wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-time.After(stopTimeout):
-		return fmt.Errorf("parts did not end within %s: %s", stopTimeout, b.summary())
+	told, quiet := time.Time{}, true
+	for begun := time.Now(); time.Since(begun) < cyclePatience; {
+		over := false
+		select {
+		case <-ended:
+			over = true
+		case <-time.After(stopTimeout):
+		}
+		busy := b.taken.underWay()
+		switch {
+		case len(busy) == 0 && over:
+			return nil
+		case len(busy) == 0 && quiet:
+			return fmt.Errorf("parts did not end within %s: %s", time.Since(begun).Round(time.Second/10), b.summary())
+		case time.Since(told) >= stopTimeout:
+			told = time.Now()
+			b.Notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d\nSTATUS=stops when %s has its power back", (4 * stopTimeout).Microseconds(), strings.Join(busy, ", ")))
+		}
+		quiet = len(busy) == 0 // after a cycle the parts have their time once more
+		if over {
+			time.Sleep(stopTimeout / 10)
+		}
 	}
-	return nil
+	return fmt.Errorf("power was not back within %s: the next start looks after %s", cyclePatience, strings.Join(b.taken.underWay(), ", "))
 }
 
 // parts are in the order in which a boot meets them.

@@ -20,7 +20,10 @@ import (
 const failedLines = 200
 
 // consoles lets the API at the machines' serial consoles; it is admin's Consoles.
-type consoles struct{ *console.Keeper }
+type consoles struct {
+	*console.Keeper
+	powers map[string]*machinePower
+}
 
 // newConsoles keeps the console of every machine that has a serial port of the box or a BMC.
 func newConsoles(b *box) consoles {
@@ -30,7 +33,7 @@ func newConsoles(b *box) consoles {
 			k.Machines = append(k.Machines, to)
 		}
 	}
-	return consoles{k}
+	return consoles{k, b.powers}
 }
 
 func consoleOf(m config.Machine, p *machinePower) (console.Machine, bool) {
@@ -43,18 +46,17 @@ func consoleOf(m config.Machine, p *machinePower) (console.Machine, bool) {
 	return console.Machine{}, false
 }
 
-// consoleWait leaves a controller alone that refuses the password, or that has no console.
+// consoleWait leaves a controller alone that has no console, or none for this user. One that refuses
+// the password is not even asked before it is time: its account is shared with power and audit.
 func consoleWait(err error) time.Duration {
-	switch {
-	case errors.Is(err, bmc.ErrRefused):
-		return 10 * time.Minute
-	case errors.Is(err, bmc.ErrUnsupported):
+	if errors.Is(err, bmc.ErrUnsupported) || errors.Is(err, bmc.ErrRights) {
 		return time.Hour
 	}
 	return 0
 }
 
 func (c consoles) Attach(ctx context.Context, machine string, a admin.ConsoleAttach) (admin.ConsoleSession, error) {
+	c.powers[machine].ask()
 	s, err := c.Keeper.Attach(ctx, machine, console.Attach(a))
 	if err != nil {
 		return nil, consoleRefusal(err)

@@ -15,7 +15,7 @@ import (
 )
 
 // shownElsewhere are the tests with real faults that are not in a clinic.
-var shownElsewhere = []string{"admin.TestChains", "admin.TestChainSignersDiffer"}
+var shownElsewhere = []string{"admin.TestChains", "admin.TestChainSignersDiffer", "TestAskedAtOnce"}
 
 // notShown are the keys without a real fault, and why.
 var notShown = map[string]string{

@@ -34,6 +34,7 @@ const smallestMTU = 1500
 //	clock        clock-behind, clock-unsynced
 //	boot set     bootset-missing, bootset-damaged
 //	ssh keys     no-ssh-key
+//	bmc          bmc-refused
 //
 // and of the API's own: part-failed, disk-full, disk-low, disk-read-only, state-unreadable, no-machine,
 // no-image, library-damaged, chain-broken, chain-file-missing, chain-file-changed,
@@ -54,6 +55,7 @@ func (b *box) checks() []admin.Check {
 		{Name: "clock", Run: b.checkClock},
 		{Name: "boot set", Run: b.checkBootSet},
 		{Name: "ssh keys", Run: b.checkKeys},
+		{Name: "bmc", Run: b.checkBMCs},
 	}
 }
 

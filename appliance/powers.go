@@ -7,11 +7,14 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
+	"rescuebox/appliance/admin/api"
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/config"
@@ -45,26 +48,34 @@ func secret(path string) func() (string, error) {
 
 // machinePower is all that switches one machine.
 type machinePower struct {
+	name     string
 	bmc      *bmc.Client     // nil: none
 	config   bmc.Config      // of it
 	outlet   power.Switch    // nil: none
 	shutdown *power.Shutdown // nil: the BMC asks the system (ACPI)
+	taken    *taken
 
-	pressing sync.Mutex // held while its button is pressed for an order
+	pressing  sync.Mutex // held while its button is pressed for an order
+	switching sync.Mutex // held while it is switched off by hand, or on again after a cycle
 }
 
+// ask sends a text message to a switch, and gives what it answers until ctx is done.
+type ask func(ctx context.Context, number, text string) (<-chan string, error)
+
 // powersOf makes what switches the machines of the file, by their names.
-func powersOf(c *config.Config, memory *remembered) (map[string]*machinePower, error) {
+func powersOf(c *config.Config, memory *remembered, taken *taken, ask ask) (map[string]*machinePower, error) {
 	all := map[string]*machinePower{}
 	for _, m := range c.Machines {
-		p := &machinePower{}
+		p := &machinePower{name: m.Name, taken: taken}
 		if m.BMC != nil {
 			p.config = bmc.Config{Protocol: m.BMC.Protocol, Host: m.BMC.Host, Port: m.BMC.Port, User: m.BMC.User,
-				Password: secret(m.BMC.PasswordFile), MACs: m.MACs, Memory: memory}
+				Password: secret(m.BMC.PasswordFile), MACs: m.MACs, Memory: memory, Taking: func() { taken.take(m.Name, api.ByBMC) }}
 			p.bmc = bmc.New(p.config)
 		}
 		if m.Power != nil {
-			outlet, err := power.New(switchOf(m, c.LAN.Interface, memory))
+			to := switchOf(m, c.LAN.Interface, memory)
+			to.Taking, to.Ask = func() { taken.take(m.Name, api.BySwitch) }, ask
+			outlet, err := power.New(to)
 			if err != nil {
 				return nil, fmt.Errorf("power of %s: %w", m.Name, err)
 			}
@@ -85,7 +96,11 @@ func switchOf(m config.Machine, lan string, memory *remembered) power.Config {
 	c := m.Power
 	to := power.Config{Kind: c.Kind, URL: c.URL, Pins: pins{memory}, User: c.User, Password: secret(c.PasswordFile),
 		Host: c.Host, Model: c.Model, Outlet: c.Outlet, Community: secret(c.CommunityFile), Interface: lan,
-		On: c.On, Off: c.Off, Cycle: c.Cycle, Status: c.Status}
+		On: c.On, Off: c.Off, Cycle: c.Cycle, Status: c.Status, Number: c.Number,
+		GSM: power.GSM{On: c.OnText, Off: c.OffText, Cycle: c.CycleText, Status: c.StatusText, SaysOn: c.OnReply, SaysOff: c.OffReply}}
+	if c.Kind == "gsm-socket" && c.PasswordFile == "" {
+		to.Password = nil
+	}
 	for _, mac := range m.MACs {
 		if hw, err := net.ParseMAC(mac); err == nil { // checked by config
 			to.MACs = append(to.MACs, hw)
@@ -132,7 +147,15 @@ const ownOrder bmc.Device = "its own boot order"
 
 // Start is that of button. A switch cannot say what is booted: the machine's own
 // boot order must have the network first.
-func (p *machinePower) Start(ctx context.Context, b bmc.Boot) (bmc.Next, error) {
+func (p *machinePower) Start(ctx context.Context, b bmc.Boot) (next bmc.Next, err error) {
+	err = p.taken.cycle(p.name, func() error {
+		next, err = p.start(ctx, b)
+		return err
+	})
+	return next, err
+}
+
+func (p *machinePower) start(ctx context.Context, b bmc.Boot) (bmc.Next, error) {
 	if p.bmc != nil {
 		return p.bmc.Start(ctx, b)
 	}
@@ -145,6 +168,14 @@ func (p *machinePower) Start(ctx context.Context, b bmc.Boot) (bmc.Next, error) 
 		err = p.outlet.On(ctx)
 	}
 	return next, bySwitch(err)
+}
+
+// Set takes back what a controller was told; a switch was told nothing.
+func (p *machinePower) Set(ctx context.Context, b bmc.Boot) (bmc.Next, error) {
+	if p.bmc != nil {
+		return p.bmc.Set(ctx, b)
+	}
+	return bmc.Next{}, bmc.ErrUnsupported
 }
 
 // Next is that of button.
@@ -249,91 +280,167 @@ func (p pins) Put(host, sha256 string) error {
 	return p.remembered.Put("switch "+host, bmc.Known{CertSHA256: sha256})
 }
 
-// uefi is by which kind of firmware a machine boots: what the file of the site says,
-// else as its network card asked, else UEFI.
-func (b *box) uefi(machine string) bool {
+// firmwareOf is by which kind of firmware a machine boots: what the file of the site says,
+// else as its network card asked.
+func (b *box) firmwareOf(machine string) (uefi, known bool) {
 	for _, m := range b.Config.Machines {
 		if m.Name == machine && m.Firmware != "" {
-			return m.Firmware == "uefi"
+			return m.Firmware == "uefi", true
 		}
 	}
-	uefi, known := b.table.BootsUEFI(machine)
-	return uefi || !known
+	return b.table.BootsUEFI(machine)
 }
 
 // powering is the part that presses buttons: an order's machine is powered on when the
-// order is made. It goes on after the request that made the order is over.
+// order is made. It goes on after the request that made the order is over, and after a restart of the box.
 type powering struct {
 	presser
 	powers  map[string]*machinePower
-	waiting chan pressed
-}
-
-type pressed struct {
-	order boot.Order
-	way   way
+	waiting chan boot.Order
+	began   time.Time
+	all     func() []boot.Order
+	disk    func(o boot.Order) (url string, err error) // for the controller's virtual drive
 }
 
 // maxWaiting is more orders than a site's machines; who orders more is told so.
 const maxWaiting = 256
 
 func newPowering(b *box) *powering {
-	return &powering{presser: presser{orders: b.table, uefi: b.uefi, lastLine: func(machine string) string { return b.serial.lastLine(machine) }}, powers: b.powers, waiting: make(chan pressed, maxWaiting)}
+	return &powering{presser: presser{orders: b.table, progress: b.table, taken: b.taken, firmware: b.firmwareOf,
+		lastLine: func(machine string) string { return b.serial.lastLine(machine) }}, powers: b.powers,
+		waiting: make(chan boot.Order, maxWaiting), began: b.started, all: func() []boot.Order { return b.table.AllOrders(maxOrders) }, disk: b.diskFor}
 }
+
+// maxOrders is more than the table keeps.
+const maxOrders = 1000
 
 // errBusy is for an order that nobody will press.
 var errBusy = errors.New("too many machines are being powered on at once: order again in some minutes")
 
 // Press has the machine of an order powered on, and returns at once.
-func (p *powering) Press(o boot.Order, w way) error {
+func (p *powering) Press(o boot.Order) error {
 	select {
-	case p.waiting <- pressed{o, w}:
+	case p.waiting <- o:
 		return nil
 	default:
 		return errBusy
 	}
 }
 
-// Run presses for one order each, side by side, until ctx is done.
+// Run presses for one order each, side by side, until ctx is done. First it goes on with what
+// an earlier run has left.
 func (p *powering) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	for name, left := range p.left() {
+		wg.Go(func() { p.resume(ctx, name, left) })
+	}
 	ready()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case next := <-p.waiting:
-			if c, ok := p.powers[next.order.Machine]; ok {
-				wg.Go(func() { p.inTurn(ctx, &c.pressing, c, next) })
+		case o := <-p.waiting:
+			if c, ok := p.powers[o.Machine]; ok {
+				wg.Go(func() { p.inTurn(ctx, &c.pressing, c, o) })
+			}
+		case name := <-p.taken.owing:
+			if c, ok := p.powers[name]; ok {
+				wg.Go(func() { p.giveBack(ctx, name, c) })
 			}
 		}
 	}
 }
 
+// left are the presses that are not finished, by their machines, the oldest order first; and the machines whose power was
+// taken and not given back.
+func (p *powering) left() map[string][]boot.Order {
+	all := map[string][]boot.Order{}
+	for _, name := range p.taken.machines() {
+		all[name] = nil
+	}
+	for _, o := range slices.Backward(p.all()) {
+		if o.Press.Unfinished() {
+			all[o.Machine] = append(all[o.Machine], o)
+		}
+	}
+	return all
+}
+
+// resume goes on with one machine. An order that stands gives its power back as it needs it: before that,
+// nobody else does.
+func (p *powering) resume(ctx context.Context, machine string, left []boot.Order) {
+	c, ok := p.powers[machine]
+	if !ok {
+		for _, o := range left {
+			p.fail(ctx, o, fmt.Sprintf("%s has neither a BMC nor a switch in the file of the site any more", machine))
+		}
+		p.taken.back(machine)
+		return
+	}
+	for _, o := range left {
+		p.inTurn(ctx, &c.pressing, c, o)
+	}
+	p.giveBack(ctx, machine, c)
+}
+
 // inTurn presses a machine's button for one order at a time, as long as the order stands. One
 // that was replaced has its disk ejected late, and that must not be the new order's; one that was
 // cancelled while its BMC was busy must not cut power any more.
-func (p *powering) inTurn(ctx context.Context, turn *sync.Mutex, c button, next pressed) {
+func (p *powering) inTurn(ctx context.Context, turn *sync.Mutex, c button, o boot.Order) {
 	turn.Lock()
 	defer turn.Unlock()
+	eject := true // unless the press does
+	if now, open := p.orders.OpenOrder(o.Machine); open && now.ID == o.ID {
+		eject = now.Press.Past(boot.PressWait)
+		p.whileStands(ctx, now, func(ctx context.Context) { p.pressOnce(ctx, now, c) })
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	p.taken.owe(o.Machine)
+	for _, now := range p.all() {
+		if now.ID == o.ID && now.Press.Unfinished() {
+			p.tidy(ctx, now, c, eject)
+		}
+	}
+}
+
+// pressOnce presses unless that was done before, and waits until the order is over.
+func (p *powering) pressOnce(ctx context.Context, o boot.Order, c button) {
+	if o.Press.Past(boot.PressWait) {
+		return
+	}
+	if o.Press.Since.Before(p.began) {
+		p.resumed(o)
+	}
+	disk := ""
+	if o.Press.Media {
+		var err error
+		if disk, err = p.disk(o); err != nil {
+			p.fail(ctx, o, err.Error())
+			return
+		}
+	}
+	p.press(ctx, o, c, disk)
+}
+
+// whileStands does something, and waits until the order is over; ctx ends when it is.
+func (p *powering) whileStands(ctx context.Context, o boot.Order, do func(context.Context)) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
 	events, stop := p.orders.Watch()
 	defer stop()
-	if !p.stands(next.order) {
-		return
-	}
 	wg.Go(func() {
 		defer cancel()
-		for ctx.Err() == nil && p.stands(next.order) {
+		for ctx.Err() == nil && p.stands(o) {
 			select {
 			case <-events:
 			case <-ctx.Done():
 			}
 		}
 	})
-	p.press(ctx, next.order, c, next.way)
+	do(ctx)
+	<-ctx.Done()
 }

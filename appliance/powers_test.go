@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/power"
@@ -35,7 +37,7 @@ func (f *fakeSwitch) Cycle(context.Context) error {
 // Behind a switch the machine's own boot order counts; Wake-on-LAN can only switch on.
 func TestSwitchStarts(t *testing.T) {
 	outlet := &fakeSwitch{}
-	p := &machinePower{outlet: outlet}
+	p := &machinePower{name: "srv01", outlet: outlet, taken: newTaken(fakeTaken{}, zap.NewNop())}
 	next, err := p.Start(t.Context(), bmc.Boot{Device: bmc.Network, UEFI: true})
 	if err != nil || next.String() != "its own boot order, UEFI" || strings.Join(outlet.log, " ") != "cycle" {
 		t.Errorf("%s, %v, %q", next, err, outlet.log)
@@ -76,10 +78,10 @@ func (b *slowButton) Start(ctx context.Context, _ bmc.Boot) (bmc.Next, error) {
 func TestPressesInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &movingOrders{now: "old", watchers: map[chan boot.Event]bool{}}
-		p := &powering{presser: presser{orders: f, uefi: func(string) bool { return true }, lastLine: func(string) string { return "" }}}
+		p := &powering{presser: *fakePresser(f), all: func() []boot.Order { return nil }, disk: func(o boot.Order) (string, error) { return o.ID, nil }}
 		turn, b := &sync.Mutex{}, &slowButton{began: make(chan string, 10)}
 		press := func(id string) func() {
-			return func() { p.inTurn(t.Context(), turn, b, pressed{boot.Order{ID: id, Machine: "srv01"}, way{media: id}}) }
+			return func() { p.inTurn(t.Context(), turn, b, boot.Order{ID: id, Machine: "srv01"}) }
 		}
 		var wg sync.WaitGroup
 		wg.Go(press("old"))
@@ -96,7 +98,7 @@ func TestPressesInTurn(t *testing.T) {
 		if want := []string{"insert old", "eject", "insert new", "eject"}; !slices.Equal(b.log, want) {
 			t.Errorf("%q, want %q", b.log, want)
 		}
-		p.inTurn(t.Context(), turn, b, pressed{boot.Order{ID: "old", Machine: "srv01"}, way{soft: true}})
+		p.inTurn(t.Context(), turn, b, boot.Order{ID: "old", Machine: "srv01"})
 		if len(b.log) != 4 || f.failed != "" {
 			t.Errorf("an order that is over: %q, failed %q", b.log, f.failed)
 		}
@@ -114,7 +116,7 @@ type movingOrders struct {
 func (f *movingOrders) OpenOrder(machine string) (boot.Order, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return boot.Order{ID: f.now, Machine: machine, State: boot.Armed}, f.now != "none"
+	return boot.Order{ID: f.now, Machine: machine, State: boot.Armed, Press: boot.Press{Media: true, Step: boot.PressOrdered}}, f.now != "none"
 }
 
 func (f *movingOrders) replace(id string) {
@@ -127,7 +129,9 @@ func (f *movingOrders) replace(id string) {
 	}
 }
 
-func (f *movingOrders) Record(boot.Event) {}
+func (f *movingOrders) Record(boot.Event)                     {}
+func (f *movingOrders) Pressed(string, boot.Press)            {}
+func (f *movingOrders) Timeline(string) ([]boot.Event, error) { return nil, nil }
 func (f *movingOrders) Fail(id, reason string) error {
 	f.failed = reason
 	return nil

@@ -39,11 +39,20 @@ type button interface {
 	ShutDown(ctx context.Context) error
 }
 
+// progress keeps how far presses have come; *boot.Table does.
+type progress interface {
+	Pressed(orderID string, p boot.Press)
+	Timeline(orderID string) ([]boot.Event, error)
+}
+
 // presser presses a machine's power button for an order, and again if nothing
-// comes of it: arm, one-time boot and power as one operation, wait for the network boot.
+// comes of it: arm, one-time boot and power as one operation, wait for the network boot. Each step
+// is stored before it is done, so that a press outlives the daemon.
 type presser struct {
-	orders orders
-	uefi   func(machine string) bool // by which firmware the machine boots
+	orders   orders
+	progress progress
+	taken    *taken
+	firmware func(machine string) (uefi, known bool) // by which the machine boots
 	// lastLine is what its console said last, or "".
 	lastLine func(machine string) string
 }
@@ -52,60 +61,116 @@ type presser struct {
 // less than they do.
 func bootText(asked bmc.Boot, set bmc.Next) string {
 	want := bmc.Next{Boot: asked, Held: true}
+	if asked.Unsure {
+		return set.String()
+	}
 	if set == want || set.Device != asked.Device {
 		return set.String()
 	}
 	return fmt.Sprintf("%s (the BMC reads back: %s)", want, set)
 }
 
-// way is how a machine is started for an order.
-type way struct {
-	soft  bool   // its system is asked to shut down first
-	media string // URL of the disk that the controller inserts and boots; "" boots from the network
-}
-
-// press boots the order's machine by its button. It returns when the machine was
+// press boots the order's machine by its button, from where that was left. It returns when the machine was
 // heard of, or when the order is over: where pressing does not help, it ends the order
-// with the reason.
-func (p *presser) press(ctx context.Context, o boot.Order, c button, w way) {
+// with the reason. disk is the URL of what the controller inserts and boots; "" boots from the network.
+func (p *presser) press(ctx context.Context, o boot.Order, c button, disk string) {
 	events, stop := p.orders.Watch()
 	defer stop()
-	if w.soft {
-		p.shutDown(ctx, o, c)
+	if o.Press.Soft && !o.Press.Past(boot.PressShutdown) {
+		again := o.Press.Step == boot.PressShutdown
+		p.step(&o, boot.PressShutdown)
+		p.shutDown(ctx, o, c, again)
 	}
-	next := bmc.Boot{Device: bmc.Network, UEFI: p.uefi(o.Machine)}
 	patience, missing := bootPatience, "did not ask for a network boot"
-	if w.media != "" {
-		eject, err := p.insert(ctx, o, c, w.media)
+	if disk != "" && ctx.Err() == nil {
+		if !o.Press.Past(boot.PressMedia) {
+			p.step(&o, boot.PressMedia)
+		}
+		eject, err := p.insert(ctx, o, c, disk)
 		if err != nil {
 			p.fail(ctx, o, fmt.Sprintf("virtual media: %v", err))
 			return
 		}
 		defer eject()
-		next.Device = bmc.VirtualCD
 		patience, missing = mediaPatience, "did not report from the virtual media"
 	}
 	said := ""
-	for attempt := range presses {
-		if !p.stands(o) {
+	sent, heard := p.sent(ctx, &o, c, events)
+	for ; ; sent = false {
+		if ctx.Err() != nil || !p.stands(o) || !sent && !p.start(ctx, &o, c) {
 			return
 		}
-		set, err := c.Start(ctx, next)
-		switch {
-		case errors.Is(err, bmc.ErrHalfway): // it may be on its way
-			p.tell(o, fmt.Sprintf("power may be cycled, nobody knows: %v", err))
-		case err != nil:
-			p.fail(ctx, o, fmt.Sprintf("power: %v", err))
-			return
-		default:
-			p.tell(o, "power is cycled, to boot once from "+bootText(next, set))
-		}
-		if p.heard(ctx, o, events, patience, w.media != "") {
+		if heard || p.heard(ctx, o, events, patience) {
+			p.stepHeard(ctx, o)
 			return
 		}
-		said = p.ask(ctx, o, c, patience, attempt)
+		said = p.ask(ctx, o, c, patience)
+		if o.Press.Tries >= presses {
+			break
+		}
 	}
-	p.fail(ctx, o, fmt.Sprintf("%s was power cycled %d times and %s: %s", o.Machine, presses, missing, said))
+	p.fail(ctx, o, fmt.Sprintf("%s was power cycled %d times and %s: %s", o.Machine, o.Press.Tries, missing, said))
+}
+
+// start sets what is booted and cycles power. It is false where that failed, and the order with it.
+func (p *presser) start(ctx context.Context, o *boot.Order, c button) bool {
+	o.Press.Tries++
+	p.step(o, boot.PressPower)
+	next := p.next(*o)
+	set, err := c.Start(ctx, next)
+	switch {
+	case errors.Is(err, bmc.ErrHalfway): // it may be on its way
+		p.tell(*o, fmt.Sprintf("power may be cycled, nobody knows: %v", err))
+	case err != nil:
+		p.fail(ctx, *o, fmt.Sprintf("power: %v", err))
+		return false
+	default:
+		p.tell(*o, "power is cycled, to boot once from "+bootText(next, set)+p.guess(*o, set))
+	}
+	p.step(o, boot.PressWait)
+	if err == nil {
+		p.taken.back(o.Machine)
+	}
+	return true
+}
+
+// next is what the order's machine boots. Where nobody knows by which firmware, a controller that has to be told, as
+// by IPMI, is told UEFI first, and then BIOS.
+func (p *presser) next(o boot.Order) bmc.Boot {
+	b := bmc.Boot{Device: bmc.Network}
+	if o.Press.Media {
+		b.Device = bmc.VirtualCD
+	}
+	uefi, known := p.firmware(o.Machine)
+	b.UEFI, b.Unsure = uefi, !known
+	if !known {
+		b.UEFI = o.Press.Tries < 2
+	}
+	return b
+}
+
+// guess says what to do where the firmware is not known and comes up wrong.
+func (p *presser) guess(o boot.Order, set bmc.Next) string {
+	if _, known := p.firmware(o.Machine); known || set.Device == ownOrder {
+		return ""
+	}
+	return fmt.Sprintf("; %s was not seen yet: if it is not by that firmware that it boots, set firmware = \"bios\" or \"uefi\" in the file of the site", o.Machine)
+}
+
+// step stores how far the press has come.
+func (p *presser) step(o *boot.Order, s boot.PressStep) {
+	if o.Press.Step = s; s != boot.PressWait {
+		o.Press.Since = time.Now()
+	}
+	p.progress.Pressed(o.ID, o.Press)
+}
+
+// stepHeard stores that the machine was heard of, unless it is the box that is going down.
+func (p *presser) stepHeard(ctx context.Context, o boot.Order) {
+	if ctx.Err() == nil && p.stands(o) {
+		p.step(&o, boot.PressHeard)
+		p.taken.back(o.Machine)
+	}
 }
 
 // insert puts the order's disk into the controller. The booted system has all it needs of
@@ -120,28 +185,36 @@ func (p *presser) insert(ctx context.Context, o boot.Order, c button, url string
 	}
 	p.tell(o, "the rescue disk is in the BMC's virtual drive")
 	return func() {
-		if ctx.Err() != nil && p.stands(o) {
-			return // the box stops, and the machine may be booting from it
-		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ejectPatience)
-		defer cancel()
-		if err := m.Eject(ctx); err != nil {
-			p.tell(o, fmt.Sprintf("the rescue disk stays in the BMC's virtual drive, eject it there: %v", err))
+		if ctx.Err() == nil || !p.stands(o) { // else the box stops, and the machine may be booting from it
+			p.eject(ctx, o, m)
 		}
 	}, nil
 }
 
-// shutDown asks the system to shut down before its power is cut.
-func (p *presser) shutDown(ctx context.Context, o boot.Order, c button) {
+func (p *presser) eject(ctx context.Context, o boot.Order, m bmc.Media) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ejectPatience)
+	defer cancel()
+	if err := m.Eject(ctx); err != nil {
+		p.tell(o, fmt.Sprintf("the rescue disk stays in the BMC's virtual drive, eject it there: %v", err))
+	}
+}
+
+// shutDown asks the system to shut down before its power is cut. One that may have been asked before is
+// waited for though it refuses: it does so because it is shutting down.
+func (p *presser) shutDown(ctx context.Context, o boot.Order, c button, again bool) {
 	state, unknown := c.Power(ctx)
 	if unknown == nil && state == bmc.Off {
 		return
 	}
-	if err := c.ShutDown(ctx); err != nil {
+	err := c.ShutDown(ctx)
+	if err != nil && !again {
 		p.tell(o, fmt.Sprintf("no orderly shutdown, power is cut: %v", err))
 		return
 	}
 	text := "the system is asked to shut down"
+	if err != nil {
+		text = fmt.Sprintf("the system may have been asked to shut down, and is waited for: %v", err)
+	}
 	if unknown != nil { // it is waited for all the same
 		text += fmt.Sprintf("; whether it is down cannot be seen: %v", unknown)
 	}
@@ -165,7 +238,8 @@ func (p *presser) shutDown(ctx context.Context, o boot.Order, c button) {
 
 // heard waits for the machine: for its network boot, or, where it boots from a disk that
 // the controller reads, for the report of what is on it. It is true as well when the order is over.
-func (p *presser) heard(ctx context.Context, o boot.Order, events <-chan boot.Event, patience time.Duration, report bool) bool {
+func (p *presser) heard(ctx context.Context, o boot.Order, events <-chan boot.Event, patience time.Duration) bool {
+	report := o.Press.Media
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
@@ -196,7 +270,7 @@ func fromMachine(e boot.Event, report bool) bool {
 }
 
 // ask tells what the controller says of a machine that was not heard of.
-func (p *presser) ask(ctx context.Context, o boot.Order, c button, patience time.Duration, attempt int) string {
+func (p *presser) ask(ctx context.Context, o boot.Order, c button, patience time.Duration) string {
 	var words []string
 	state, err := c.Power(ctx)
 	if err != nil {
@@ -209,7 +283,7 @@ func (p *presser) ask(ctx context.Context, o boot.Order, c button, patience time
 	}
 	said := strings.Join(words, " and ")
 	text := fmt.Sprintf("%s was not heard of within %s; %s", o.Machine, patience, said)
-	if attempt+1 < presses {
+	if o.Press.Tries < presses {
 		text += "; once more"
 	}
 	e := boot.Event{Step: boot.StepPower, Machine: o.Machine, Order: o.ID, Text: text}

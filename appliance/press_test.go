@@ -3,11 +3,14 @@ package appliance
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
@@ -20,9 +23,20 @@ type fakeOrders struct {
 	told   []string
 	events chan boot.Event
 	failed string
+
+	closes   time.Time
+	steps    []string // that were stored
+	timeline []boot.Event
 }
 
-func (f *fakeOrders) OpenOrder(string) (boot.Order, bool) { return f.order, f.open }
+func (f *fakeOrders) Pressed(_ string, p boot.Press) {
+	f.order.Press = p
+	f.steps = append(f.steps, fmt.Sprintf("%s %d", p.Step, p.Tries))
+}
+func (f *fakeOrders) Timeline(string) ([]boot.Event, error) { return f.timeline, nil }
+func (f *fakeOrders) OpenOrder(string) (boot.Order, bool) {
+	return f.order, f.open && (f.closes.IsZero() || time.Now().Before(f.closes))
+}
 func (f *fakeOrders) Record(e boot.Event) {
 	text := e.Text
 	if len(e.Lines) > 0 {
@@ -49,13 +63,34 @@ type fakeController struct {
 	started          func(n int)
 	log              []string
 	starts           int
+	changes          []change[*fakeController]
 }
 
-func (f *fakeController) Power(context.Context) (bmc.State, error) { return f.state, f.powerErr }
+// change is what becomes of a fake at a time, as whoever looks next sees it.
+type change[T any] struct {
+	at time.Time
+	do func(T)
+}
+
+// due makes the changes whose time has come, and returns the others.
+func due[T any](list []change[T], of T) []change[T] {
+	return slices.DeleteFunc(list, func(c change[T]) bool {
+		if time.Now().Before(c.at) {
+			return false
+		}
+		c.do(of)
+		return true
+	})
+}
+
+func (f *fakeController) Power(context.Context) (bmc.State, error) {
+	f.changes = due(f.changes, f)
+	return f.state, f.powerErr
+}
 func (f *fakeController) ShutDown(context.Context) error {
 	f.log = append(f.log, "soft")
 	if f.softErr == nil && f.softTime > 0 {
-		time.AfterFunc(f.softTime, func() { f.state = bmc.Off })
+		f.changes = append(f.changes, change[*fakeController]{time.Now().Add(f.softTime), func(f *fakeController) { f.state = bmc.Off }})
 	}
 	return f.softErr
 }
@@ -81,6 +116,22 @@ func (f *fakeController) Eject(context.Context) error {
 }
 func (f *fakeController) Next(context.Context) (bmc.Next, error) {
 	return bmc.Next{Boot: bmc.Boot{Device: bmc.Network, UEFI: true}, Held: true}, nil
+}
+
+// fakeTaken stores whose power was taken in memory.
+type fakeTaken map[string]takenPower
+
+func (f fakeTaken) Put(key string, t takenPower) error { f[key] = t; return nil }
+func (f fakeTaken) Delete(key string) error            { delete(f, key); return nil }
+func (f fakeTaken) All() ([]takenPower, error)         { return slices.Collect(maps.Values(f)), nil }
+
+// fakePresser presses for machines that boot by UEFI.
+func fakePresser(f interface {
+	orders
+	progress
+}) *presser {
+	return &presser{orders: f, progress: f, taken: newTaken(fakeTaken{}, zap.NewNop()),
+		firmware: func(string) (bool, bool) { return true, true }, lastLine: func(string) string { return "" }}
 }
 
 func TestPress(t *testing.T) {
@@ -127,6 +178,7 @@ func TestPress(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed, Token: "s3cret"}, open: true, events: make(chan boot.Event, 10)}
+				f.order.Press = boot.Press{Soft: c.soft, Media: c.media != "", Step: boot.PressOrdered}
 				c.controller.started = func(n int) {
 					f.events <- boot.Event{Step: boot.StepPower, Order: "ab"}
 					f.events <- boot.Event{Step: boot.StepDiscover, Order: "another"}
@@ -139,9 +191,10 @@ func TestPress(t *testing.T) {
 						time.AfterFunc(discoverAfter, func() { f.events <- boot.Event{Step: step, Order: "ab"} })
 					}
 				}
-				p := &presser{orders: f, uefi: func(string) bool { return true }, lastLine: func(string) string { return c.console }}
+				p := fakePresser(f)
+				p.lastLine = func(string) string { return c.console }
 				begun := time.Now()
-				p.press(t.Context(), f.order, &c.controller, way{soft: c.soft, media: c.media})
+				p.press(t.Context(), f.order, &c.controller, c.media)
 				if took := time.Since(begun); took != c.took {
 					t.Errorf("took %s, want %s", took, c.took)
 				}
@@ -164,8 +217,8 @@ func TestPressCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed}, open: true, events: make(chan boot.Event, 10)}
 		c := &fakeController{}
-		time.AfterFunc(time.Minute, func() { f.open = false })
-		(&presser{orders: f, uefi: func(string) bool { return false }, lastLine: func(string) string { return "" }}).press(t.Context(), f.order, c, way{})
+		f.closes = time.Now().Add(time.Minute)
+		fakePresser(f).press(t.Context(), f.order, c, "")
 		if len(c.log) != 1 || f.failed != "" {
 			t.Errorf("%q, failed %q", c.log, f.failed)
 		}

@@ -48,6 +48,7 @@ func (s switches) State(ctx context.Context, machine string, by api.Power) (bmc.
 		return bmc.Unknown, err
 	}
 	if by == api.ByBMC {
+		p.ask()
 		return p.bmc.Power(ctx)
 	}
 	state, err := p.outlet.State(ctx)
@@ -56,18 +57,38 @@ func (s switches) State(ctx context.Context, machine string, by api.Power) (bmc.
 
 // Do is that of admin.Powers.
 func (s switches) Do(ctx context.Context, machine string, a bmc.Action, by api.Power) error {
-	if a == bmc.SoftOff { // the system goes down by itself, by whichever way it takes
+	if a == bmc.SoftOff && by == api.BySystem { // by whichever way it takes
 		p := s.powers[machine]
 		if p == nil {
 			return noSwitch(machine, "BMC or shutdown")
 		}
+		p.ask()
 		return p.ShutDown(ctx)
 	}
 	p, err := s.find(machine, by)
 	if err != nil {
 		return err
 	}
+	switch a {
+	case bmc.PowerOff: // the newest word counts: nobody gives power back after it
+		p.switching.Lock()
+		defer p.switching.Unlock()
+		p.taken.back(machine)
+	case bmc.Cycle, bmc.Reset:
+		err := p.taken.cycle(machine, func() error { return p.do(ctx, a, by) })
+		if err == nil {
+			p.taken.back(machine)
+		}
+		p.taken.owe(machine)
+		return err
+	}
+	return p.do(ctx, a, by)
+}
+
+// do switches by one of the two.
+func (p *machinePower) do(ctx context.Context, a bmc.Action, by api.Power) error {
 	if by == api.ByBMC {
+		p.ask()
 		return p.bmc.Do(ctx, a)
 	}
 	switch a {
@@ -78,7 +99,15 @@ func (s switches) Do(ctx context.Context, machine string, a bmc.Action, by api.P
 	case bmc.Cycle, bmc.Reset: // a switch knows no other reset
 		return bySwitch(p.outlet.Cycle(ctx))
 	}
-	return bmc.ErrUnsupported
+	return fmt.Errorf("%w: a switch knows no power %s, it takes power and gives it", bmc.ErrUnsupported, a)
+}
+
+// ask has a password that the BMC refused lately tried once more: a person does something. What the box
+// does by itself waits, longer after each refusal, so that the account is not locked.
+func (p *machinePower) ask() {
+	if p != nil && p.bmc != nil {
+		p.bmc.Ask()
+	}
 }
 
 // find is what a machine has to be switched by.
@@ -109,12 +138,18 @@ func (s switches) Services(ctx context.Context, machine string) (netip.Addr, []b
 	if err != nil || len(addrs) == 0 {
 		return netip.Addr{}, nil, fmt.Errorf("find the address of the BMC of %s: %w", machine, err)
 	}
+	p.ask()
 	list, err := p.bmc.Services(ctx)
 	return addrs[0].Unmap(), list, err
 }
 
 // Audit is that of admin.BMCs.
 func (s switches) Audit(ctx context.Context, machine string, lan bool) (bmc.Audit, error) {
+	for name, p := range s.powers {
+		if machine == "" || machine == name {
+			p.ask()
+		}
+	}
 	return s.auditor.Run(ctx, machine, lan)
 }
 
@@ -163,23 +198,20 @@ func (p *machinePower) forgetters() (list []power.Forgetter) {
 	return list
 }
 
-// pressFor has an order's machine switched on: via "media" from the rescue disk in its
-// controller's virtual drive. Where that cannot be, the order fails with the reason.
-func (b *box) pressFor(o boot.Order, soft bool, via string) {
-	w := way{soft: soft}
-	var err error
-	if via == "media" {
-		var path string
-		path, err = b.table.MediaPath(o.ID)
-		w.media = serverURL(b.Config) + "/" + path
-	}
-	if err == nil {
-		err = b.press.Press(o, w)
-	}
+// pressFor has an order's machine switched on. Where that cannot be, the order fails with the reason.
+func (b *box) pressFor(o boot.Order) {
+	b.powers[o.Machine].ask()
+	err := b.press.Press(o)
 	if err == nil {
 		return
 	}
 	if failed := b.table.Fail(o.ID, err.Error()); failed != nil && !errors.As(failed, new(*boot.Refusal)) {
 		b.press.tell(o, fmt.Sprintf("%v; the order could not be ended: %v", err, failed))
 	}
+}
+
+// diskFor is where a controller finds an order's rescue disk.
+func (b *box) diskFor(o boot.Order) (string, error) {
+	path, err := b.table.MediaPath(o.ID)
+	return serverURL(b.Config) + "/" + path, err
 }

@@ -76,10 +76,10 @@ func (o texting) Boot(_ context.Context, machine, image string) (string, error) 
 	if by == api.Manual {
 		return fmt.Sprintf("%s boots %s as soon as somebody switches it on", machine, image), nil
 	}
-	if order, err = o.table.Powered(order.ID, string(by)); err != nil {
+	if order, err = o.table.Powered(order.ID, string(by), boot.Press{}); err != nil {
 		return "", err
 	}
-	o.pressFor(order, false, "network")
+	o.pressFor(order)
 	return fmt.Sprintf("%s is being booted into %s", machine, image), nil
 }
 

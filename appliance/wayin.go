@@ -249,6 +249,14 @@ func (w *wayIn) send(ctx context.Context, number, body string, valid time.Durati
 	return text.ResultFailed, err
 }
 
+// askByText asks a switch by text message.
+func (b *box) askByText(ctx context.Context, number, body string) (<-chan string, error) {
+	if b.in == nil || b.in.desk == nil {
+		return nil, errors.New("there is no modem to send text messages with")
+	}
+	return b.in.desk.Ask(ctx, number, body)
+}
+
 // tell sends news by text message, in the words of package notify.
 func (w *wayIn) tell(ctx context.Context, number, body string, urgent bool, mark func()) error {
 	kind := text.Notice

@@ -41,7 +41,7 @@ type Orders interface {
 	Cancel(machine, by string) (boot.Order, error)
 	OpenOrder(machine string) (boot.Order, bool)
 	AllOrders(max int) []boot.Order
-	Powered(orderID, by string) (boot.Order, error)
+	Powered(orderID, by string, how boot.Press) (boot.Order, error)
 }
 
 // Timeline is what the API tells of orders; *boot.Table has it.
@@ -85,9 +85,8 @@ type Server struct {
 	Notifier Notifier // nil: nobody is told anything
 	Powers   Powers   // nil: power is switched by hand
 	BMCs     BMCs     // nil: there are none
-	// Press boots an order's machine: soft asks its system to shut down first, via is "network" or
-	// "media". It returns at once. Nil: power is switched by hand.
-	Press    func(o boot.Order, soft bool, via string)
+	// Press boots an order's machine, as the order's Press says. It returns at once. Nil: power is switched by hand.
+	Press    func(o boot.Order)
 	Consoles Consoles // nil: no consoles are kept
 	Links    Links    // nil: nobody watches uplinks
 	Modems   Modems   // nil: there are none

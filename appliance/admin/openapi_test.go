@@ -315,6 +315,7 @@ func TestDocumentAnswers(t *testing.T) {
 		{"POST /v1/machines/{name}/power", "/v1/machines/srv01/power", `{"action":"cycle"}`, 200},
 		{"POST /v1/machines/{name}/power", "/v1/machines/srv01/power", `{"action":"reset","by":"switch"}`, 409},
 		{"POST /v1/machines/{name}/power", "/v1/machines/srv01/power", `{"action":"soft"}`, 502},
+		{"POST /v1/machines/{name}/power", "/v1/machines/srv01/power", `{"action":"soft","by":"switch"}`, 409},
 		{"POST /v1/machines/{name}/power", "/v1/machines/srv01/power", `{"action":"explode"}`, 400},
 		{"POST /v1/machines/{name}/power", "/v1/machines/srv1/power", `{"action":"on"}`, 404},
 		{"POST /v1/machines/{name}/bmc/trust", "/v1/machines/srv01/bmc/trust", "", 200},

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"cmp"
 	"strconv"
 	"time"
 
@@ -39,10 +38,11 @@ func (h *service) arm(c *call) (any, error) {
 		return orderOf(order), nil
 	}
 	c.args += " power=" + string(by)
-	if order, err = h.Boot.Powered(order.ID, string(by)); err != nil {
+	order, err = h.Boot.Powered(order.ID, string(by), boot.Press{Soft: o.Soft, Media: o.Via == viaMedia})
+	if err != nil {
 		return nil, err // replaced or cancelled in between
 	}
-	h.Press(order, o.Soft, cmp.Or(o.Via, viaNetwork))
+	h.Press(order)
 	return orderOf(order), nil
 }
 

@@ -93,8 +93,8 @@ func (h *service) switchPower(c *call) (any, error) {
 		return nil, badRequest("%q is nothing that can be done to power: want on, off, cycle, reset or soft", ask.Action)
 	}
 	by, err := h.by(m.Name, ask.By)
-	if action == bmc.SoftOff && ask.By == "" && h.means(m.Name).Soft {
-		by, err = api.BySystem, nil // whoever reaches it: the BMC, WinRM, ssh
+	if action == bmc.SoftOff && ask.By != api.ByBMC {
+		by, err = h.softly(m.Name, ask.By)
 	}
 	if err != nil {
 		return nil, err
@@ -125,6 +125,23 @@ func (h *service) by(machine string, asked api.Power) (api.Power, error) {
 		return "", conflict("%s has no %s", machine, noun(asked)).hint("it has a %s", noun(list[0]))
 	}
 	return asked, nil
+}
+
+// softly is who shuts a machine's system down: whoever reaches it, by WinRM, ssh or the BMC. A switch does
+// not: it knows the plug, and nothing of what runs behind it.
+func (h *service) softly(machine string, asked api.Power) (api.Power, error) {
+	able := h.means(machine).Soft
+	switch {
+	case asked != "" && asked != api.BySwitch:
+		return h.by(machine, asked)
+	case asked == api.BySwitch && able:
+		return "", conflict("a switch cannot shut down the system of %s: it takes its power at once", machine).
+			hint("leave by=switch (--switch) out, and its system is asked; to cut its power: off")
+	case !able:
+		return "", conflict("nobody can ask the system of %s to shut down", machine).
+			hint("add [machine.shutdown] or [machine.bmc] to the file of the site; a switch can only cut its power: off")
+	}
+	return api.BySystem, nil
 }
 
 func noun(by api.Power) string {

@@ -55,10 +55,10 @@ type presses struct {
 	list []string
 }
 
-func (p *presses) press(o boot.Order, soft bool, via string) {
+func (p *presses) press(o boot.Order) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.list = append(p.list, fmt.Sprint(o.Machine, " ", o.Image, " soft=", soft, " via=", via))
+	p.list = append(p.list, fmt.Sprint(o.Machine, " ", o.Image, " soft=", o.Press.Soft, " media=", o.Press.Media))
 }
 
 type fakeBMCs struct{}
@@ -132,9 +132,9 @@ func TestOrderPresses(t *testing.T) {
 		body, want string
 		power      api.Power
 	}{
-		"plain":     {`{"machine":"srv01","image":"rescue"}`, "srv01 rescue soft=false via=network", api.ByBMC},
-		"soft":      {`{"machine":"srv01","image":"rescue","soft":true}`, "srv01 rescue soft=true via=network", api.ByBMC},
-		"media":     {`{"machine":"srv01","image":"rescue","via":"media"}`, "srv01 rescue soft=false via=media", api.ByBMC},
+		"plain":     {`{"machine":"srv01","image":"rescue"}`, "srv01 rescue soft=false media=false", api.ByBMC},
+		"soft":      {`{"machine":"srv01","image":"rescue","soft":true}`, "srv01 rescue soft=true media=false", api.ByBMC},
+		"media":     {`{"machine":"srv01","image":"rescue","via":"media"}`, "srv01 rescue soft=false media=true", api.ByBMC},
 		"no power":  {`{"machine":"srv01","image":"rescue","no_power":true}`, "", api.Manual},
 		"no button": {`{"machine":"srv02","image":"rescue"}`, "", api.Manual},
 	} {

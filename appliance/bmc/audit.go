@@ -66,8 +66,7 @@ const (
 	auditAtOnce   = 8
 	maxStrangers  = 64
 	triedFor      = time.Hour // an account that was refused is not tried again before
-	auditTLSPort  = 443
-	strangersName = "" // a controller that no machine names
+	strangersName = ""        // a controller that no machine names
 )
 
 // ErrBusy is an audit that was asked for while another one runs.
@@ -85,7 +84,7 @@ type Auditor struct {
 
 	running sync.Mutex
 	mu      sync.Mutex
-	tried   map[account]time.Time // and refused
+	tried   map[attempt]time.Time // and refused
 }
 
 // Audit is what was found.
@@ -173,16 +172,8 @@ func (s *subject) found(check string, level Level, hint, format string, args ...
 // subjectOf resolves a target's address. One without stays, and says so.
 func (a *Auditor) subjectOf(ctx context.Context, t Target) *subject {
 	c := t.Config
-	s := &subject{Target: t, host: c.Host, ipmi: cmp.Or(c.IPMIPort, ipmiPort), tls: auditTLSPort}
-	switch {
-	case c.Port == 0:
-	case c.Protocol == "redfish":
-		s.tls = c.Port
-	case c.Protocol == "ipmi":
-		s.ipmi = c.Port
-	default:
-		s.ipmi, s.tls = c.Port, c.Port
-	}
+	s := &subject{Target: t, host: c.Host}
+	s.tls, s.ipmi = c.ports()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", c.Host)
 	if err != nil || len(addrs) == 0 {
 		s.found(checkIPMI, Note, "write the address into the machine's bmc url", "the name %s leads to no address: not looked at", c.Host)
@@ -217,7 +208,7 @@ func (a *Auditor) strangers(ctx context.Context, out *Audit) (list []*subject, n
 		found = found[:maxStrangers]
 	}
 	for _, addr := range found {
-		list = append(list, &subject{host: addr.String(), addr: addr, ipmi: port, tls: cmp.Or(a.TLSPort, auditTLSPort)})
+		list = append(list, &subject{host: addr.String(), addr: addr, ipmi: port, tls: cmp.Or(a.TLSPort, redfishPort)})
 	}
 	return list, notes
 }

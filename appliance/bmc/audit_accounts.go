@@ -29,8 +29,8 @@ var factories = []factory{
 	{"admin", "admin", []maker{ami}},
 }
 
-// account is one try.
-type account struct{ host, user, password string }
+// attempt is one try of an account.
+type attempt struct{ host, user, password string }
 
 // lookAtAccounts tries factory accounts, each once: over IPMI where that answers, else
 // over Redfish. The user that the box itself uses is never tried, only compared.
@@ -48,7 +48,7 @@ func (a *Auditor) lookAtAccounts(ctx context.Context, s *subject, secure bool) {
 		if made != "" && !slices.Contains(f.makers, made) || strings.EqualFold(f.user, s.Config.User) {
 			continue
 		}
-		in, err := a.once(account{s.addr.String(), f.user, f.password}, func() (bool, error) { return try(ctx, s, f) })
+		in, err := a.once(attempt{s.addr.String(), f.user, f.password}, func() (bool, error) { return try(ctx, s, f) })
 		switch {
 		case in:
 			open = true
@@ -81,7 +81,7 @@ func (s *subject) compareOwn() {
 }
 
 // once tries an account, unless it was refused within the last hour.
-func (a *Auditor) once(who account, try func() (in bool, err error)) (in bool, err error) {
+func (a *Auditor) once(who attempt, try func() (in bool, err error)) (in bool, err error) {
 	a.mu.Lock()
 	at, known := a.tried[who]
 	a.mu.Unlock()
@@ -94,7 +94,7 @@ func (a *Auditor) once(who account, try func() (in bool, err error)) (in bool, e
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.tried == nil {
-		a.tried = map[account]time.Time{}
+		a.tried = map[attempt]time.Time{}
 	}
 	for old, at := range a.tried {
 		if time.Since(at) >= triedFor {

@@ -64,8 +64,7 @@ func (s *subject) judge(w Wiring, err error, lan netip.Prefix, hint string) {
 
 // wiringOverIPMI reads the wiring of a Supermicro, and whether the controller knows itself by another address.
 func (s *subject) wiringOverIPMI(ctx context.Context) (w Wiring) {
-	i := &IPMI{Host: s.addr.String(), Port: s.ipmi, User: s.Config.User, Password: s.Config.Password}
-	_ = i.session(ctx, "ask for the network port", func(ctx context.Context, c *client.Client) error {
+	_ = s.withAccount().session(ctx, "ask for the network port", func(ctx context.Context, c *client.Client) error {
 		var ip types.LanConfigParam_IP
 		if c.GetLanConfigParamFor(ctx, types.ChannelNumberSelf, &ip) == nil && !ip.IP.IsUnspecified() && ip.IP.String() != s.addr.String() {
 			s.found(checkNetwork, Note, "is there a translation of addresses in between, or a second port?", "it says that its address is %s", ip.IP)
@@ -76,6 +75,18 @@ func (s *subject) wiringOverIPMI(ctx context.Context) (w Wiring) {
 		return nil
 	})
 	return w
+}
+
+// withAccount is what speaks IPMI with the configured account: the one that all else goes through,
+// so that a password that was refused is not sent once more.
+func (s *subject) withAccount() *IPMI {
+	switch c := s.Controller.(type) {
+	case *Client:
+		return c.ipmi
+	case *IPMI:
+		return c
+	}
+	return &IPMI{Host: s.addr.String(), Port: s.ipmi, User: s.Config.User, Password: s.Config.Password}
 }
 
 // supermicroWiring reads the mode of the network port by Supermicro's own command (0x30 0x70 0x0c,

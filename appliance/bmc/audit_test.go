@@ -113,8 +113,9 @@ func TestAuditLAN(t *testing.T) {
 	}
 }
 
-// relayUDP is the simulator under another address. Answers that pass says no to are lost; nil: none.
-func relayUDP(t *testing.T, to int, pass func() bool) int {
+// relayUDP is the simulator under another address. Packets that lost says yes to are lost, questions
+// and answers; nil: none.
+func relayUDP(t *testing.T, to int, lost func(question bool, packet []byte) bool) int {
 	t.Helper()
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9)})
 	if err != nil {
@@ -145,13 +146,15 @@ func relayUDP(t *testing.T, to int, pass func() bool) int {
 						if err != nil {
 							return
 						}
-						if pass == nil || pass() {
+						if lost == nil || !lost(false, buf[:n]) {
 							front.WriteToUDP(buf[:n], from)
 						}
 					}
 				})
 			}
-			back.Write(buf[:n])
+			if lost == nil || !lost(true, buf[:n]) {
+				back.Write(buf[:n])
+			}
 		}
 	})
 	return front.LocalAddr().(*net.UDPAddr).Port
@@ -312,6 +315,63 @@ func TestAuditWeb(t *testing.T) {
 		srv.Close()
 		if n, want := int(tries.Load()), len(factories); c.open == "" && n != want {
 			t.Errorf("%s: %d tries in two audits, want %d", name, n, want)
+		}
+	}
+}
+
+// What listens on the web server's port is told from nobody, whatever it speaks; and a certificate of somebody whom
+// nobody knows, such as the factory's of an HPE iLO, is no better than one that is signed by itself.
+func TestAuditTLS(t *testing.T) {
+	t.Parallel()
+	strangers := certificate(t, elliptic.P256(), time.Hour)
+	issuer, err := x509.ParseCertificate(strangers.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer.Subject.CommonName = "Default Issuer (Do not trust)" + strings.Repeat("\x1b", 3) + strings.Repeat("x", 9000)
+	issuer.RawSubject = nil
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "ILOCZ123"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, strangers.PrivateKey.(crypto.Signer).Public(), strangers.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: strangers.PrivateKey}
+	secure := func(c net.Conn) { tls.Server(c, &tls.Config{Certificates: []tls.Certificate{issued}}).Handshake() }
+	old := func(c net.Conn) {
+		tls.Server(c, &tls.Config{Certificates: []tls.Certificate{issued}, MinVersion: tls.VersionTLS10}).Handshake()
+	}
+	for name, c := range map[string]struct {
+		serve  func(net.Conn)
+		level  Level
+		says   string
+		usable bool
+	}{
+		"old, too":      {old, Bad, "it still takes TLS 1.0 or 1.1", true},
+		"of a stranger": {secure, Note, "for whom nobody vouches", true},
+		"speaks HTTP":   {func(c net.Conn) { io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") }, Bad, "no TLS 1.0 or later", false},
+		"hangs up":      {func(net.Conn) {}, Note, "answers no TLS", false},
+		"refuses":       {func(c net.Conn) { c.Write([]byte{21, 3, 0, 0, 2, 2, 40}) }, Bad, "handshake failure", false},
+	} {
+		l := listen(t)
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				c.serve(conn)
+				conn.Close()
+			}
+		}()
+		s := &subject{addr: netip.MustParseAddr("127.0.0.1"), tls: l.Addr().(*net.TCPAddr).Port}
+		usable := s.lookAtTLS(t.Context())
+		l.Close()
+		if len(s.findings) != 1 || s.findings[0].Level != c.level || !strings.Contains(s.findings[0].Text, c.says) || len(s.findings[0].Text) > 200 ||
+			strings.Contains(s.findings[0].Text, "\x1b") || usable != c.usable {
+			t.Errorf("%s: %t, %+v", name, usable, s.findings)
+		}
+		if s.findings = nil; s.lookAtTLS(t.Context()) || len(s.findings) != 0 {
+			t.Errorf("nobody is there: %+v", s.findings)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package bmc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ type Config struct {
 	Protocol string // "redfish", "ipmi", or "auto" and "": Redfish where it answers, else IPMI
 	Host     string
 	Port     int // of Redfish (TCP) and IPMI (UDP); 0 is 443 and 623
-	IPMIPort int // of the serial console where Redfish is on Port; 0 is 623
+	IPMIPort int // of IPMI where Redfish is on Port; 0 is 623, or Port with "auto"
 	User     string
 	Password func() (string, error) // read for each session
 	// Certificate is how the controller's is checked: CertificatePin (""), CertificateVerify
@@ -27,6 +28,8 @@ type Config struct {
 	System string
 	MACs   []string
 	Memory Memory // nil: what is known ends with the process
+	// Taking is called right before a command is sent that takes power for a cycle or a reset; nil: nobody wants to know.
+	Taking func()
 }
 
 // The bounds of auto.
@@ -40,9 +43,9 @@ const (
 // Client is a controller by whichever protocol it speaks.
 type Client struct {
 	config  Config
+	account *account
 	redfish *Redfish
-	ipmi    *IPMI
-	console *IPMI
+	ipmi    *IPMI // power and console
 
 	change sync.Mutex // held from reading what is known to remembering it changed
 
@@ -54,14 +57,38 @@ type Client struct {
 // New makes a client. Nothing is sent before it is used.
 func New(c Config) *Client {
 	client := &Client{config: c}
-	client.redfish = &Redfish{Host: c.Host, Port: c.Port, User: c.User, Password: c.Password,
-		System: c.System, MACs: c.MACs, TLS: tlsConfig(c.Host, c.Certificate, client.check)}
-	client.ipmi = &IPMI{Host: c.Host, Port: c.Port, User: c.User, Password: c.Password}
-	client.console = &IPMI{Host: c.Host, Port: c.IPMIPort, User: c.User, Password: c.Password}
-	if c.IPMIPort == 0 && c.Protocol == "ipmi" {
-		client.console = client.ipmi
-	}
+	client.account = accountOf(client.key(), c)
+	web, ipmi := c.ports()
+	client.redfish = &Redfish{Host: c.Host, Port: web, User: c.User, Password: c.Password, account: client.account,
+		System: c.System, MACs: c.MACs, Taking: c.Taking, TLS: tlsConfig(c.Host, c.Certificate, client.check)}
+	client.ipmi = &IPMI{Host: c.Host, Port: ipmi, User: c.User, Password: c.Password, account: client.account, Taking: c.Taking}
 	return client
+}
+
+// ports are where the controller speaks Redfish and IPMI.
+func (c Config) ports() (web, ipmi int) {
+	web, ipmi = redfishPort, cmp.Or(c.IPMIPort, ipmiPort)
+	if c.Port != 0 && c.Protocol != "ipmi" {
+		web = c.Port
+	}
+	if c.Port != 0 && c.Protocol != "redfish" {
+		ipmi = cmp.Or(c.IPMIPort, c.Port)
+	}
+	return web, ipmi
+}
+
+// Ask lets a password that the controller refused lately be tried at once, by the next operation that needs it: a
+// person wants to know. By itself the box waits, longer after each refusal.
+func (c *Client) Ask() { c.account.ask() }
+
+// Refusal is the error that stands since the controller refused the password last, or nil.
+func (c *Client) Refusal() error {
+	c.account.mu.Lock()
+	defer c.account.mu.Unlock()
+	if r := c.account.standing(); r != nil {
+		return r.err()
+	}
+	return nil
 }
 
 // key is the controller's in Memory.
@@ -252,10 +279,7 @@ func (c *Client) Wiring(ctx context.Context) (w Wiring, err error) {
 // Console is that of Controller. Redfish has none that is the same anywhere, so it is
 // always IPMI's Serial over LAN, on the same host with the same user.
 func (c *Client) Console(ctx context.Context) (io.ReadWriteCloser, error) {
-	if c.config.Protocol != "redfish" && c.config.IPMIPort == 0 && c.known().Protocol != "redfish" {
-		return c.ipmi.Console(ctx)
-	}
-	return c.console.Console(ctx)
+	return c.ipmi.Console(ctx)
 }
 
 // Insert is that of Media. IPMI has no virtual media.

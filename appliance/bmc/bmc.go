@@ -51,6 +51,8 @@ const (
 type Boot struct {
 	Device Device
 	UEFI   bool // the machine's firmware boots by UEFI; else BIOS
+	// Unsure says that nobody knows which: a controller that has a mode keeps it, and one that must be told is told UEFI.
+	Unsure bool
 }
 
 // Next is what a controller says of the next start.
@@ -66,6 +68,9 @@ func (n Next) String() string {
 	mode := "BIOS"
 	if n.UEFI {
 		mode = "UEFI"
+	}
+	if n.Unsure {
+		mode = "the firmware that it has"
 	}
 	if n.Held || n.Device == Usual {
 		return fmt.Sprintf("%s, %s", n.Device, mode)
@@ -103,7 +108,9 @@ type Info struct {
 
 // Errors that callers tell apart.
 var (
-	ErrRefused     = errors.New("the controller refuses user or password")
+	ErrRefused = errors.New("the controller refuses user or password")
+	// ErrRights is a user whose password is right, and who may not do what was asked.
+	ErrRights      = fmt.Errorf("%w, or what was asked of it: %s", ErrRefused, whyRights)
 	ErrSilent      = errors.New("the controller does not answer")
 	ErrUnsupported = errors.New("the controller cannot do that")
 	ErrNotTaken    = errors.New("the controller did not take what was set")

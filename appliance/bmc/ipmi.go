@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/bougou/go-ipmi/pkg/client"
@@ -20,10 +19,7 @@ const (
 	ipmiTry       = time.Second // for one packet's answer
 	ipmiRetries   = 4
 	ipmiOperation = 30 * time.Second // for all of an operation, its session included
-	// refusedFor is how long a password that was refused is not tried again: a
-	// few tries lock the account of many controllers.
-	refusedFor = 5 * time.Minute
-	ipmiPort   = 623
+	ipmiPort      = 623
 )
 
 // suites are the cipher suites that are used, the best first: HMAC-SHA256 and HMAC-SHA1, both
@@ -37,23 +33,20 @@ type IPMI struct {
 	Port     int // 0 is 623
 	User     string
 	Password func() (string, error) // read for each session, so that a changed file counts
+	Taking   func()                 // see Config
 
-	mu      sync.Mutex
+	account *account // nil: its own
+	turn    turn
 	suite   types.CipherSuiteID // that worked last; 0 is not known
-	refused refusal
-}
-
-// refusal remembers a password that the controller did not take.
-type refusal struct {
-	password string
-	at       time.Time
 }
 
 // session logs in, does something, and logs out. Sessions are few on a
 // controller, so none is kept.
 func (i *IPMI) session(ctx context.Context, what string, do func(context.Context, *client.Client) error) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
+	if err := i.turn.take(ctx); err != nil {
+		return fmt.Errorf("%s: BMC %s: %w", what, i.Host, err)
+	}
+	defer i.turn.leave()
 	ctx, cancel := context.WithTimeout(ctx, ipmiOperation)
 	defer cancel()
 	c, err := i.login(ctx)
@@ -67,44 +60,53 @@ func (i *IPMI) session(ctx context.Context, what string, do func(context.Context
 	return nil
 }
 
-// login tries the suite that worked last, then the others; a password that was
-// refused once is tried with no other, which would only count against the account.
+// login makes a session, unless the password was refused lately.
 func (i *IPMI) login(ctx context.Context) (*client.Client, error) {
 	password, err := i.Password()
 	if err != nil {
 		return nil, err
 	}
-	if i.refused.password == password && time.Since(i.refused.at) < refusedFor {
-		return nil, fmt.Errorf("%w %s ago, and is not asked again so soon: many lock the account; put the right password into the file", ErrRefused, time.Since(i.refused.at).Round(time.Second))
+	if i.account == nil {
+		i.account = &account{}
 	}
+	if err := i.account.may("ipmi", password); err != nil {
+		return nil, err
+	}
+	c, err := i.agree(ctx, password)
+	return c, i.account.learn("ipmi", password, err)
+}
+
+// errMute is silence to a session alone: the question before it, which needs none, was answered.
+var errMute = fmt.Errorf("%w when it is asked for a session", ErrSilent)
+
+// errLate is the last step of a login that failed after the controller had proven that it knows the password. Mostly its
+// answer was lost: asked again, it refuses, since there is a session already. A new one is no new try of the password.
+var errLate = errors.New("it breaks the login off at its end")
+
+// agree tries the suite that worked last, then the other: some controllers refuse one that they do
+// not have, and some drop it without a word. A password that was refused is tried with no
+// other, which would only count against the account.
+func (i *IPMI) agree(ctx context.Context, password string) (*client.Client, error) {
 	order := suites
-	if i.suite != 0 {
-		order = []types.CipherSuiteID{i.suite, otherSuite(i.suite)}
+	if i.suite == suites[1] {
+		order = []types.CipherSuiteID{suites[1], suites[0]}
 	}
 	var errs []error
 	for _, suite := range order {
 		c, err := i.connect(ctx, password, suite)
+		if errors.Is(err, errLate) {
+			c, err = i.connect(ctx, password, suite)
+		}
 		if err == nil {
-			i.suite, i.refused = suite, refusal{}
+			i.suite = suite
 			return c, nil
 		}
-		if errors.Is(err, ErrRefused) {
-			i.refused = refusal{password, time.Now()}
-			return nil, fmt.Errorf("%w: look at user and password_file of the machine", err)
+		if errors.Is(err, ErrRefused) || errors.Is(err, ErrSilent) && !errors.Is(err, errMute) {
+			return nil, err
 		}
-		errs = append(errs, err)
-		if errors.Is(err, ErrSilent) {
-			break
-		}
+		errs = append(errs, fmt.Errorf("cipher suite %d: %w", suite, err))
 	}
-	return nil, errors.Join(errs...)
-}
-
-func otherSuite(s types.CipherSuiteID) types.CipherSuiteID {
-	if s == suites[0] {
-		return suites[1]
-	}
-	return suites[0]
+	return nil, fmt.Errorf("%w; %w; is one of the two switched on, and IPMI over LAN for this user?", errs[0], errs[1])
 }
 
 // connect makes a session with one cipher suite.
@@ -122,11 +124,24 @@ func (i *IPMI) connect(ctx context.Context, password string, suite types.CipherS
 		return nil, fmt.Errorf("user %q: %w", i.User, err)
 	}
 	c.WithCipherSuiteID(suite).WithTimeout(ipmiTry).WithRetry(ipmiRetries).WithMaxPrivilegeLevel(types.PrivilegeLevelOperator)
-	if err := c.Connect(ctx); err != nil {
-		i.logout(c)
-		return nil, plain(err)
+	err = c.Connect(ctx)
+	if err == nil {
+		return c, nil
 	}
-	return c, nil
+	i.logout(c)
+	said := plain(err)
+	no, answered := types.IsResponseError(err)
+	switch {
+	case answered && (no.CompletionCode() == 0x80 || no.CompletionCode() == 0x81): // Set Session Privilege Level (section 22.18)
+		return nil, ErrRights
+	case errors.Is(said, ErrRefused):
+		return nil, said
+	case errors.Is(said, ErrSilent) && !strings.Contains(err.Error(), "Get Channel Authentication Capabilities"): // which it asks before
+		return nil, errMute
+	case !errors.Is(said, ErrSilent) && strings.Contains(err.Error(), "rakp3 failed"):
+		return nil, fmt.Errorf("%w: %w", errLate, said)
+	}
+	return nil, said
 }
 
 // logout ends a session; its own time, since that of the operation may be over.
@@ -148,10 +163,9 @@ func plain(err error) error {
 		strings.Contains(text, statusText(types.RmcpStatusCodeUnauthorizedName)),
 		strings.Contains(text, statusText(types.RmcpStatusCodeInvalidIntegrityCheckValue)):
 		return ErrRefused
-	case strings.Contains(text, statusText(types.RmcpStatusCodeUnauthorizedRoleOfPriLevel)):
-		return fmt.Errorf("%w: the user lacks the right; give it operator or administrator rights", ErrRefused)
-	case errors.As(err, &no) && no.CompletionCode() == types.CodeInsufficientPrivilege:
-		return fmt.Errorf("%w: the user lacks the right; give it operator or administrator rights", ErrRefused)
+	case strings.Contains(text, statusText(types.RmcpStatusCodeUnauthorizedRoleOfPriLevel)),
+		errors.As(err, &no) && no.CompletionCode() == types.CodeInsufficientPrivilege:
+		return ErrRights
 	case errors.As(err, &no):
 		return err
 	case isTimeout(err), strings.Contains(text, "i/o timeout"), strings.Contains(text, "read deadline"), strings.Contains(text, "connection refused"), strings.Contains(text, "no route to host"):
@@ -219,6 +233,11 @@ func (i *IPMI) control(ctx context.Context, c *client.Client, a Action) error {
 	if !ok {
 		return fmt.Errorf("%w: %q", ErrUnsupported, a)
 	}
+	if (a == Cycle || a == Reset) && i.Taking != nil {
+		i.Taking()
+	}
+	// The library sends it up to five times, the same packet with the same sequence number: a controller
+	// that got one of them drops the others (IPMI 2.0 section 6.12.13).
 	_, err := c.ChassisControl(ctx, command)
 	if no, ok := types.IsResponseError(err); ok && (no.CompletionCode() == types.CodeInvalidCommand || no.CompletionCode() == types.CodeRequestDataFieldInvalid) {
 		return fmt.Errorf("%w: power %s (%w)", ErrUnsupported, a, err)

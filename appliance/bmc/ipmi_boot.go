@@ -53,7 +53,7 @@ func setBoot(ctx context.Context, c *client.Client, b Boot) (Next, error) {
 	if !ok {
 		return Next{}, fmt.Errorf("%w: IPMI has no boot from %s", ErrUnsupported, b.Device)
 	}
-	if err := keepFlags(ctx, c); err != nil {
+	if err := keepFlags(ctx, c, b.Device != Usual); err != nil {
 		return Next{}, err
 	}
 	var next Next
@@ -76,11 +76,12 @@ func setBoot(ctx context.Context, c *client.Client, b Boot) (Next, error) {
 }
 
 // keepFlags asks the controller not to forget the boot flags after 60 s, nor when somebody
-// presses the power button (parameter 3). Those that cannot are left as they are.
-func keepFlags(ctx context.Context, c *client.Client) error {
+// presses the power button (parameter 3); or to do so again, as it did before: what others set later is to
+// be forgotten. Those that cannot are left as they are.
+func keepFlags(ctx context.Context, c *client.Client, keep bool) error {
 	err := c.SetSystemBootOptionsParamFor(ctx, &types.BootOptionParam_BMCBootFlagValidBitClear{
-		DontClearOnCommandReceivedTimeout:       true,
-		DontClearOnPowerUpPushButtonOrWakeEvent: true,
+		DontClearOnCommandReceivedTimeout:       keep,
+		DontClearOnPowerUpPushButtonOrWakeEvent: keep,
 	})
 	if no, ok := types.IsResponseError(err); ok {
 		switch no.CompletionCode() {

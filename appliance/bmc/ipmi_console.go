@@ -35,6 +35,8 @@ func (i *IPMI) Console(ctx context.Context) (io.ReadWriteCloser, error) {
 		err := c.SOLStream(streaming, fromUs, toUs, &client.SOLStreamOptions{PollInterval: solPoll})
 		if err == nil || streaming.Err() != nil {
 			err = io.EOF
+		} else {
+			err = plain(err)
 		}
 		toUs.CloseWithError(err)
 		fromUs.CloseWithError(io.ErrClosedPipe)
@@ -46,8 +48,10 @@ func (i *IPMI) Console(ctx context.Context) (io.ReadWriteCloser, error) {
 
 // activate ends whatever session there is and begins ours.
 func (i *IPMI) activate(ctx context.Context) (*client.Client, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
+	if err := i.turn.take(ctx); err != nil {
+		return nil, err
+	}
+	defer i.turn.leave()
 	ctx, cancel := context.WithTimeout(ctx, ipmiOperation)
 	defer cancel()
 	c, err := i.login(ctx)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -75,7 +76,7 @@ func TestIPMIHalfway(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(s.dir, "log"))
 		return string(b)
 	}
-	port := relayUDP(t, s.port, func() bool { return !strings.Contains(log(), "set power") })
+	port := relayUDP(t, s.port, func(question bool, _ []byte) bool { return !question && strings.Contains(log(), "set power") })
 	c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12")}
 	if err := c.Do(t.Context(), PowerOff); !errors.Is(err, ErrSilent) || !errors.Is(err, ErrHalfway) {
 		t.Errorf("got %v", err)
@@ -83,6 +84,69 @@ func TestIPMIHalfway(t *testing.T) {
 	if got := s.get(t, "power"); got != "0" {
 		t.Errorf("power is %s: the command did not arrive", got)
 	}
+}
+
+// A controller that drops what it does not know of a session, without a word, is asked for the other
+// cipher suite once it has answered something else; that suite is asked for first from then on.
+func TestIPMISilentSuite(t *testing.T) {
+	s := startSim(t, "")
+	var sha256, sha1 atomic.Int32
+	var deaf atomic.Bool
+	port := relayUDP(t, s.port, func(question bool, b []byte) bool {
+		if deaf.Load() {
+			return true
+		}
+		if !question || len(b) < 29 || b[4] != 6 || b[5] != stepOpen {
+			return false
+		}
+		if b[28] == 3 { // RAKP-HMAC-SHA256 (section 13.28)
+			sha256.Add(1)
+			return true
+		}
+		sha1.Add(1)
+		return false
+	})
+	c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12")}
+	if state, err := c.Power(t.Context()); err != nil || state != Off || sha256.Load() == 0 {
+		t.Fatalf("%s, %v after %d questions for suite 17", state, err, sha256.Load())
+	}
+	sha256.Store(0)
+	if _, err := c.Power(t.Context()); err != nil || sha256.Load() != 0 {
+		t.Errorf("%v: it was asked for suite 17 %d times more", err, sha256.Load())
+	}
+	// One that is silent to all is asked for no session at all.
+	deaf.Store(true)
+	sha1.Store(0)
+	begun := time.Now()
+	if _, err := c.Power(t.Context()); !errors.Is(err, ErrSilent) || errors.Is(err, errMute) || time.Since(begun) > 20*time.Second {
+		t.Errorf("%v after %s", err, time.Since(begun))
+	}
+}
+
+// Whichever packet is lost, what is asked is answered: the login has four steps, the last of which cannot be said twice.
+func TestIPMILostPackets(t *testing.T) {
+	s := startSim(t, "")
+	for n := range int32(14) {
+		var seen atomic.Int32
+		port := relayUDP(t, s.port, func(question bool, _ []byte) bool { return question == (n%2 == 0) && seen.Add(1) == n/2+1 })
+		c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12"), suite: suites[1]}
+		if state, err := c.Power(t.Context()); err != nil || state != Off {
+			t.Errorf("number %d lost, of questions: %t: %s, %v", n/2+1, n%2 == 0, state, err)
+		}
+	}
+}
+
+// One that opens no session at all says so, in bounded time; it is as silent as one that is not there.
+func TestIPMIMute(t *testing.T) {
+	s := startSim(t, "")
+	port := relayUDP(t, s.port, func(question bool, b []byte) bool { return question && len(b) > 5 && b[4] == 6 })
+	c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12")}
+	begun := time.Now()
+	_, err := c.Power(t.Context())
+	if !errors.Is(err, ErrSilent) || !strings.Contains(err.Error(), "cipher suite 17: ") || !strings.Contains(err.Error(), "cipher suite 3: ") || time.Since(begun) > ipmiOperation+5*time.Second {
+		t.Errorf("%v after %s", err, time.Since(begun))
+	}
+	t.Logf("%v after %s", err, time.Since(begun).Round(time.Second/10))
 }
 
 // A wrong password costs one try, and none again until it is another.

@@ -85,11 +85,12 @@ func (r *Redfish) Eject(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var errs []error
-		for _, path := range drives {
-			errs = append(errs, s.ejectFrom(ctx, path))
+		for _, path := range drives { // one that refuses keeps no other full
+			if no := s.ejectFrom(ctx, path); err == nil {
+				err = no
+			}
 		}
-		return errors.Join(errs...)
+		return err
 	})
 }
 

@@ -15,10 +15,12 @@ import (
 type Known struct {
 	Protocol   string `json:"protocol,omitempty"`    // that answered, "redfish" or "ipmi"; "" is not known
 	CertSHA256 string `json:"cert_sha256,omitempty"` // of the certificate that it showed first; "" is none yet
+	// Refused is of an account, which has an entry of its own.
+	Refused *Refused `json:"refused,omitempty"`
 }
 
 // Memory keeps what is known of controllers. The key is the host as configured,
-// with its port where one is.
+// with its port where one is, or that of an account there.
 type Memory interface {
 	Get(host string) (Known, bool)
 	Put(host string, k Known) error

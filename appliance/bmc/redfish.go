@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/stmcginnis/gofish"
@@ -35,11 +34,14 @@ type Redfish struct {
 	MACs     []string               // of the machine; they tell as well which system it is
 	TLS      *tls.Config            // nil checks by the system's authorities
 
+	Taking func() // see Config
+
 	pace pace // zero is a real controller's
 
-	mu      sync.Mutex
-	refused refusal
+	account *account // nil: its own
+	turn    turn
 	basic   bool   // it has no sessions to give
+	faulty  reset  // whose answer was a fault, last
 	path    string // of the system; "" is not looked for yet
 }
 
@@ -70,8 +72,10 @@ type session struct {
 // operation logs in, does something, and logs out. Sessions are few on a controller and live
 // on for half an hour where nobody ends them, so none is kept.
 func (r *Redfish) operation(ctx context.Context, what string, limit time.Duration, do func(context.Context, *session) error) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	if err := r.turn.take(ctx); err != nil {
+		return fmt.Errorf("%s: BMC %s: %w", what, r.Host, err)
+	}
+	defer r.turn.leave()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	s, err := r.login(ctx)
@@ -92,8 +96,11 @@ func (r *Redfish) login(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.refused.holds(password) {
-		return nil, r.refused.err()
+	if r.account == nil {
+		r.account = &account{}
+	}
+	if err := r.account.may("redfish", password); err != nil {
+		return nil, err
 	}
 	s, err := r.connect(ctx, password, r.basic)
 	if err != nil && !r.basic && noSessions(err) {
@@ -101,14 +108,7 @@ func (r *Redfish) login(ctx context.Context) (*session, error) {
 			r.basic = true
 		}
 	}
-	switch {
-	case errors.Is(err, ErrRefused):
-		r.refused = refusal{password, time.Now()}
-		return nil, fmt.Errorf("%w: look at user and password_file of the machine", err)
-	case err == nil:
-		r.refused = refusal{}
-	}
-	return s, err
+	return s, r.account.learn("redfish", password, err)
 }
 
 // connect speaks to the service root, which asks for no password (DSP0266 section 13.3), and logs in.
@@ -122,7 +122,11 @@ func (r *Redfish) connect(ctx context.Context, password string, basic bool) (*se
 		if way.changes > 0 { // the root was read, the login was refused
 			return nil, s.loginError(err)
 		}
-		return nil, s.plain(err)
+		err = s.plain(err)
+		if no := (*denial)(nil); errors.As(err, &no) { // of the root, which asks for no password: nobody was refused
+			return nil, no
+		}
+		return nil, err
 	}
 	s.api = api
 	s.maker = makerOf(api.Service.Vendor, oemKeys(api.Service.OEM), api.Service.Product)
@@ -144,15 +148,18 @@ func (r *Redfish) connect(ctx context.Context, password string, basic bool) (*se
 // errNoToken is a session that came without its token.
 var errNoToken = errors.New("it made a session without a token")
 
-// tryBasic asks for something that needs the password, so that a wrong one shows at once.
+// tryBasic asks for something that needs the password, so that a wrong one is sent once.
 func (s *session) tryBasic(ctx context.Context) error {
 	_, err := s.get(ctx, systemsPath, &collection{})
 	var no *denial
-	if errors.As(err, &no) && no.status == http.StatusUnauthorized {
-		s.close()
-		return ErrRefused
+	switch {
+	case err == nil, errors.Is(err, ErrRights):
+		return nil
+	case errors.As(err, &no) && no.status == http.StatusUnauthorized:
+		err = ErrRefused
 	}
-	return nil // the operation finds out
+	s.close()
+	return err
 }
 
 // logout ends the session; in its own time, since that of the operation may be over.
@@ -200,13 +207,4 @@ func (r *Redfish) Info(ctx context.Context) (Info, error) {
 		return nil
 	})
 	return info, err
-}
-
-// holds reports whether this password was refused so lately that it is not tried again.
-func (r refusal) holds(password string) bool {
-	return !r.at.IsZero() && r.password == password && time.Since(r.at) < refusedFor
-}
-
-func (r refusal) err() error {
-	return fmt.Errorf("%w %s ago, and is not asked again so soon: many lock the account; put the right password into the file", ErrRefused, time.Since(r.at).Round(time.Second))
 }

@@ -95,8 +95,9 @@ func (s *session) target(sys *systemView, d Device) (string, error) {
 type shape []map[string]any
 
 // shapes are the ways, the fullest first; each is there because a controller refuses, or
-// takes and ignores, the ones before it.
-func shapes(sys *systemView, target string, b Boot) []shape {
+// takes and ignores, the ones before it. Where nobody knows by which firmware the machine boots, its controller does,
+// and is not told: but Supermicro, which must be, is told what it has.
+func shapes(sys *systemView, target string, b Boot, m maker) []shape {
 	if b.Device == Usual {
 		disabled, none := map[string]any{"BootSourceOverrideEnabled": "Disabled"}, map[string]any{"BootSourceOverrideTarget": "None"}
 		return []shape{
@@ -109,11 +110,14 @@ func shapes(sys *systemView, target string, b Boot) []shape {
 	if b.UEFI {
 		mode = string(schemas.UEFIBootSourceOverrideMode)
 	}
+	if b.Unsure && sys.Boot.Mode != "" {
+		mode = sys.Boot.Mode
+	}
 	full := map[string]any{"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": target, "BootSourceOverrideMode": mode}
 	if uri := sys.Boot.HTTPBootURI; b.Device == NetworkHTTP && uri != "" && uri != "None" {
 		full["HttpBootUri"] = "" // of somebody's earlier boot; ours comes by DHCP
 	}
-	return []shape{
+	ways := []shape{
 		{full},
 		// HPE iLO: the mode is not writable, 400 (community.general#3509; bmclib for DL160 Gen10).
 		{{"BootSourceOverrideEnabled": "Once", "BootSourceOverrideTarget": target}},
@@ -122,6 +126,10 @@ func shapes(sys *systemView, target string, b Boot) []shape {
 		// A board that takes all three, and keeps the target only (bmclib, AS-1015CS-TNR).
 		{{"BootSourceOverrideMode": mode}, {"BootSourceOverrideTarget": target}, {"BootSourceOverrideEnabled": "Once"}},
 	}
+	if b.Unsure && m != supermicro {
+		ways[0], ways[1] = ways[1], ways[0]
+	}
+	return ways
 }
 
 // setBoot tells the override in each shape, of the system and of its settings resource, until it
@@ -145,7 +153,7 @@ func (s *session) setBoot(ctx context.Context, b Boot) (Next, error) {
 	var no error
 	best := Next{}
 	for _, path := range s.bootPaths(sys) {
-		for _, shape := range shapes(sys, target, b) {
+		for _, shape := range shapes(sys, target, b, s.maker) {
 			next, err := s.tryBoot(ctx, path, shape, b)
 			switch {
 			case err == nil:
@@ -197,10 +205,10 @@ func (s *session) tryBoot(ctx context.Context, path string, sh shape, b Boot) (N
 		}
 		next := now.Boot.next()
 		if now.Boot.Mode == "" {
-			next.UEFI = b.UEFI
+			next.UEFI, next.Unsure = b.UEFI, b.Unsure
 		}
 		switch {
-		case next.Device == b.Device && (b.Device == Usual || next.UEFI == b.UEFI):
+		case next.Device == b.Device && (b.Device == Usual || b.Unsure || next.UEFI == b.UEFI):
 			return next, nil
 		case time.Now().Before(deadline):
 		case next.Device == b.Device:
@@ -220,11 +228,7 @@ func (s *session) dellCD(ctx context.Context, sys *systemView) error {
 	want := map[string]string{"ServerBoot.1.BootOnce": "Enabled", "ServerBoot.1.FirstBootDevice": "VCD-DVD"}
 	err := fmt.Errorf("%w: it has no attributes", ErrUnsupported)
 	for _, m := range s.managers(ctx, sys) {
-		paths := []string{m.link.ID + "/Attributes"}
-		for _, l := range m.Links.Oem.Dell.DellAttributes {
-			paths = append([]string{l.ID}, paths...)
-		}
-		for _, path := range paths {
+		for _, path := range m.dellAttributes() {
 			var now struct {
 				resource
 				Attributes map[string]any

@@ -372,7 +372,7 @@ func FuzzRedfish(f *testing.F) {
 			_ = sys.Boot.next().String()
 			for _, d := range []Device{Usual, Network, VirtualCD} {
 				target, err := s.target(&sys, d)
-				if err == nil && target != "" && len(shapes(&sys, target, Boot{Device: d})) == 0 {
+				if err == nil && target != "" && len(shapes(&sys, target, Boot{Device: d}, s.maker)) == 0 {
 					t.Error("no shape")
 				}
 			}

@@ -189,13 +189,10 @@ func (s *session) answerOf(no *schemas.Error) error {
 		a.said = s.clip(no.Message)
 	}
 	if a.status == http.StatusForbidden {
-		return fmt.Errorf("%w: the user lacks the right; give it operator or administrator rights (%w)", errRights, a)
+		return fmt.Errorf("%w (%w)", ErrRights, a)
 	}
 	return a
 }
-
-// errRights is a user who may not; to ask again would be no try of a password.
-var errRights = fmt.Errorf("%w, or what was asked of it", ErrRefused)
 
 // clip makes foreign text fit for a log: one line, not long, and never the password.
 func (s *session) clip(text string) string {
@@ -332,7 +329,19 @@ func (s *session) patch(ctx context.Context, path, etag string, body any) error 
 
 // change sends what changes something: lost on the way, it may have been done.
 func (s *session) change(ctx context.Context, do func() (*http.Response, error)) error {
-	resp, err := s.send(ctx, do)
+	return answered(s.send(ctx, do))
+}
+
+// changeOnce is change for what must not be sent twice in a row.
+func (s *session) changeOnce(do func() (*http.Response, error)) error {
+	resp, err := do()
+	if err != nil {
+		err = s.plain(err)
+	}
+	return answered(resp, err)
+}
+
+func answered(resp *http.Response, err error) error {
 	if errors.Is(err, ErrSilent) {
 		return fmt.Errorf("%w, %w", err, ErrHalfway)
 	}
@@ -350,12 +359,16 @@ func (s *session) send(ctx context.Context, do func() (*http.Response, error)) (
 			return resp, nil
 		}
 		err = s.plain(err)
-		var no *denial
-		busy := errors.As(err, &no) && (no.status == http.StatusServiceUnavailable || no.status == http.StatusTooManyRequests)
-		if !busy || attempt == 3 || s.sleep(ctx) != nil {
+		if !isBusy(err) || attempt == 3 || s.sleep(ctx) != nil {
 			return nil, err
 		}
 	}
+}
+
+// isBusy reports whether the service says that it has no time.
+func isBusy(err error) bool {
+	var no *denial
+	return errors.As(err, &no) && (no.status == http.StatusServiceUnavailable || no.status == http.StatusTooManyRequests)
 }
 
 // sleep waits one poll.

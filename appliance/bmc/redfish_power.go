@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -70,17 +71,25 @@ func (s *session) do(ctx context.Context, a Action) error {
 		a = PowerOn
 	}
 	allowed := s.allowed(ctx, sys)
+	taken := a == Cycle || a == Reset
 	var no error
-	for _, way := range ways[a] {
+	for _, way := range s.inOrder(ways[a]) {
 		if !allows(allowed, way) || a == PowerOn && way[0] == schemas.PushPowerButtonResetType && sys.power() != Off {
 			continue
+		}
+		if taken && s.Taking != nil {
+			s.Taking()
 		}
 		err := s.goOne(ctx, sys, way)
 		if err == nil {
 			return nil
 		}
-		if errors.Is(err, ErrHalfway) {
-			return s.whether(ctx, a, err)
+		if isUnknown(err) {
+			s.faulty = way[0]
+			done, lost := s.whether(ctx, a, sys, err)
+			if done || lost != nil {
+				return lost
+			}
 		}
 		if !refusedBy(err) {
 			return err
@@ -96,38 +105,99 @@ func (s *session) do(ctx context.Context, a Action) error {
 	return no
 }
 
+// inOrder has what a fault was the answer to last time at the end: it may be a way that this controller says it
+// has, and has not.
+func (s *session) inOrder(list [][]reset) [][]reset {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b []reset) int {
+		switch s.faulty {
+		case a[0]:
+			return 1
+		case b[0]:
+			return -1
+		}
+		return 0
+	})
+	return list
+}
+
 // goOne goes one way: a reset, or off, wait, and on.
 func (s *session) goOne(ctx context.Context, sys *systemView, way []reset) error {
 	err := s.reset(ctx, sys, way[0])
-	if len(way) == 1 || err != nil && !errors.Is(err, ErrHalfway) {
+	if len(way) == 1 || err != nil && !isUnknown(err) {
 		return err
 	}
-	state, err := s.until(ctx, Off, s.pace.power)
 	// Whatever it says, and whether or not somebody still waits, the server is not left without power.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.pace.power)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
+	state, _ := s.until(ctx, Off, s.pace.power)
+	if state == Off { // what On is to change
+		sys.PowerState = string(schemas.OffPowerState)
+	}
 	onErr := s.reset(ctx, sys, way[1])
 	for range 3 {
-		if !refusedBy(onErr) || s.sleep(ctx) != nil {
+		if !refusedBy(onErr) || isUnknown(onErr) || s.sleep(ctx) != nil {
 			break
 		}
 		onErr = s.reset(ctx, sys, way[1]) // some are not done with off when they say off
 	}
+	if onErr != nil {
+		if now, _ := s.until(ctx, On, s.pace.power); now == On {
+			onErr = nil
+		}
+	}
 	switch {
+	case state == Off: // also where the answer to that was lost
+		return onErr
 	case err != nil:
 		return err
-	case state != Off:
-		return fmt.Errorf("%w: it was told to switch off, and says that power is %s %s later", ErrNotTaken, state, s.pace.power)
 	}
-	return onErr
+	return fmt.Errorf("%w: it was told to switch off, and says that power is %s %s later", ErrNotTaken, state, s.pace.power)
 }
 
+// reset asks for one reset type. A controller that is busy is asked again, but not before a look at the server: some
+// say so of what they do.
 func (s *session) reset(ctx context.Context, sys *systemView, t reset) error {
 	target := sys.Actions.Reset.Target
 	if target == "" {
 		target = sys.link.ID + "/Actions/ComputerSystem.Reset"
 	}
-	return s.post(ctx, target, map[string]any{"ResetType": t})
+	path, err := s.local(target)
+	if err != nil {
+		return err
+	}
+	for attempt := 0; ; attempt++ {
+		err := s.changeOnce(func() (*http.Response, error) {
+			return s.api.WithContext(ctx).Post(path, map[string]any{"ResetType": t})
+		})
+		if !isBusy(err) || attempt == 3 || s.sleep(ctx) != nil {
+			return err
+		}
+		if now, lookErr := s.system(ctx); lookErr != nil {
+			return fmt.Errorf("%w, %w", err, ErrHalfway)
+		} else if sys.wasReset(now) {
+			return nil
+		}
+	}
+}
+
+// wasReset reports whether a server was switched or reset between two looks: its power is another, the time of its last
+// reset is, or it has used up the boot that was set for once.
+func (v *systemView) wasReset(now *systemView) bool {
+	return now.PowerState != "" && now.PowerState != v.PowerState || now.LastResetTime != v.LastResetTime ||
+		v.Boot.next().Held && !now.Boot.next().Held
+}
+
+// isUnknown reports whether something may have been done though it was not said: the answer was lost, or it was a fault
+// (500 to 599). What is not implemented was not done.
+func isUnknown(err error) bool {
+	var no *denial
+	switch {
+	case errors.Is(err, ErrHalfway):
+		return true
+	case !errors.As(err, &no) || no.status < http.StatusInternalServerError || no.status == http.StatusNotImplemented, isBusy(err):
+		return false
+	}
+	return !slices.ContainsFunc([]string{"NotSupported", "NotImplemented", "NotInList", "ActionParameter"}, func(id string) bool { return strings.Contains(no.ids, id) })
 }
 
 // allowed are the reset types that the controller says it allows, itself or in its ActionInfo;
@@ -175,16 +245,27 @@ func (s *session) already(ctx context.Context, a Action) (bool, error) {
 	return false, nil
 }
 
-// whether looks what became of a command whose answer was lost.
-func (s *session) whether(ctx context.Context, a Action, lost error) error {
-	want, ok := map[Action]State{PowerOn: On, PowerOff: Off}[a]
-	if !ok {
-		return lost
+// whether looks what became of a command that may have been done. Where that cannot be seen it is an error, and
+// nobody is to send another one: a reset does not show in the power.
+func (s *session) whether(ctx context.Context, a Action, before *systemView, lost error) (done bool, err error) {
+	if want, ok := map[Action]State{PowerOn: On, PowerOff: Off}[a]; ok {
+		if state, err := s.until(ctx, want, s.pace.power); err == nil && state == want {
+			return true, nil
+		}
+		if !errors.Is(lost, ErrHalfway) {
+			return false, nil // to switch on what is not on does no harm
+		}
+		return false, lost
 	}
-	if state, err := s.until(ctx, want, s.pace.power); err != nil || state != want {
-		return lost
+	for deadline := time.Now().Add(s.pace.power); time.Now().Before(deadline) && s.sleep(ctx) == nil; {
+		if now, err := s.system(ctx); err == nil && before.wasReset(now) {
+			return true, s.verifyOn(ctx)
+		}
 	}
-	return nil
+	if errors.Is(lost, ErrHalfway) {
+		return false, lost
+	}
+	return false, fmt.Errorf("%w, %w", lost, ErrHalfway)
 }
 
 // until waits for a state and returns the last one. What cannot be read for a while (the controller itself
@@ -215,7 +296,11 @@ func (r *Redfish) Start(ctx context.Context, b Boot) (next Next, err error) {
 		if err := s.do(ctx, Cycle); err != nil {
 			return err
 		}
-		return s.verifyOn(ctx)
+		err := s.verifyOn(ctx)
+		if err != nil && !errors.Is(err, ErrNotTaken) { // power was cycled, and must not be once more by another protocol
+			err = fmt.Errorf("%w, %w", err, ErrHalfway)
+		}
+		return err
 	})
 	return next, err
 }

@@ -333,7 +333,7 @@ func TestRedfishQuirks(t *testing.T) {
 			}},
 		{"sushy: HttpBootUri reads \"None\"; UefiHttp goes without", "measured, sushy-emulator 2.2.0 --fake", "sushy", nil,
 			func(t *testing.T, c *Redfish, service *bmctest.Redfish) {
-				if _, err := c.Set(t.Context(), Boot{NetworkHTTP, true}); err != nil || boots(service)[0]["HttpBootUri"] != nil {
+				if _, err := c.Set(t.Context(), Boot{Device: NetworkHTTP, UEFI: true}); err != nil || boots(service)[0]["HttpBootUri"] != nil {
 					t.Errorf("%v: sent %v", err, boots(service))
 				}
 			}},
@@ -342,7 +342,7 @@ func TestRedfishQuirks(t *testing.T) {
 				service.Change(service.System(), func(r map[string]any) { r["Boot"].(map[string]any)["HttpBootUri"] = "http://192.0.2.9/old.efi" })
 			},
 			func(t *testing.T, c *Redfish, service *bmctest.Redfish) {
-				if _, err := c.Set(t.Context(), Boot{NetworkHTTP, true}); err != nil || boots(service)[0]["HttpBootUri"] != "" {
+				if _, err := c.Set(t.Context(), Boot{Device: NetworkHTTP, UEFI: true}); err != nil || boots(service)[0]["HttpBootUri"] != "" {
 					t.Errorf("%v: sent %v", err, boots(service))
 				}
 			}},
@@ -423,7 +423,7 @@ func allow(service *bmctest.Redfish, kinds ...string) {
 // startsFrom boots the virtual drive once, and looks what the server started from, then and the time after.
 func startsFrom(t *testing.T, c *Redfish, service *bmctest.Redfish, want string) {
 	t.Helper()
-	startsOnce(t, c, service, Boot{VirtualCD, true}, want)
+	startsOnce(t, c, service, Boot{Device: VirtualCD, UEFI: true}, want)
 }
 
 func startsOnce(t *testing.T, c *Redfish, service *bmctest.Redfish, b Boot, want string) {

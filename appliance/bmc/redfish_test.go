@@ -108,10 +108,10 @@ func TestRedfishPower(t *testing.T) {
 
 func TestRedfishSet(t *testing.T) {
 	for _, kind := range everyKind {
-		for _, b := range []Boot{{Network, true}, {Network, false}, {NetworkHTTP, true}, {Disk, true}, {VirtualCD, true}, {Usual, true}} {
+		for _, b := range []Boot{{Device: Network, UEFI: true}, {Device: Network, UEFI: false}, {Device: NetworkHTTP, UEFI: true}, {Device: Disk, UEFI: true}, {Device: VirtualCD, UEFI: true}, {Device: Usual, UEFI: true}} {
 			service, c := startKind(t, kind)
 			if b.Device == Usual {
-				if _, err := c.Set(t.Context(), Boot{Network, true}); err != nil {
+				if _, err := c.Set(t.Context(), Boot{Device: Network, UEFI: true}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -195,7 +195,7 @@ func TestRedfishSystems(t *testing.T) {
 	service.Change("/redfish/v1/Systems", func(r map[string]any) {
 		r["Members"] = append(r["Members"].([]any), map[string]any{"@odata.id": "/redfish/v1/Systems/2"})
 	})
-	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "deadbeef") {
+	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "2 (serial CZ2)") {
 		t.Errorf("which of two was not said, and it says %v", err)
 	}
 	for _, by := range []struct {
@@ -211,9 +211,68 @@ func TestRedfishSystems(t *testing.T) {
 		}
 		service.Change("/redfish/v1/Systems/2", func(r map[string]any) { r["PowerState"] = "Off" })
 	}
+	// The place of the other is empty.
+	service.Hook = func(w http.ResponseWriter, r bmctest.Request) bool {
+		if r.Path == "/redfish/v1/Systems/1" {
+			bmctest.Refuse(w, http.StatusNotFound, "Base.1.4.ResourceMissing", "no blade")
+		}
+		return r.Path == "/redfish/v1/Systems/1"
+	}
+	for _, macs := range [][]string{{"52:54:00:00:00:02"}, {"52:54:00:00:00:01"}} {
+		c := &Redfish{Host: c.Host, Port: c.Port, User: c.User, Password: c.Password, TLS: c.TLS, pace: quick, MACs: macs}
+		if _, err := c.Power(t.Context()); (err == nil) != (macs[0] == "52:54:00:00:00:02") {
+			t.Errorf("one of two cannot be read, and %s is meant: %v", macs, err)
+		}
+	}
+	service.Hook = nil
 	c.System = "3"
 	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("there is no third, and it says %v", err)
+	}
+}
+
+// A controller's own ETag, not that of the packed form; and a collection has an end.
+func TestTags(t *testing.T) {
+	own := resource{ETag: `W/"7"`}
+	for header, want := range map[string]string{"": `W/"7"`, `"5"`: `"5"`, `"5-gzip"`: `"5"`, `W/"5-gzip"`: `W/"5"`} {
+		if got := own.tag(header); got != want {
+			t.Errorf("%s: %s, want %s", header, got, want)
+		}
+	}
+	service, c := startKind(t, "ilo")
+	service.Change("/redfish/v1/Systems", func(r map[string]any) {
+		for range 5000 {
+			r["Members"] = append(r["Members"].([]any), map[string]any{"@odata.id": "/redfish/v1/Systems/none"})
+		}
+	})
+	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("a system among thousands that are not there: %v", err)
+	}
+	if n := len(service.Requests()); n > maxMembers+20 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// A system that has another name since its firmware was updated is found again.
+func TestRenamed(t *testing.T) {
+	service, c := startKind(t, "ilo")
+	if _, err := c.Power(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	system := service.Resource("/redfish/v1/Systems/1")
+	system["@odata.id"], system["PowerState"] = "/redfish/v1/Systems/Self", "On"
+	service.Add("/redfish/v1/Systems/Self", system)
+	service.Change("/redfish/v1/Systems", func(r map[string]any) {
+		r["Members"] = []any{map[string]any{"@odata.id": "/redfish/v1/Systems/Self"}}
+	})
+	service.Hook = func(w http.ResponseWriter, r bmctest.Request) bool {
+		if r.Path == "/redfish/v1/Systems/1" {
+			bmctest.Refuse(w, http.StatusNotFound, "Base.1.4.ResourceMissing", "no such system")
+		}
+		return r.Path == "/redfish/v1/Systems/1"
+	}
+	if state, err := c.Power(t.Context()); err != nil || state != On {
+		t.Errorf("%s, %v", state, err)
 	}
 }
 

@@ -3,7 +3,9 @@ package bmc
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -36,8 +38,10 @@ type (
 		Manufacturer string
 		Model        string
 		PowerState   string
-		Boot         bootView
-		Actions      struct {
+		// LastResetTime is there since version 1.12 of the schema, with few.
+		LastResetTime string
+		Boot          bootView
+		Actions       struct {
 			Reset actionView `json:"#ComputerSystem.Reset"`
 		}
 		Settings struct {
@@ -134,8 +138,9 @@ func (s *session) system(ctx context.Context) (*systemView, error) {
 		return sys, nil
 	}
 	sys, err := s.readSystem(ctx, s.path)
-	if refusedBy(err) {
+	if no := (*denial)(nil); errors.As(err, &no) && no.status == http.StatusNotFound {
 		s.path = "" // a firmware's update may give it another name
+		return s.system(ctx)
 	}
 	return sys, err
 }
@@ -153,37 +158,51 @@ func (s *session) readSystem(ctx context.Context, path string) (*systemView, err
 	return sys, nil
 }
 
-// find finds the machine's system: the only one, or the one that is meant.
+// find finds the machine's system: the only one, or the one that is meant. In a chassis one that cannot
+// be read is passed over: the empty place of a blade must not cost the others their power button.
 func (s *session) find(ctx context.Context) (*systemView, error) {
 	paths, err := s.members(ctx, systemsPath)
 	if err != nil {
 		return nil, err
 	}
 	var all, meant []*systemView
+	var unread error
 	for _, path := range paths {
 		sys, err := s.readSystem(ctx, path)
 		if err != nil {
-			return nil, err
+			if unread = err; !refusedBy(err) {
+				return nil, err
+			}
+			continue
 		}
 		all = append(all, sys)
 		if s.means(ctx, sys, len(paths) > 1) {
-			meant = append(meant, sys)
+			if meant = append(meant, sys); s.System == "" {
+				break // by its network card, of which there is one in the world; each further system would be many questions
+			}
 		}
 	}
 	switch {
-	case len(all) == 0:
-		return nil, fmt.Errorf("%w: it names no system that it controls", ErrUnsupported)
 	case len(meant) == 1:
 		return meant[0], nil
-	case len(all) == 1 && s.System == "":
+	case len(all) == 0 && unread != nil:
+		return nil, unread
+	case len(all) == 0:
+		return nil, fmt.Errorf("%w: it names no system that it controls", ErrUnsupported)
+	case len(paths) == 1 && s.System == "":
 		return all[0], nil
 	}
+	return nil, s.unclear(all)
+}
+
+// unclear names the systems of a chassis.
+func (s *session) unclear(all []*systemView) error {
 	var names []string
 	for _, sys := range all {
-		names = append(names, s.clip(fmt.Sprintf("%s (UUID %s, serial %s)", sys.ID, sys.UUID, sys.SerialNumber)))
+		names = append(names, fmt.Sprintf("%s (serial %s)", clean(sys.ID), clean(sys.SerialNumber)))
 	}
-	return nil, fmt.Errorf("%w: it has %d systems, and which is meant is not clear; name one by Id, UUID or serial number: %s",
-		ErrUnsupported, len(all), strings.Join(names, ", "))
+	return fmt.Errorf("%w: it has %d systems, and which is meant is not clear; the machine's mac must be that of one of its network cards: %s",
+		ErrUnsupported, len(all), s.clip(strings.Join(names, ", ")))
 }
 
 // means reports whether a system is the one that was configured.

@@ -63,6 +63,7 @@ type Order struct {
 	Served  []string  // names of files served to the last byte
 	CPU     string    // of the machine, once its firmware has said it: requests for files do not
 	Power   string    // by what its machine is switched on: "bmc", "switch", or "" for by hand
+	Press   Press     // how far that has come
 }
 
 // Arm makes an order; a zero ttl is the default. It makes sure first that the

@@ -35,9 +35,8 @@ type Machine struct {
 	// opening only; the console stands until Close, or until its Read fails. One that can
 	// send a break has the method Break() error.
 	Open func(ctx context.Context) (io.ReadWriteCloser, error)
-	// Wait is how long the console is left alone at least after an error of Open: a
-	// wrong password that is tried again and again locks the account of the BMC.
-	// nil, or 0: as usual.
+	// Wait is how long the console is left alone at least after an error of Open that does not
+	// heal by itself, unless somebody attaches. nil, or 0: as usual.
 	Wait func(err error) time.Duration
 }
 

@@ -86,7 +86,7 @@ func (l *line) run(ctx context.Context) {
 		}
 		delay = min(max(2*delay, firstDelay), lastDelay)
 		l.lose(err)
-		if !l.wait(ctx, jitter(delay), l.least(err)) {
+		if !l.wait(ctx, max(jitter(delay), l.least(err))) {
 			return
 		}
 	}
@@ -97,7 +97,7 @@ func jitter(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)/2*float64(d))
 }
 
-// least is how long the console must be left alone after an error.
+// least is how long the console is to be left alone after an error.
 func (l *line) least(err error) time.Duration {
 	var failed *openError
 	if l.machine.Wait == nil || !errors.As(err, &failed) {
@@ -106,17 +106,13 @@ func (l *line) least(err error) time.Duration {
 	return l.machine.Wait(failed.err)
 }
 
-// wait waits for the next attempt; false when there is none. Who attaches ends it, but not before least is over.
-func (l *line) wait(ctx context.Context, delay, least time.Duration) bool {
-	poke := l.poke
-	if least > 0 {
-		poke, delay = nil, max(delay, least)
-	}
+// wait waits for the next attempt; false when there is none. Who attaches ends it.
+func (l *line) wait(ctx context.Context, delay time.Duration) bool {
 	t := time.NewTimer(delay)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-poke:
+	case <-l.poke:
 		return l.pause(ctx)
 	case <-ctx.Done():
 		return false

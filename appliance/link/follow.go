@@ -122,6 +122,9 @@ func (m *machine) followDoubt(now time.Time) {
 	}
 	if m.due(m.beat, now) {
 		m.beat = now.Add(u.pace())
+		if !m.muted.IsZero() {
+			m.beat = now.Add(max(u.pace(), trialPace))
+		}
 		m.due(m.beat, now)
 		m.duplicate(m.alone.IsZero() && m.count(now) > 1) // before the probe, so that it goes by all of them
 		m.ping(now)

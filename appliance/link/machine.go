@@ -93,6 +93,7 @@ const (
 	maxHold   = 30 * time.Minute
 	trials    = 5 * time.Second // first pause between trials of all uplinks while the hub is silent
 	maxTrials = 10 * time.Minute
+	trialPace = 250 * time.Millisecond // between the probes of a trial: they go by LTE, too
 	refutals  = 3
 )
 

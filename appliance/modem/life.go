@@ -80,11 +80,13 @@ func (m *Modem) lost(err error) {
 		state = Absent
 	}
 	why := err.Error()
-	if path := m.device(); state == Mute && m.places.rival(path) {
-		why += "; ModemManager runs here and was not told to leave the port alone: install systemd/70-rescuebox-modem.rules and pull the modem out and in"
+	if state == Mute && m.rival {
+		why += "; " + rivalWhy
 	}
 	m.setState(state, why)
 }
+
+const rivalWhy = "ModemManager runs here and was not told to leave the AT port alone, so it may talk in between: install systemd/70-rescuebox-modem.rules and pull the modem out and in"
 
 // once is one session, from the port's opening to its loss, or to the one who borrows the port.
 func (m *Modem) once(ctx context.Context) (*loan, error) {
@@ -94,9 +96,11 @@ func (m *Modem) once(ctx context.Context) (*loan, error) {
 	}
 	p, err := openTTY(path, m.Speed)
 	if err != nil {
+		m.rival = false // who has it is in the error
 		return nil, err
 	}
 	m.noteUSB(id)
+	m.rival = m.places.rival(path)
 	s := newSession(p, path, m.log, nil)
 	m.setOpen(s)
 	ctx, cancel := context.WithCancel(ctx)

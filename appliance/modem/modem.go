@@ -67,7 +67,8 @@ type Modem struct {
 
 	memoryLock sync.Mutex
 	memory     Record
-	retries    int // of a PIN that cost no try; owned by the session's goroutine
+	retries    int  // of a PIN that cost no try; owned by the session's goroutine
+	rival      bool // ModemManager may be on the port too; the same one's
 }
 
 // New makes a modem; Run brings it to life.

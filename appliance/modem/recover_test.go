@@ -142,6 +142,12 @@ func TestRivalIsNamed(t *testing.T) {
 	if !p.rival("/dev/null") {
 		t.Error("ModemManager is not seen")
 	}
+	fake := modemtest.Start(t)
+	m, stop := start(t, fake, func(m *Modem) { m.places = p })
+	if s := until(t, m, "registration", registered); !strings.Contains(s.Why, "ModemManager") {
+		t.Errorf("the status says %q", s.Why)
+	}
+	stop()
 	if err := errors.Join(os.MkdirAll(p.run+"/udev/data", 0o700), os.WriteFile(p.run+"/udev/data/c1:3", []byte("I:1\nE:ID_MM_PORT_IGNORE=1\n"), 0o600)); err != nil {
 		t.Fatal(err)
 	}

@@ -143,6 +143,9 @@ func (m *Modem) arrived(n network, sig Signal) {
 	if why == "" && n.roams() && !m.Roaming && data {
 		why = roamingWhy(name)
 	}
+	if why == "" && m.rival {
+		why = rivalWhy
+	}
 	m.mu.Lock()
 	was := m.status.Roaming
 	m.status.Operator, m.status.PLMN, m.status.Technology, m.status.Roaming = n.name, n.plmn, n.technology, n.roams()

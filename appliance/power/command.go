@@ -17,6 +17,7 @@ import (
 // command is a switch that programs of the site's know how to work.
 type command struct {
 	on, off, cycle, status []string
+	taking                 func()
 }
 
 func newCommand(c Config) (*command, error) {
@@ -25,7 +26,7 @@ func newCommand(c Config) (*command, error) {
 			return nil, errors.New("a switch's program is named by its whole path")
 		}
 	}
-	return &command{c.On, c.Off, c.Cycle, c.Status}, nil
+	return &command{c.On, c.Off, c.Cycle, c.Status, c.Taking}, nil
 }
 
 func (c *command) State(ctx context.Context) (State, error) {
@@ -53,11 +54,20 @@ func (c *command) to(ctx context.Context, name string, argv []string, want State
 	return settle(ctx, want, settling, c.State)
 }
 
+// Cycle has what is off already switched on, where there are programs that can say and do so.
 func (c *command) Cycle(ctx context.Context) error {
-	if c.cycle == nil && c.on != nil && c.off != nil {
-		return offAndOn(ctx, c, resting)
+	if c.status != nil && c.on != nil {
+		if s, err := c.State(ctx); err == nil && s == Off {
+			return c.On(ctx)
+		}
 	}
-	_, err := run(ctx, "cycle", c.cycle)
+	if c.cycle == nil && c.on != nil && c.off != nil {
+		return offAndOn(ctx, c, c.taking, resting)
+	}
+	if c.cycle != nil {
+		c.taking()
+	}
+	_, err := run(context.WithoutCancel(ctx), "cycle", c.cycle) // one that was killed might leave the power off
 	return err
 }
 

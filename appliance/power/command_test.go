@@ -43,7 +43,7 @@ case $2 in on|off) echo "$2" >state;; '') cat state;; cycle) echo on >state;; es
 		t.Error(err)
 	}
 	log, _ := os.ReadFile(filepath.Join(dir, "log"))
-	if got, want := strings.Join(strings.Split(string(log), "\n"), ","), "5 off,5,5,5 on,5,5,5 off,5,5 on,5,5 cycle,"; got != want {
+	if got, want := strings.Join(strings.Split(string(log), "\n"), ","), "5 off,5,5,5 on,5,5,5,5 off,5,5 on,5,5,5 cycle,"; got != want {
 		t.Errorf("it was run as %q, want %q", got, want)
 	}
 }

@@ -59,6 +59,7 @@ type gsmSocket struct {
 	texts    GSM
 	password func() (string, error)
 	ask      func(ctx context.Context, number, text string) (<-chan string, error)
+	taking   func()
 
 	on, off, no, right *regexp.Regexp
 }
@@ -76,7 +77,7 @@ func newGSMSocket(c Config) (*gsmSocket, error) {
 	if t.On == "" && t.Cycle == "" {
 		return nil, errors.New("a GSM socket that can neither switch on nor cycle helps nobody: give it a text for one of them")
 	}
-	s := &gsmSocket{number: c.Number, texts: t, password: c.Password, ask: c.Ask, right: regexp.MustCompile(noRight)}
+	s := &gsmSocket{number: c.Number, texts: t, password: c.Password, ask: c.Ask, taking: c.Taking, right: regexp.MustCompile(noRight)}
 	for of, p := range map[**regexp.Regexp]string{&s.on: t.SaysOn, &s.off: t.SaysOff, &s.no: t.SaysNo} {
 		if len(p) > maxPattern {
 			return nil, fmt.Errorf("a pattern for replies of %d characters is too long: at most %d", len(p), maxPattern)
@@ -254,6 +255,7 @@ func (s *gsmSocket) offAndOn(ctx context.Context) error {
 	if s.texts.Off == "" {
 		return fmt.Errorf("%w: no text to switch off is known", ErrUnsupported)
 	}
+	s.taking()
 	failed := s.Off(ctx)
 	if errors.Is(failed, ErrRefused) {
 		return failed

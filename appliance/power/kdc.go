@@ -28,7 +28,7 @@ type kdcs []string
 // ask asks one after the other for an answer, over TCP (RFC 4120 §7.2.2). One that
 // answers at all settles it: every further one would count a wrong password again.
 func (k kdcs) ask(ctx context.Context, request []byte) ([]byte, error) {
-	var all []error
+	var failed error
 	for i, kdc := range k {
 		answer, err := askKDC(ctx, kdc, request)
 		if err == nil {
@@ -36,11 +36,11 @@ func (k kdcs) ask(ctx context.Context, request []byte) ([]byte, error) {
 			k[0] = kdc
 			return answer, nil
 		}
-		if all = append(all, fmt.Errorf("%w: its KDC %s: %w", kind(err), kdc, err)); ctx.Err() != nil {
+		if failed = and(failed, fmt.Errorf("%w: its KDC %s: %w", kind(err), kdc, err)); ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, errors.Join(all...)
+	return nil, failed
 }
 
 // errReply is an answer that is no Kerberos.

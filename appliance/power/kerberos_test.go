@@ -17,8 +17,10 @@ import (
 	"time"
 
 	"github.com/jcmturner/gofork/encoding/asn1"
+	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/iana/etypeID"
+	"github.com/jcmturner/gokrb5/v8/iana/keyusage"
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/types"
 )
@@ -400,6 +402,83 @@ func emptyTicket(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	return text
+}
+
+// A KDC that names no salt means the usual one: the realm, and the user (RFC 4120 §4).
+func TestKerberosUsualSalt(t *testing.T) {
+	t.Parallel()
+	k, err := newKerberos("rescue@EXAMPLE.ORG", "Geheim77", "localhost", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	derive := func(salt string) string {
+		hints := types.PADataSequence{{PADataType: 19, PADataValue: marshalled(t, types.ETypeInfo2{{EType: etypeID.AES256_CTS_HMAC_SHA1_96, Salt: salt}})}}
+		key, err := k.derive(hints)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(key.KeyValue)
+	}
+	if usual := derive(""); usual != derive("EXAMPLE.ORGrescue") || usual == derive("EXAMPLE.ORGother") {
+		t.Errorf("the key %x is of another salt", usual)
+	}
+}
+
+// What a KDC's reply says must be what was asked for, also where it is sealed with the right key: it may be
+// another's, or an old one.
+func TestKerberosOtherTicket(t *testing.T) {
+	t.Parallel()
+	k, err := newKerberos("rescue@EXAMPLE.ORG", "Geheim77", "localhost", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := types.EncryptionKey{KeyType: etypeID.AES256_CTS_HMAC_SHA1_96, KeyValue: make([]byte, 32)}
+	for name, spoil := range map[string]func(r *messages.KDCRepFields, part *messages.EncKDCRepPart){
+		"":                 func(*messages.KDCRepFields, *messages.EncKDCRepPart) {},
+		"an old one":       func(_ *messages.KDCRepFields, part *messages.EncKDCRepPart) { part.Nonce++ },
+		"of another realm": func(_ *messages.KDCRepFields, part *messages.EncKDCRepPart) { part.SRealm = "ELSEWHERE.ORG" },
+		"for another service": func(_ *messages.KDCRepFields, part *messages.EncKDCRepPart) {
+			part.SName.NameString = []string{"HTTP", "other"}
+		},
+		"with a key that is no AES": func(_ *messages.KDCRepFields, part *messages.EncKDCRepPart) { part.Key.KeyType = etypeID.RC4_HMAC },
+		"outside of another service": func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) {
+			r.Ticket.SName.NameString = []string{"HTTP", "other"}
+		},
+		"outside of another realm":    func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) { r.Ticket.Realm = "ELSEWHERE.ORG" },
+		"for another user":            func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) { r.CName.NameString = []string{"other"} },
+		"for a user of another realm": func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) { r.CRealm = "ELSEWHERE.ORG" },
+		"sealed with another kind of key": func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) {
+			r.EncPart.EType = etypeID.AES128_CTS_HMAC_SHA1_96
+		},
+		"sealed, and changed on the way": func(r *messages.KDCRepFields, _ *messages.EncKDCRepPart) { r.EncPart.Cipher = []byte{0} },
+	} {
+		service := types.PrincipalName{NameType: 2, NameString: []string{"HTTP", "localhost"}}
+		part := messages.EncKDCRepPart{Key: key, Nonce: 77, SRealm: "EXAMPLE.ORG", SName: service, Flags: types.NewKrbFlags(),
+			AuthTime: time.Now().UTC(), EndTime: time.Now().UTC().Add(time.Hour)}
+		reply := messages.KDCRepFields{CRealm: "EXAMPLE.ORG", CName: types.PrincipalName{NameType: 1, NameString: []string{"rescue"}},
+			Ticket: messages.Ticket{Realm: "EXAMPLE.ORG", SName: types.PrincipalName{NameType: 2, NameString: []string{"HTTP", "localhost"}}}}
+		spoil(&reply, &part)
+		text, err := part.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := crypto.GetEncryptedData(text, key, keyusage.TGS_REP_ENCPART_SESSION_KEY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reply.EncPart.Cipher != nil {
+			sealed.Cipher[len(sealed.Cipher)-1] ^= 1
+		}
+		if reply.EncPart.EType != 0 {
+			sealed.EType = reply.EncPart.EType
+		}
+		reply.EncPart = sealed
+		asked := messages.KDCReqFields{ReqBody: messages.KDCReqBody{Nonce: 77, SName: service}}
+		asked.ReqBody.SName.NameString = []string{"HTTP", "localhost"}
+		if _, err := k.unlocked(reply, key, keyusage.TGS_REP_ENCPART_SESSION_KEY, asked); (err == nil) != (name == "") {
+			t.Errorf("a ticket %s: %v", name, err)
+		}
+	}
 }
 
 // A KDC that is silent or speaks nonsense has others after it; one that refuses has not:

@@ -89,10 +89,11 @@ type pdu struct {
 	outlet              int
 	dialects            []dialect
 	spoken              *dialect // by this unit; nil until it was asked
+	taking              func()
 }
 
 func newPDU(c Config) (*pdu, error) {
-	p := &pdu{user: c.User, community: c.Community, password: c.Password, outlet: c.Outlet, dialects: dialects(c.Model)}
+	p := &pdu{user: c.User, community: c.Community, password: c.Password, outlet: c.Outlet, dialects: dialects(c.Model), taking: c.Taking}
 	p.host, p.port = address(c.Host, "161")
 	switch {
 	case p.dialects == nil:
@@ -146,6 +147,7 @@ func (p *pdu) Cycle(ctx context.Context) error {
 		}
 		// Said once: a unit that hears it twice may begin anew.
 		g.Retries = 0
+		p.taking()
 		return p.write(g, p.spoken.cycle)
 	})
 	switch {
@@ -155,7 +157,7 @@ func (p *pdu) Cycle(ctx context.Context) error {
 		return err
 	}
 	if unseen := settle(ctx, Off, settling, p.State); unseen != nil {
-		return errors.Join(err, fmt.Errorf("the outlet's cycle: %w", unseen))
+		return and(err, fmt.Errorf("the outlet's cycle: %w", unseen))
 	}
 	// A unit's off time is set on it, at most some minutes; it is not waited for longer than this.
 	if settle(ctx, On, time.Minute, p.State) == nil {
@@ -167,8 +169,8 @@ func (p *pdu) Cycle(ctx context.Context) error {
 // read reads the state in the unit's dialect, and finds out which that is.
 func (p *pdu) read(g *gosnmp.GoSNMP) (State, error) {
 	asked := p.dialects
-	if p.spoken != nil {
-		asked = []dialect{*p.spoken}
+	if p.spoken != nil { // the others after it: a unit may be replaced by a newer one
+		asked = append([]dialect{*p.spoken}, asked...)
 	}
 	for _, d := range asked {
 		object := p.oid(d.status)

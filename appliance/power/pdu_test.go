@@ -1,6 +1,7 @@
 package power
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -170,6 +171,38 @@ func TestPDULies(t *testing.T) {
 	wantError(t, s.Cycle(t.Context()), ErrNotTaken, "geheim77")
 	if got := u.read(t, "told"); got != "off cycle" {
 		t.Errorf("the unit was told %q", got)
+	}
+}
+
+// A cycle whose answer is lost is not said again: it was heard, and would begin anew.
+func TestPDUCycleUnanswered(t *testing.T) {
+	t.Parallel()
+	u := newUnit(t, "raritan")
+	back, err := net.Dial("udp", u.host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { back.Close() })
+	const setRequest = 0xa3 // RFC 3416 §3
+	front := babble(t, func(asked []byte) [][]byte {
+		at := bytes.Index(asked, []byte("geheim77")) + len("geheim77")
+		set := asked[at] == setRequest
+		answer := make([]byte, 2048)
+		_, _ = back.Write(asked)
+		_ = back.SetReadDeadline(time.Now().Add(20 * time.Second))
+		n, err := back.Read(answer)
+		if err != nil || set {
+			return nil
+		}
+		return [][]byte{answer[:n]}
+	})
+	c := u.config("raritan")
+	c.Host = front
+	if err := open(t, c).Cycle(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := u.read(t, "told"); got != "cycle" || u.read(t, "state") != "on" {
+		t.Errorf("the unit was told %q, and is %s", got, u.read(t, "state"))
 	}
 }
 

@@ -19,6 +19,7 @@ type pikvm struct {
 	password   func() (string, error)
 	client     *http.Client
 	pins       Pins
+	taking     func()
 }
 
 func newPiKVM(c Config) (*pikvm, error) {
@@ -31,7 +32,7 @@ func newPiKVM(c Config) (*pikvm, error) {
 	}
 	name, port := address(u.Host, "443")
 	return &pikvm{
-		base: "https://" + u.Host, user: c.User, password: c.Password, pins: c.Pins,
+		base: "https://" + u.Host, user: c.User, password: c.Password, pins: c.Pins, taking: c.Taking,
 		client: &http.Client{Transport: transport(pinned(joined(name, port), c.Pins)), CheckRedirect: stay},
 	}, nil
 }
@@ -85,7 +86,7 @@ func (p *pikvm) Cycle(ctx context.Context) error {
 	case s == Off:
 		return p.On(ctx)
 	}
-	return offAndOn(ctx, p, resting)
+	return offAndOn(ctx, p, p.taking, resting)
 }
 
 // press has a button pressed, and waits for the lamp. The PiKVM itself presses nothing

@@ -8,6 +8,7 @@
 package power
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,6 +76,9 @@ type Config struct {
 	// error is that the text certainly was not sent.
 	Ask func(ctx context.Context, number, text string) (<-chan string, error)
 
+	// Taking is called right before power is taken for a cycle; nil: nobody wants to know.
+	Taking func()
+
 	// Of a command: programs with their arguments, nil where it cannot.
 	// Status prints "on" or "off".
 	On, Off, Cycle, Status []string
@@ -97,6 +101,9 @@ const (
 
 // New makes a switch. Nothing is asked of it yet.
 func New(c Config) (Switch, error) {
+	if c.Taking == nil {
+		c.Taking = func() {}
+	}
 	var s Switch
 	var err error
 	switch c.Kind {
@@ -209,13 +216,27 @@ func restore(ctx context.Context, on func(context.Context) error) error {
 	return nil
 }
 
+// and is errors.Join in one line, as errors are shown.
+func and(err, another error) error {
+	if err == nil || another == nil {
+		return cmp.Or(err, another)
+	}
+	return fmt.Errorf("%w; %w", err, another)
+}
+
 // resting is how long power stays off in a cycle: capacitors shall be empty, and a
 // server's firmware shall see that it was gone.
 const resting = 5 * time.Second
 
 // offAndOn is a cycle for switches that have none. To switch off may fail by its answer
-// only: then power is given back all the same, unless it is there.
-func offAndOn(ctx context.Context, s Switch, rest time.Duration) error {
+// only: then power is given back all the same, unless it is there. Whether or not somebody still waits, it rests.
+func offAndOn(ctx context.Context, s Switch, taking func(), rest time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	taking()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), switching) // an off that is abandoned may still come
+	defer cancel()
 	failed := s.Off(ctx)
 	if failed != nil {
 		switch state := after(ctx, s, failed); state {
@@ -227,7 +248,7 @@ func offAndOn(ctx context.Context, s Switch, rest time.Duration) error {
 	}
 	_ = pause(ctx, rest) // too short a rest is better than none
 	if err := restore(ctx, s.On); err != nil {
-		return errors.Join(failed, err)
+		return and(failed, err)
 	}
 	return failed
 }

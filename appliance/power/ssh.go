@@ -26,7 +26,7 @@ func (s Shutdown) ssh(ctx context.Context) error {
 	defer client.Close()
 	// Nothing below knows contexts; without its connection all of it ends.
 	defer context.AfterFunc(ctx, func() { client.Close() })()
-	var tried []error
+	var tried error
 	for _, command := range poweroffs() {
 		err := say(client, command)
 		var said *ssh.ExitError
@@ -38,9 +38,9 @@ func (s Shutdown) ssh(ctx context.Context) error {
 		case !errors.As(err, &said):
 			return fmt.Errorf("%w: %s: %w", ErrSystemUnable, command, err)
 		}
-		tried = append(tried, fmt.Errorf("%s: %w", command, err))
+		tried = and(tried, fmt.Errorf("%s: %w", command, err))
 	}
-	return fmt.Errorf("%w: %w", ErrSystemUnable, errors.Join(tried...))
+	return fmt.Errorf("%w: %w", ErrSystemUnable, tried)
 }
 
 // say runs a command there. A session that ends without the command's status is one that

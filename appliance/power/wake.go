@@ -55,7 +55,7 @@ func (w *wake) On(ctx context.Context) error {
 		for _, mac := range w.macs {
 			framed, datagram := w.frame(mac), w.datagram(ctx, mac)
 			if framed != nil && datagram != nil {
-				return fmt.Errorf("call %s on %s: %w", mac, w.lan, errors.Join(framed, datagram))
+				return fmt.Errorf("call %s on %s: %w", mac, w.lan, and(framed, datagram))
 			}
 		}
 	}

@@ -45,7 +45,7 @@ func (s Shutdown) winrm(ctx context.Context) error {
 		return err
 	}
 	if plain := s.windows(ctx, "http", name, portHTTP); plain != nil {
-		return errors.Join(err, plain)
+		return and(err, plain)
 	}
 	return nil
 }
@@ -84,7 +84,7 @@ func (s Shutdown) windows(ctx context.Context, scheme, name, port string) error 
 		return first
 	}
 	if err := r.invoke(ctx, shutdownExe()); err != nil {
-		return errors.Join(first, err)
+		return and(first, err)
 	}
 	return nil
 }

@@ -327,6 +327,21 @@ func TestChallenge(t *testing.T) {
 	if _, err := proven(t, weak()); err == nil {
 		t.Error("a challenge without encryption is taken")
 	}
+	for name, spoil := range map[string]func(b []byte){
+		"attributes beyond its end":       func(b []byte) { binary.LittleEndian.PutUint32(b[44:], uint32(len(b)-4)) },
+		"far beyond":                      func(b []byte) { binary.LittleEndian.PutUint32(b[44:], 0xfffffff0) },
+		"an attribute longer than all":    func(b []byte) { b[58] = 0xff },
+		"one that ends with the last one": func(b []byte) { b[58] = byte(len(b) - 56) },
+		"attributes without an end":       func(b []byte) { b[len(b)-4] = 2 },
+		"a time of another length":        func(b []byte) { b[70] = 4 },
+		"bound to a channel of its own":   func(b []byte) { b[56] = attributeBinding },
+	} {
+		b := goodChallenge()
+		spoil(b)
+		if _, err := proven(t, b); !errors.Is(err, errChallenge) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // Whatever challenge is taken, what follows is sealed.

@@ -178,6 +178,7 @@ func (v *seat) again(ctx context.Context, delay time.Duration) (*api.Console, er
 		case errors.As(err, &no) && no.Status < 500:
 			return nil, err
 		}
+		delay = min(2*delay, 8*time.Second)
 	}
 }
 

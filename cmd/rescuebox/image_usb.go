@@ -31,7 +31,8 @@ func (o *imageOptions) usbCommand() *cobra.Command {
 		Long: `Write an image to a USB stick, for the machine that cannot boot from the network.
 The stick boots with BIOS and UEFI, with Secure Boot too; the rescue system on
 it finds this box by DHCP and brings its ticket as ever. All that was on the
-stick is lost. A disk that is built in, mounted, or in use is refused.`,
+stick is lost. A disk that is built in, mounted, or in use is refused; a loop device
+is taken: it is a file that somebody made a disk, for a virtual machine or to keep.`,
 		Example: "  rescuebox image usb rescue /dev/sdX", Args: cobra.ExactArgs(2), ValidArgsFunction: o.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.usb(&sticks{sys: "/sys", mounts: "/proc/self/mountinfo", swaps: "/proc/swaps"}, args[0], args[1], yes)
@@ -88,7 +89,7 @@ func (o *imageOptions) confirmStick(s *stick, yes bool) error {
 	if !isTerminal(o.in) {
 		return &usageError{hinted(fmt.Errorf("all that is on %s (%s, %s) would be lost", s.path, s.model, size(s.size)), "--yes says that it may be")}
 	}
-	fmt.Fprintf(o.errOut, "All that is on %s (%s, %s) will be lost. Write to it? [y/N] ", s.path, clean(s.model), size(s.size))
+	fmt.Fprintf(o.errOut, "All that is on %s (%s, %s) will be lost. Write to it? [y/N] ", s.path, s.model, size(s.size))
 	line, err := readLine(o.in)
 	if answer := strings.ToLower(line); err != nil || answer != "y" && answer != "yes" {
 		return errors.New("nothing was written")
@@ -125,7 +126,8 @@ func (s *sticks) check(device string, need int64) (*stick, error) {
 	if s.has(dir, "partition") {
 		return nil, hinted(fmt.Errorf("%s is a partition", device), "name the whole stick, such as /dev/sdb for /dev/sdb1")
 	}
-	if !s.external(dir) {
+	backing := s.read(dir, "loop/backing_file")
+	if backing == "" && !s.external(dir) {
 		return nil, hinted(fmt.Errorf("%s is a disk that is built in, and is not overwritten", device), "lsblk -o NAME,TRAN,RM,SIZE,MODEL shows which one is the stick")
 	}
 	if s.read(dir, "ro") == "1" {
@@ -135,8 +137,11 @@ func (s *sticks) check(device string, need int64) (*stick, error) {
 		return nil, err
 	}
 	sectors, _ := strconv.ParseInt(s.read(dir, "size"), 10, 64) // of 512 bytes, whatever the disk's own
-	found := &stick{path: path, size: sectors * 512, model: strings.TrimSpace(s.read(dir, "device/vendor") + " " + s.read(dir, "device/model"))}
-	found.model = cmp.Or(found.model, "without a name")
+	found := &stick{path: path, size: sectors * 512, model: clean(s.read(dir, "device/vendor") + " " + s.read(dir, "device/model"))}
+	if backing != "" {
+		found.model = "the file " + clean(backing)
+	}
+	found.model = cmp.Or(strings.TrimSpace(found.model), "without a name")
 	switch {
 	case found.size == 0:
 		return nil, fmt.Errorf("there is no medium in %s", device)
@@ -156,19 +161,22 @@ func (s *sticks) has(dir, file string) bool {
 	return err == nil
 }
 
-// external reports whether a disk hangs on USB, is an SD card, or calls itself
-// removable; a CD drive does too, and is none.
+// external reports whether a disk hangs on USB, is an SD card, or calls itself removable. A
+// CD drive does too, and is none; and so does what sits in a bay of the server that can be
+// pulled while it runs (AHCI's external ports): that is one of its disks.
 func (s *sticks) external(dir string) bool {
 	const cdDrive = "5" // SCSI's type
-	if s.read(dir, "device/type") == cdDrive {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil || s.read(dir, "device/type") == cdDrive {
 		return false
 	}
-	real, err := filepath.EvalSymlinks(dir)
-	onUSB := err == nil && slices.ContainsFunc(strings.Split(real, "/"), func(part string) bool {
-		number, ok := strings.CutPrefix(part, "usb")
-		return ok && number != "" && strings.Trim(number, "0123456789") == ""
-	})
-	return onUSB || s.read(dir, "removable") == "1" || s.read(dir, "device/type") == "SD"
+	on := func(bus string) bool {
+		return slices.ContainsFunc(strings.Split(real, "/"), func(part string) bool {
+			number, ok := strings.CutPrefix(part, bus)
+			return ok && number != "" && strings.Trim(number, "0123456789") == ""
+		})
+	}
+	return on("usb") || s.read(dir, "device/type") == "SD" || s.read(dir, "removable") == "1" && !on("ata")
 }
 
 // free refuses a disk of which something is mounted, swapped to, or part of a RAID, LVM or
@@ -234,7 +242,11 @@ func (s *stick) write(iso io.Reader, file images.File, tell func(step string, do
 	if info, err := f.Stat(); err != nil || info.Mode()&fs.ModeDevice == 0 || info.Mode()&fs.ModeCharDevice != 0 {
 		return errors.Join(fmt.Errorf("%s is no disk", s.path), err)
 	}
-	if err := copyTold(f, iso, file.Size, func(done int64) { tell("write "+file.Name, done, file.Size) }); err != nil {
+	settled := func(done int64) error { // else all of it is in memory at once, and then nothing seems to happen for minutes
+		tell("write "+file.Name, done, file.Size)
+		return f.Sync()
+	}
+	if err := copyTold(f, iso, file.Size, settled); err != nil {
 		return fmt.Errorf("write %s: %w", s.path, err)
 	}
 	if err := s.wipeEnd(f, file.Size); err != nil {
@@ -247,7 +259,7 @@ func (s *stick) write(iso io.Reader, file images.File, tell func(step string, do
 		return err
 	}
 	sum := sha256.New()
-	if err := copyTold(sum, f, file.Size, func(done int64) { tell("verify "+file.Name, done, file.Size) }); err != nil {
+	if err := copyTold(sum, f, file.Size, func(done int64) error { tell("verify "+file.Name, done, file.Size); return nil }); err != nil {
 		return fmt.Errorf("read %s back: %w", s.path, err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != file.SHA256 {
@@ -269,14 +281,16 @@ func (s *stick) wipeEnd(f *os.File, used int64) error {
 }
 
 // copyTold copies exactly n bytes, and tells how far it is.
-func copyTold(to io.Writer, from io.Reader, n int64, tell func(done int64)) error {
+func copyTold(to io.Writer, from io.Reader, n int64, tell func(done int64) error) error {
 	for done := int64(0); done < n; {
 		m, err := io.CopyN(to, from, min(stickChunk, n-done))
 		done += m
+		if err == nil {
+			err = tell(done)
+		}
 		if err != nil {
 			return err
 		}
-		tell(done)
 	}
 	return nil
 }

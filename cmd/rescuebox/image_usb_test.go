@@ -81,7 +81,8 @@ func TestStickCheck(t *testing.T) {
 	}{
 		{"a stick", "sdx", usbBus, with(), ""},
 		{"an SSD on USB, which does not call itself removable", "sdx", usbBus, with("removable", "0"), ""},
-		{"a card in a reader that does", "sdx", "pci0000:00/ata3", with("removable", "1"), ""},
+		{"a card in a reader that does", "sdx", "pci0000:00/0000:02:00.0/host6", with("removable", "1"), ""},
+		{"a disk in a bay that does", "sdx", "pci0000:00/0000:00:17.0/ata3/host2", with("removable", "1"), "is built in"},
 		{"an SD card", "mmcblk1", "platform/mmc1", with("device/type", "SD"), ""},
 		{"a disk that is built in", "sdx", "pci0000:00/ata1/usbless", with(), "is built in"},
 		{"an eMMC", "mmcblk0", "platform/mmc0", with("device/type", "MMC"), "is built in"},
@@ -110,6 +111,13 @@ func TestStickCheck(t *testing.T) {
 		})
 	}
 	s := newFakeSys(t)
+	onFile := s.disk(t, "loop7", "virtual", with("device/vendor", "", "device/model", "", "loop/backing_file", "/srv/stick.img\x1b[2J"))
+	if found, err := s.check(onFile, 1<<20); err != nil || !strings.HasPrefix(found.model, "the file /srv/stick.img") || strings.Contains(found.model, "\x1b") {
+		t.Errorf("a loop device: %+v, %v", found, err)
+	}
+	if _, err := s.check(s.disk(t, "loop8", "virtual", with()), 1<<20); err == nil {
+		t.Error("a loop device without a file is a stick")
+	}
 	file := filepath.Join(s.dir, "file")
 	s.file(t, file, "")
 	if _, err := s.check(file, 1); err == nil || !strings.Contains(err.Error(), "no disk") {
@@ -189,7 +197,7 @@ func TestImageUSB(t *testing.T) {
 	if err != nil || !bytes.Equal(got[:len(iso)], iso) || got[len(iso)] != 0xaa || !bytes.Equal(got[large-64<<10:], make([]byte, 64<<10)) {
 		t.Errorf("%v: the stick does not hold the ISO, or its end an old table", err)
 	}
-	if !strings.Contains(out.String(), "reads back") {
+	if !strings.Contains(out.String(), "reads back") || strings.Contains(out.String(), "\x1b") {
 		t.Errorf("said %q", out.String())
 	}
 	if err := o.usb(s.sticks, "drat", node, true); err == nil {

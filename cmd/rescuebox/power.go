@@ -43,9 +43,9 @@ func (c *cli) powerCommand() *cobra.Command {
 		Use:   "power MACHINE [on|off|cycle|reset|soft|status]",
 		Short: "Switch a machine's power, through its BMC or its switch",
 		Long: `Switch a machine's power through its BMC, or through its switch (PDU, PiKVM,
-Wake-on-LAN, command) where it has no BMC. soft asks the machine's system to shut
-down, and is done when it was asked. A switch beside a BMC is the last resort:
---switch asks for it.
+Wake-on-LAN, command) where it has no BMC. A switch beside a BMC is the last resort:
+--switch asks for it. soft asks the machine's system to shut down, by WinRM, ssh or its
+BMC, and is done when it was asked; a switch can only cut its power.
 
 What cuts power or ends what runs is asked about first. Scripts say --yes.`,
 		Example: `  rescuebox power srv01
@@ -86,6 +86,10 @@ func (p *powerer) arguments(cmd *cobra.Command, args []string) error {
 		return hinted(fmt.Errorf("%q is nothing that can be done to power", p.action), "there are %s", strings.Join(names, ", "))
 	}
 	p.question = powerActions[i].ask
+	if bySwitch, _ := cmd.Flags().GetBool("switch"); bySwitch && p.action == "soft" {
+		return hinted(errors.New("a switch cannot shut a system down: it takes its power at once"),
+			"rescuebox power %s soft asks the system itself, rescuebox power %s off --switch cuts its power", p.machine, p.machine)
+	}
 	return nil
 }
 

@@ -48,8 +48,8 @@ func (b *testBMC) wire(s *admin.Server, table *boot.Table) {
 	s.Relays = testRelays{&relay.Relay{Networks: []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24")}, Dial: b.dial}}
 }
 
-func (b *testBMC) press(o boot.Order, soft bool, via string) {
-	b.table.Record(boot.Event{Step: boot.StepPower, Machine: o.Machine, Order: o.ID, Text: fmt.Sprintf("pressed soft=%t via=%s", soft, via)})
+func (b *testBMC) press(o boot.Order) {
+	b.table.Record(boot.Event{Step: boot.StepPower, Machine: o.Machine, Order: o.ID, Text: fmt.Sprintf("pressed soft=%t media=%t", o.Press.Soft, o.Press.Media)})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last = o.ID

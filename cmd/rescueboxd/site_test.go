@@ -65,6 +65,7 @@ func TestSite(t *testing.T) {
 					"dnsmasq": command(1, (*site).dnsmasq),  // HOST OPTION...: another DHCP server
 					"pxe":     command(1, (*site).pxe),      // MACHINE [OPTION...]: power it on (again), with options of "lab vm start", and see where it ends
 					"bmc":     command(2, (*site).bmc),      // MACHINE KIND [OPTION...]: give it a controller, which powers it with these options of "lab vm start"
+					"stick":   command(1, (*site).stick),    // IMAGE [OPTION...]: write it to a stick by "rescuebox image usb"; it is the file $STICK
 					"console": command(2, (*site).console),  // MACHINE REGEXP [SECONDS]: until a line of its serial console matches
 					"off":     command(1, (*site).off),      // MACHINE: pull its power plug
 					"cut":     command(1, (*site).cut),      // MACHINE: pull its network cable
@@ -98,6 +99,7 @@ var virtualTools = map[string]string{
 func needTools(t *testing.T, simulated bool) {
 	t.Helper()
 	tools := map[string]string{
+		"losetup":       "mount",
 		"wimlib-imagex": "wimtools", "ip": "iproute2", "nft": "nftables", "ssh-keygen": "openssh-client", "jq": "jq",
 	}
 	maps.Copy(tools, wine.Tools)

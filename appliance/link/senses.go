@@ -1,0 +1,76 @@
+package link
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// see looks at the kernel.
+func (w *Watch) see(now time.Time) {
+	for i := range w.c.Uplinks {
+		u, last := w.c.Uplinks[i], w.sights[i]
+		if b := w.bearers[i]; w.c.Bearers[u.Name] != nil {
+			u.Device = b.Device
+			if b.Err != nil {
+				u.Device = ""
+			}
+		}
+		s := w.world.look(u, w.bearers[i], last)
+		if s.index != 0 && last.index != 0 && s.index != last.index {
+			w.m.link(i, now, false, false, s.device+" was made anew") // what was known was of the old one
+		}
+		w.m.link(i, now, s.carrier, s.routed(), s.why)
+		if len(s.addresses) == 0 && s.index == last.index {
+			s.addresses = last.addresses // its connections are found by them
+		}
+		w.sights[i] = s
+		if last.carrier && !s.carrier {
+			w.look() // at the rest in a moment: a cable that is pulled comes first
+			return
+		}
+	}
+	w.leads = w.world.leads()
+}
+
+// listen asks the tunnel by which uplink it heard its hub. A time that the clock's setting made odd
+// counts as now: it is new, that is what matters.
+func (w *Watch) listen(now time.Time) {
+	if w.c.Tunnel == nil {
+		return
+	}
+	for i, u := range w.c.Uplinks {
+		at := w.c.Tunnel.Heard(u.Name)
+		if at.Equal(w.heard[i]) {
+			continue
+		}
+		w.heard[i] = at
+		if at.IsZero() {
+			continue
+		}
+		if at.Before(w.polled) || at.After(now) {
+			at = now
+		}
+		w.m.hear(i, now.Add(-now.Sub(at)))
+	}
+	w.polled = now
+}
+
+// hub is the address to ping through the tunnel.
+func (w *Watch) hub() (netip.Addr, bool) {
+	if w.c.Tunnel == nil || w.c.InnerDevice == "" || w.c.Inner == nil {
+		return netip.Addr{}, false
+	}
+	a := w.c.Inner()
+	return a, a.IsValid()
+}
+
+// kernel is the world as it is.
+type kernel struct{}
+
+func (kernel) look(u Uplink, b BearerState, last sight) sight { return look(u, b, last) }
+func (kernel) leads() [2]int                                  { return leads() }
+func (kernel) ask(ctx context.Context, by path, p Probe) error {
+	return by.ask(ctx, p)
+}
+func (kernel) pinger(device string, v6 bool) (echoer, error) { return newPinger(device, v6) }
