@@ -255,16 +255,19 @@ func (s *gsmSocket) offAndOn(ctx context.Context) error {
 	if s.texts.Off == "" {
 		return fmt.Errorf("%w: no text to switch off is known", ErrUnsupported)
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	s.taking()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gsmSwitched) // a text that is out may still be obeyed
+	defer cancel()
 	failed := s.Off(ctx)
 	if errors.Is(failed, ErrRefused) {
 		return failed
 	}
-	_ = pause(ctx, resting) // too short a rest is better than none
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gsmAsking)
-	defer cancel()
+	_ = pause(ctx, resting)
 	if err := s.On(ctx); err != nil {
-		return errors.Join(failed, fmt.Errorf("its power was taken and does not come back: %w", err))
+		return and(failed, fmt.Errorf("its power was taken and does not come back: %w", err))
 	}
 	return failed
 }
