@@ -52,6 +52,7 @@ type machinePower struct {
 	bmc      *bmc.Client     // nil: none
 	config   bmc.Config      // of it
 	outlet   power.Switch    // nil: none
+	texts    bool            // outlet is spoken to by text messages
 	shutdown *power.Shutdown // nil: the BMC asks the system (ACPI)
 	taken    *taken
 
@@ -79,7 +80,7 @@ func powersOf(c *config.Config, memory *remembered, taken *taken, ask ask) (map[
 			if err != nil {
 				return nil, fmt.Errorf("power of %s: %w", m.Name, err)
 			}
-			p.outlet = outlet
+			p.outlet, p.texts = outlet, m.Power.Kind == "gsm-socket"
 		}
 		if s := m.Shutdown; s != nil {
 			p.shutdown = &power.Shutdown{Kind: s.Kind, Host: s.Host, User: s.User, Password: secret(s.PasswordFile), Pins: pins{memory},

@@ -27,6 +27,7 @@ type Means struct {
 	Media  bool // the BMC may have virtual media
 	Switch bool
 	Soft   bool // its system can be asked to shut down
+	Texts  bool // the switch is spoken to by text messages, which takes minutes
 }
 
 func (m Means) list() (list []api.Power) {
@@ -39,8 +40,12 @@ func (m Means) list() (list []api.Power) {
 	return list
 }
 
-// powerLimit is for a controller that answers late, and is asked twice.
-const powerLimit = 75 * time.Second
+// powerLimit is for a controller that answers late, and is asked twice; textLimit for a switch
+// that is spoken to by text messages.
+const (
+	powerLimit = 75 * time.Second
+	textLimit  = 16 * time.Minute
+)
 
 // How an image comes to a machine.
 const (
@@ -67,7 +72,7 @@ func (h *service) power(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(c.req.Context(), powerLimit)
+	ctx, cancel := context.WithTimeout(c.req.Context(), h.patience(m.Name, by))
 	defer cancel()
 	state, err := h.Powers.State(ctx, m.Name, by)
 	if err != nil {
@@ -101,13 +106,21 @@ func (h *service) switchPower(c *call) (any, error) {
 	}
 	c.note("%s %s by=%s", m.Name, action, by)
 	// A caller who goes away has pressed the button all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.req.Context()), powerLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.req.Context()), h.patience(m.Name, by))
 	defer cancel()
 	if err := h.Powers.Do(ctx, m.Name, action, by); err != nil {
 		return nil, powerProblem(err)
 	}
 	h.Boot.Record(boot.Event{Step: boot.StepPower, Machine: m.Name, Text: fmt.Sprintf("power %s by %s, %s", action, c.who.Name, throughThe(by))})
 	return api.PowerDone{Machine: m.Name, Action: string(action), By: by, Who: c.who.Name, Time: time.Now().UTC()}, nil
+}
+
+// patience is how long what switches a machine may take.
+func (h *service) patience(machine string, by api.Power) time.Duration {
+	if by == api.BySwitch && h.means(machine).Texts {
+		return textLimit
+	}
+	return powerLimit
 }
 
 // by is what a machine's power is switched by: what was asked for, else its BMC, else its

@@ -112,20 +112,20 @@ func TestVolumeSurvives(t *testing.T) {
 	m.used(0)
 	m.count("ppp-lte", 5, 1900, 600)
 	m.used(1500)
-	m.count("ppp-lte", 6, 10, 10) // a redial: it counts from zero
-	m.used(1520)
+	m.count("ppp-lte", 6, 5000, 1000) // a redial: it counted from zero
+	m.used(7500)
 	m.count("ppp-lte", 6, 5, 5) // counters that ran backwards began anew
-	m.used(1530)
+	m.used(7510)
 	m.save()
 	m = newMeter(t, 0, 1, s, "2026-11-10 11:00")
-	m.used(1530)
+	m.used(7510)
 	m.count("ppp-lte", 6, 105, 5)
-	m.used(1630)
+	m.used(7610)
 	m.save()
 	m = newMeter(t, 0, 1, s, "2026-11-10 12:00")
 	m.boot = "boot2"
 	m.count("ppp-lte", 6, 1000, 0) // another boot: the same index is another device
-	m.used(2630)
+	m.used(8610)
 	m.clock("2026-12-01 00:00")
 	m.used(0)
 	m.count("ppp-lte", 6, 1007, 0)

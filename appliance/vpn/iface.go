@@ -41,24 +41,24 @@ func clearLeftover(name string) error {
 	return fmt.Errorf("make the tunnel's interface: %s is there already and is somebody else's: give [vpn] another name", name)
 }
 
-// address gives the interface its address and its routes, and sets it up. What is right
-// already stays as it is.
-func (t *Tunnel) address(allowed []netip.Prefix) error {
+// address gives the interface its address, and sets it up. What is right already stays as
+// it is.
+func (t *Tunnel) address() (netlink.Link, error) {
 	link, err := netlink.LinkByName(t.cfg.Interface)
 	if err != nil {
-		return fmt.Errorf("find the tunnel's interface %s: %w", t.cfg.Interface, err)
+		return nil, fmt.Errorf("find the tunnel's interface %s: %w", t.cfg.Interface, err)
 	}
 	a := &netlink.Addr{IPNet: ipNet(t.cfg.Address)}
 	if t.cfg.Address.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD // nobody else is there to have it
 	}
 	if err := netlink.AddrReplace(link, a); err != nil {
-		return fmt.Errorf("give %s the address %s: %w", t.cfg.Interface, t.cfg.Address, err)
+		return nil, fmt.Errorf("give %s the address %s: %w", t.cfg.Interface, t.cfg.Address, err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set %s up: %w", t.cfg.Interface, err)
+		return nil, fmt.Errorf("set %s up: %w", t.cfg.Interface, err)
 	}
-	return t.route(link, routed(allowed, t.cfg.Address))
+	return link, nil
 }
 
 // routed are the networks that need a route: not the tunnel's own, which has one with

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -370,11 +371,10 @@ func (b *book) ask(ctx context.Context, uplink int, device, host string, log *za
 func (b *book) lookup(ctx context.Context, device string, servers []netip.Addr, host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	turn := 0
+	var turn atomic.Uint32 // both families are asked at once, and each server in its turn
 	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		if len(servers) > 0 {
-			address = netip.AddrPortFrom(servers[turn%len(servers)], 53).String()
-			turn++
+			address = netip.AddrPortFrom(servers[int(turn.Add(1)-1)%len(servers)], 53).String()
 		}
 		return b.dial(device)(ctx, network, address)
 	}}

@@ -75,6 +75,9 @@ func (t *Tunnel) start() error {
 	if err == nil {
 		err = t.configure()
 	}
+	if err == nil {
+		e.kick(0) // without a keepalive nobody else begins
+	}
 	if err != nil {
 		t.mu.Lock()
 		t.engine = nil
@@ -145,7 +148,9 @@ func (t *Tunnel) watch(ctx context.Context, links <-chan netlink.LinkUpdate, clo
 				err = t.linkChanged(u)
 			}
 		case <-t.wake:
-			err = t.configure()
+			if err = t.right(); err == nil {
+				err = t.configure()
+			}
 		case <-right.C:
 			err = t.right()
 		case <-look.C:

@@ -216,15 +216,16 @@ func forward(name string, on bool) error {
 	return nil
 }
 
-// right puts address, routes and packet filter as they have to be. That the filter cannot be
-// had is said and no more: the tunnel is the admin's way in.
+// right puts address, routes and packet filter as they have to be. That a route or the filter
+// cannot be had is said and no more: the tunnel is the admin's way in.
 func (t *Tunnel) right() error {
 	t.mu.Lock()
 	allowed := t.cfg.Hubs[t.contest.using].AllowedIPs
 	devices := slices.Clone(t.wanted.Devices)
 	ways := t.seen.ways
 	t.mu.Unlock()
-	if err := t.address(allowed); err != nil {
+	link, err := t.address()
+	if err != nil {
 		return err
 	}
 	var metered []string
@@ -238,6 +239,6 @@ func (t *Tunnel) right() error {
 		}
 	}
 	slices.Sort(ports)
-	t.note(t.share(ports, metered))
+	t.note(errors.Join(t.route(link, routed(allowed, t.cfg.Address)), t.share(ports, metered)))
 	return nil
 }

@@ -56,13 +56,13 @@ type seen struct {
 	ways         []wayState
 	noDuplicates string
 	clock        string
-	filter       string // what is wrong with the packet filter
+	lacks        string // what is wrong with routes and packet filter
 	external     external
 }
 
 func (s *seen) note(st state) { s.peers, s.ways, s.noDuplicates = st.Peers, st.Ways, st.NoDuplicates }
 
-// note keeps, and says once, what is wrong with the packet filter.
+// note keeps, and says once, what is wrong with routes and packet filter.
 func (t *Tunnel) note(err error) {
 	text := ""
 	if err != nil {
@@ -70,10 +70,10 @@ func (t *Tunnel) note(err error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if text != "" && t.seen.filter != text {
-		t.log.Warn("the tunnel runs without its packet filter", zap.NamedError("err", err))
+	if text != "" && t.seen.lacks != text {
+		t.log.Warn("the tunnel runs, but not as it should", zap.NamedError("err", err))
 	}
-	t.seen.filter = text
+	t.seen.lacks = text
 }
 
 // sessionTime is how long a session lasts (WireGuard's REJECT_AFTER_TIME).
@@ -108,7 +108,7 @@ func (t *Tunnel) Status() Status {
 	}
 	s.Reason = t.reason(s)
 	s.Up = s.Reason == ""
-	for _, note := range []string{t.seen.filter, t.seen.noDuplicates} {
+	for _, note := range []string{t.seen.lacks, t.seen.noDuplicates} {
 		if note != "" {
 			s.Notes = append(s.Notes, note)
 		}

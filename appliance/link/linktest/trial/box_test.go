@@ -25,6 +25,8 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"rescuebox/appliance"
+	"rescuebox/appliance/config"
 	"rescuebox/appliance/link"
 	"rescuebox/appliance/link/linktest"
 	"rescuebox/appliance/vpn"
@@ -51,14 +53,17 @@ func TestMain(m *testing.M) {
 //	three   our tunnel, switched after three probes of 200 ms had no answer
 //	metric  WireGuard as it is, and a script that swaps the routes' metrics after three of a second, or when the carrier goes
 //	lte     WireGuard as it is, on LTE alone
-type boxConfig struct{ Kind, Dir, HubKey, Hub string }
+type boxConfig struct{ Kind, Dir, HubKey, Hub, Modem string }
 
 // box is the process at the branch's end.
 type box struct{ cmd *exec.Cmd }
 
 // startBox starts a box that the hub has let in.
-func (m *measurement) startBox(kind string) {
-	c := boxConfig{Kind: kind, Dir: m.TempDir(), HubKey: m.h.PublicKey, Hub: m.h.Endpoint.String()}
+func (m *measurement) startBox(kind string) { m.startBoxWith(kind, "") }
+
+// startBoxWith is startBox with a modem at a port.
+func (m *measurement) startBoxWith(kind, modem string) {
+	c := boxConfig{Kind: kind, Modem: modem, Dir: m.TempDir(), HubKey: m.h.PublicKey, Hub: m.h.Endpoint.String()}
 	private, err := wgtypes.GeneratePrivateKey()
 	m.must(err)
 	m.must(os.WriteFile(filepath.Join(c.Dir, "vpn.key"), []byte(private.String()+"\n"), 0o600))
@@ -96,14 +101,26 @@ func (m *measurement) restartBox() {
 // daemon is rescueboxd with the file of a site that has two uplinks.
 func (m *measurement) daemon(c boxConfig) *exec.Cmd {
 	m.must(m.w.Branch.IP("link add lan0 type veth peer name lan1", "link set lan1 up", "address add 192.168.77.1/24 dev lan0", "link set lan0 up"))
-	m.Cleanup(func() { _ = m.w.Branch.IP("link del lan0") })
+	m.Cleanup(func() { _ = m.w.Branch.IP("link del lan0") }) // with its namespace at the latest
 	state := filepath.Join(c.Dir, "state")
 	secrets := filepath.Join(state, "secrets")
 	m.must(os.MkdirAll(secrets, 0o700))
 	m.must(os.Rename(filepath.Join(c.Dir, "vpn.key"), filepath.Join(secrets, "vpn.key")))
 	file := filepath.Join(c.Dir, "rescuebox.toml")
-	m.must(os.WriteFile(file, fmt.Appendf(nil, siteFile, failback, c.HubKey, c.Hub, c.Dir, state), 0o644))
-	return exec.Command(os.Getenv("LINK_DAEMON"), "-config", file)
+	lte := "interface = \"lte0\"\nmetered = true\n"
+	if c.Modem != "" {
+		lte = fmt.Sprintf("modem = \"lte\"\n[[modem]]\nname = \"lte\"\nport = %q\napn = \"internet\"\nip = \"v4\"\ndata = \"ppp\"\n", c.Modem)
+	}
+	m.must(os.WriteFile(file, fmt.Appendf(nil, siteFile, lte, m.mode(), failback, c.HubKey, c.Hub, c.Dir, state), 0o644))
+	return m.daemonOf(file)
+}
+
+// mode is dormant where a modem dials.
+func (m *measurement) mode() string {
+	if m.config.Modem != "" {
+		return "dormant"
+	}
+	return "standby"
 }
 
 const siteFile = `site = "measured"
@@ -116,9 +133,9 @@ name = "wan"
 interface = "wan0"
 [[uplink]]
 name = "lte"
-interface = "lte0"
-metered = true
+%s
 [link]
+mode = "%s"
 failback = "%v"
 max_switches = 1000
 [vpn]
@@ -131,6 +148,18 @@ socket = "%s/api.sock"
 [state]
 dir = "%s"
 `
+
+// daemonOf is rescueboxd with a file: the program of LINK_DAEMON, or else what that does, in a child of the test.
+func (m *measurement) daemonOf(file string) *exec.Cmd {
+	if program := os.Getenv("LINK_DAEMON"); program != "" {
+		return exec.Command(program, "-config", file)
+	}
+	text, err := json.Marshal(boxConfig{Kind: "daemon", Dir: file})
+	m.must(err)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), boxEnv+"="+string(text))
+	return cmd
+}
 
 func (b *box) stop() {
 	_ = b.cmd.Process.Signal(syscall.SIGTERM) // ended already is as good
@@ -156,6 +185,8 @@ func runBox(text string) error {
 		return err
 	}
 	switch c.Kind {
+	case "daemon":
+		return runDaemon(c.Dir)
 	case "ours":
 		return c.ours()
 	case "three":
@@ -172,6 +203,21 @@ func runBox(text string) error {
 		select {}
 	}
 	return fmt.Errorf("nobody knows the box %q", c.Kind)
+}
+
+// runDaemon is what rescueboxd does.
+func runDaemon(file string) error {
+	cfg, err := config.Load(file)
+	if err != nil {
+		return err
+	}
+	log, err := zap.NewProduction()
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return appliance.Run(ctx, appliance.Options{Config: cfg, Version: "test", Log: log})
 }
 
 // tunnel is ours.
