@@ -81,7 +81,7 @@ func (c *cli) stateOf(d api.Delivery) string {
 	switch d.State {
 	case "sent":
 		return c.green(text)
-	case "refused", "dropped":
+	case "refused", "dropped", "unknown":
 		return c.red(text)
 	}
 	return c.yellow(text)

@@ -262,7 +262,7 @@ type Notification struct {
 type Delivery struct {
 	Target   string    `json:"target"`
 	Address  string    `json:"address"`
-	State    string    `json:"state"` // waiting, sending, sent, refused, dropped
+	State    string    `json:"state"` // waiting, sending, sent, refused, dropped; of text messages unknown
 	Attempts int       `json:"attempts"`
 	Error    string    `json:"error,omitempty"` // of the last attempt
 	Changed  time.Time `json:"changed"`
