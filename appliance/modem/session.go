@@ -34,7 +34,10 @@ type session struct {
 	log    *zap.Logger
 	wire   *wire
 	at     *at.AT
-	wg     sync.WaitGroup
+
+	mu    sync.Mutex // of ended: nobody begins a command while close waits for the last one
+	ended bool
+	wg    sync.WaitGroup
 
 	lock chan struct{} // held by the running command
 	late string        // the prefix of a command whose answer may still come; guarded by lock, "-" for one without
@@ -95,7 +98,20 @@ func (s *session) fail(err error) {
 func (s *session) close() {
 	s.wire.port.Close()
 	<-s.at.Closed()
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
 	s.wg.Wait()
+}
+
+// spawn runs f unless the session is over.
+func (s *session) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.wg.Go(f)
+	}
+	return !s.ended
 }
 
 // err is why the session ended.
@@ -203,11 +219,15 @@ func (s *session) ask(ctx context.Context, q request) ([]string, error) {
 		err   error
 	}
 	done := make(chan reply, 1)
-	s.wg.Go(func() {
+	begun := s.spawn(func() {
 		defer func() { <-s.lock }()
 		lines, err := s.exchange(q)
 		done <- reply{lines, err}
 	})
+	if !begun {
+		<-s.lock
+		return nil, notNow(s.err().Error())
+	}
 	select {
 	case r := <-done:
 		return r.lines, r.err

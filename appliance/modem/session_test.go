@@ -364,6 +364,29 @@ func TestNoSecretInErrors(t *testing.T) {
 	}
 }
 
+// Who still has the session when it is closed gets an error, and nothing begins any more.
+func TestCommandsWhileItCloses(t *testing.T) {
+	fake := modemtest.Start(t)
+	for range 50 {
+		p, err := openTTY(fake.Path, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newSession(p, fake.Path, zap.NewNop(), nil)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for err := error(nil); err == nil; {
+					_, err = s.command(context.Background(), "+CSQ", "+CSQ", time.Minute)
+				}
+			})
+		}
+		time.Sleep(time.Millisecond)
+		s.close()
+		wg.Wait()
+	}
+}
+
 // goroutines of a session end with it.
 func TestNoGoroutineLeft(t *testing.T) {
 	fake := modemtest.Start(t)
