@@ -23,6 +23,7 @@ type dataPart struct {
 
 	fenceMu  sync.Mutex
 	fenceErr error // why the fence does not stand though the quota is used up
+	fenced   bool  // it stands
 	usedUp   bool  // was told; owned by guard
 }
 
@@ -142,10 +143,13 @@ func (m *Modem) account() string {
 }
 
 // dataDevice is the network device that is counted: that of the bearer, or the one that
-// the file names.
+// it will be. ModemManager's is not known before.
 func (m *Modem) dataDevice() string {
 	if l, _ := m.data.state(); l.Device != "" {
 		return l.Device
+	}
+	if m.NetDevice == "" && (m.Data == "" || m.Data == "ppp") {
+		return pppName(m.Name)
 	}
 	return m.NetDevice
 }
@@ -181,7 +185,8 @@ func (m *Modem) guardOnce(ctx context.Context, first bool) {
 	}
 	m.fenceMu.Lock()
 	changed := !sameError(m.fenceErr, err)
-	m.fenceErr = err
+	changed = changed || m.fenced != (m.fence.up != "")
+	m.fenceErr, m.fenced = err, m.fence.up != ""
 	m.fenceMu.Unlock()
 	if changed {
 		m.data.nudge()
@@ -197,10 +202,13 @@ var errRoaming = errors.New("the modem is in a foreign network, where data is no
 // mayDial is why the bearer must be down now.
 func (m *Modem) mayDial() error {
 	m.fenceMu.Lock()
-	err := m.fenceErr
+	err, fenced := m.fenceErr, m.fenced
 	m.fenceMu.Unlock()
 	if err != nil {
 		return fmt.Errorf("the quota is used up, and the bearer cannot be held to it: %w", err)
+	}
+	if l, _ := m.data.state(); !l.Up() && !fenced && m.dataDevice() != "" && m.quota.status().Stopped {
+		return errUsedUp // the fence stands in a moment, before the first packet
 	}
 	s := m.Status()
 	switch {

@@ -74,6 +74,13 @@ func TestModemCarriesData(t *testing.T) {
 		t.Errorf("told %q", told)
 	}
 	mu.Unlock()
+	// A redial is behind the fence from its first packet on.
+	before := fake.Count("^NDISDUP=1,1")
+	m.Redial()
+	eventually(t, "dialled anew, and held", func() bool { return fake.Count("^NDISDUP=1,1") > before && last().Up() && last().Err != nil })
+	if out := f.run("ping -q -c 5 -i 0.05 -W 1 " + address + " || true"); !strings.Contains(out, " 0 received") {
+		t.Errorf("a redial is not held: %s", out)
+	}
 	// Text messages go on.
 	if result, err := m.Send(t.Context(), "+79160000000", "alive", 0); result != TextSent {
 		t.Errorf("text messages: %v, %v", result, err)
