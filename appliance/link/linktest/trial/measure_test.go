@@ -231,7 +231,7 @@ func (m *measurement) iperf(args ...string) int {
 		Error string
 	}
 	for range 50 { // until the server listens: with -J iperf3 calls it no failure that it does not
-		out, err := exec.Command("iperf3", append([]string{"-c", linktest.HubInner, "-t", "5", "-O", "1", "-J"}, args...)...).Output()
+		out, err := exec.Command("iperf3", append([]string{"-c", linktest.HubInner, "--connect-timeout", "3000", "-t", "5", "-O", "1", "-J"}, args...)...).Output()
 		if err == nil {
 			m.must(json.Unmarshal(out, &report))
 			if report.Error == "" {
