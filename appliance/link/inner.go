@@ -9,6 +9,7 @@ import (
 // inner pings the hub through the tunnel. It is the loop's; only its readers run beside.
 type inner struct {
 	conn    echoer
+	ended   chan struct{} // closed when nobody reads conn any more
 	to      netip.Addr
 	seq     uint16
 	sent    [256]time.Time // by the low byte of the number
@@ -19,7 +20,7 @@ type inner struct {
 // may have been made anew.
 func (p *inner) send(w *Watch, to netip.Addr) {
 	w.metrics.pings.Inc()
-	if p.conn != nil && to != p.to {
+	if p.conn != nil && (to != p.to || p.unread()) {
 		p.conn.close()
 		p.conn = nil
 	}
@@ -28,14 +29,25 @@ func (p *inner) send(w *Watch, to netip.Addr) {
 		if err != nil {
 			return // silence is what the machine makes of it
 		}
-		p.conn, p.to = conn, to
-		p.readers.Go(func() { read(conn, to, w.echoes) })
+		ended := make(chan struct{})
+		p.conn, p.to, p.ended = conn, to, ended
+		p.readers.Go(func() { read(conn, to, w.echoes); close(ended) })
 	}
 	p.seq++
 	p.sent[p.seq%256] = time.Now()
 	if p.conn.send(to, p.seq) != nil {
 		p.conn.close()
 		p.conn = nil
+	}
+}
+
+// unread reports whether reading the socket has failed.
+func (p *inner) unread() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -157,7 +157,11 @@ func (b *box) until(what string, ok func(Status) bool) {
 			return
 		}
 	}
-	b.t.Fatalf("did not come: %s\n%+v", what, b.watch.Status())
+	b.t.Errorf("did not come: %s\n%+v", what, b.watch.Status())
+	if b.tunnel != nil {
+		b.t.Errorf("tunnel: %+v", b.tunnel.Status())
+	}
+	b.t.FailNow()
 }
 
 // The admin's side of a silent cut, of a way back, and of a cable that is pulled.
