@@ -114,7 +114,10 @@ func (w *World) connect(u *Uplink) (err error) {
 
 // plug makes the cable between the branch and an isp.
 func (w *World) plug(u *Uplink) error {
-	if err := w.Branch.IP("link add " + u.Device + " type veth peer name lan netns " + u.ISP.path()); err != nil {
+	// The kernel tells of a lost carrier at once if it takes the cable's ends for two devices, by their
+	// index. Else it may wait for a second, if anything on this machine had a carrier that changed just
+	// before: linkwatch_urgent_event in its net/core/link_watch.c.
+	if err := w.Branch.IP("link add " + u.Device + " type veth peer name lan index 1000 netns " + u.ISP.path()); err != nil {
 		return err
 	}
 	if err := w.Branch.sysctl(map[string]string{"ipv6/conf/" + u.Device + "/disable_ipv6": "1"}); err != nil {
