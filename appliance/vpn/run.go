@@ -32,7 +32,9 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
-	links, err := watchLinks(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	links, err := watchLinks(ctx) // it ends with this ctx, and so never before it
 	if err != nil {
 		return err
 	}
@@ -40,7 +42,6 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	ready()
-	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { t.kickAgain(ctx) })
 	wg.Go(func() { t.book.run(ctx, t.log, t.deviceOf, func() { tell(t.wake) }) })
