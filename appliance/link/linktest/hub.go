@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -207,6 +208,18 @@ func (h *Hub) Stream(every time.Duration) (stop func() (StreamRead, error), err 
 func (h *Hub) Device() (string, error) {
 	reply, err := h.ask(hubRequest{Do: "device"})
 	return reply.Device, err
+}
+
+// Way is the name of the uplink by which the hub's packets for the box go, or "".
+func (h *Hub) Way() (string, error) {
+	text, err := h.Device()
+	switch {
+	case strings.Contains(text, "endpoint=203.0.113."):
+		return "wan", err
+	case strings.Contains(text, "endpoint=198.51.100."):
+		return "lte", err
+	}
+	return "", err
 }
 
 // ask gives the process one order and waits for its answer.

@@ -117,7 +117,7 @@ func (w *World) plug(u *Uplink) error {
 	// The kernel tells of a lost carrier at once if it takes the cable's ends for two devices, by their
 	// index. Else it may wait for a second, if anything on this machine had a carrier that changed just
 	// before: linkwatch_urgent_event in its net/core/link_watch.c.
-	if err := w.Branch.IP("link add " + u.Device + " type veth peer name lan index 1000 netns " + u.ISP.path()); err != nil {
+	if err := w.Branch.IP("link add " + u.Device + " type veth peer name lan index 1000 netns " + u.ISP.File()); err != nil {
 		return err
 	}
 	if err := w.Branch.sysctl(map[string]string{"ipv6/conf/" + u.Device + "/disable_ipv6": "1"}); err != nil {
@@ -148,7 +148,7 @@ func (w *World) addHub() (*Place, error) {
 		net, far, dev := fmt.Sprintf("net%d", n), fmt.Sprintf("%s.%d", u.outside, 16*n+1), fmt.Sprintf("e%d", u.side)
 		near, subnet := fmt.Sprintf("%s.%d", u.outside, 16*n+2), fmt.Sprintf("%s.%d/28", u.outside, 16*n)
 		err := errors.Join(
-			u.ISP.IP("link add "+net+" type veth peer name "+dev+" netns "+p.path(),
+			u.ISP.IP("link add "+net+" type veth peer name "+dev+" netns "+p.File(),
 				"address add "+near+"/28 dev "+net, "link set "+net+" up",
 				fmt.Sprintf("route add %s via %s", hubAddress(n), far)),
 			// WireGuard in Go answers from the address that the route says, since it forgets

@@ -74,7 +74,7 @@ func (p *Place) Do(f func() error) error {
 
 // Command is a command that runs inside.
 func (p *Place) Command(name string, args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"--net=" + p.path(), name}, args...)...)
+	return exec.Command("nsenter", append([]string{"--net=" + p.File(), name}, args...)...)
 }
 
 // IP gives ip(8) commands to carry out inside, one after the other.
@@ -101,7 +101,7 @@ func (p *Place) sysctl(values map[string]string) error {
 	})
 }
 
-// path is where a command finds the namespace while this process lives.
-func (p *Place) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.file.Fd()) }
+// File is where a command finds the namespace while this process lives.
+func (p *Place) File() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.file.Fd()) }
 
 func (p *Place) close() { p.file.Close() }
