@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"rescuebox/appliance/admin/api"
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
+	"rescuebox/appliance/link"
 )
 
 // texting does what text messages order; it is text's Acts. Whoever sends them is in the
@@ -101,30 +103,34 @@ func (o texting) Power(ctx context.Context, machine, action string) (string, err
 	return fmt.Sprintf("%s: power %s done", machine, action), nil
 }
 
-// Link is that of text.Acts: those before the uplink are failed, and it and those after it are
-// restored.
+// Link is that of text.Acts. A metered uplink is preferred from now on, and a wire still stands in for
+// it: nobody shall lock himself out. For a wire all is as the file of the site has it, and those before
+// it count as failed.
 func (o texting) Link(_ context.Context, uplink string) (string, error) {
 	if o.in.watch == nil {
 		return "", errors.New("the box watches no uplinks")
 	}
 	list := o.in.watch.Status().Uplinks
-	for i, u := range list {
-		if u.Name != uplink {
-			continue
-		}
-		for _, before := range list[:i] {
-			if err := o.in.watch.Fail(before.Name); err != nil {
-				return "", err
-			}
-		}
-		for _, after := range list[i:] {
-			if err := o.in.watch.Restore(after.Name); err != nil {
-				return "", err
-			}
-		}
-		return fmt.Sprintf("%s is used as soon as it answers; now %s", uplink, activeOf(o.in.Link())), nil
+	i := slices.IndexFunc(list, func(u link.UplinkStatus) bool { return u.Name == uplink })
+	if i < 0 {
+		return "", fmt.Errorf("no uplink is called %s", uplink)
 	}
-	return "", fmt.Errorf("no uplink is called %s", uplink)
+	mode := link.Mode("")
+	if list[i].Metered {
+		mode = link.LTEOnly
+	}
+	err := o.in.watch.Set(mode)
+	for j, u := range list {
+		if j < i && !u.Metered && !list[i].Metered {
+			err = errors.Join(err, o.in.watch.Fail(u.Name))
+		} else {
+			err = errors.Join(err, o.in.watch.Restore(u.Name))
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s is used as soon as it answers; now %s", uplink, activeOf(o.in.Link())), nil
 }
 
 func activeOf(l api.Link) string {
