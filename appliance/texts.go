@@ -12,6 +12,7 @@ import (
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/link"
+	"rescuebox/appliance/modem"
 )
 
 // texting does what text messages order; it is text's Acts. Whoever sends them is in the
@@ -19,8 +20,9 @@ import (
 type texting struct{ *box }
 
 const (
-	byText  = "text message"
-	wakeFor = 30 * time.Minute // the bearers, for whoever asked for the VPN
+	byText   = "text message"
+	wakeFor  = 30 * time.Minute // the bearers, for whoever asked for the VPN
+	powerFor = 5 * time.Minute  // a slow BMC has cycled by then; what is told by text message has its own time
 )
 
 // Status is that of text.Acts: the worst first, for one message has 160 letters.
@@ -87,10 +89,18 @@ func (o texting) Boot(_ context.Context, machine, image string) (string, error) 
 
 // Power is that of text.Acts.
 func (o texting) Power(ctx context.Context, machine, action string) (string, error) {
+	if _, ok := o.table.Named(machine); !ok {
+		return "", fmt.Errorf("no machine is called %s", machine)
+	}
 	s := newSwitches(o.Config, o.powers)
-	by := api.ByBMC
-	if !s.Means(machine).BMC {
+	means, by := s.Means(machine), api.ByBMC
+	if !means.BMC {
 		by = api.BySwitch
+	}
+	if means.BMC || !means.Texts {
+		limited, cancel := context.WithTimeout(ctx, powerFor)
+		defer cancel()
+		ctx = limited
 	}
 	if action == "status" {
 		state, err := s.State(ctx, machine, by)
@@ -154,12 +164,24 @@ func (o texting) VPN(context.Context) (string, error) {
 	return "VPN is being brought up", nil
 }
 
-// ResetModem is that of text.Acts. The answer goes out before the modem does.
-func (o texting) ResetModem(context.Context) (string, error) {
-	for _, m := range o.in.modems {
-		return "modem " + m.Name + " is being reset", o.in.Reset(m.Name)
+// ResetModem is that of text.Acts: the modems that do not work, or the first where all do. The answer
+// waits until there is one again to send it with.
+func (o texting) ResetModem(ctx context.Context) (string, error) {
+	if len(o.in.modems) == 0 {
+		return "", errors.New("the box has no modem")
 	}
-	return "", errors.New("the box has no modem")
+	list := slices.DeleteFunc(slices.Clone(o.in.modems), func(m *modem.Modem) bool { return modemOf(m).Ready })
+	if len(list) == 0 {
+		list = o.in.modems[:1]
+	}
+	var done []string
+	for _, m := range list {
+		if err := m.Reset(ctx, ""); err != nil {
+			return "", err
+		}
+		done = append(done, m.Name)
+	}
+	return fmt.Sprintf("modem %s was reset", strings.Join(done, ", ")), nil
 }
 
 // Ticket is that of text.Acts: what takes the machine over, of its newest ticket.

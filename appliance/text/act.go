@@ -7,14 +7,15 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
 )
 
 const (
-	maxJobs  = 16               // that wait
-	actLimit = 5 * time.Minute  // for one command: a slow BMC has cycled by then
+	maxJobs  = 16               // that wait or are done
+	actLimit = 16 * time.Minute // for one command: a socket that is itself told by text message has cycled by then
 	yesFor   = 15 * time.Minute // a command waits for its yes
 )
 
@@ -32,6 +33,19 @@ func (o order) doing() string {
 		return ""
 	}
 	return o.String()
+}
+
+// lane is what an order waits for its turn in: those about one machine are done one after the other, and so
+// are those about the way in. What only looks waits for its like alone. Nothing waits for a machine that takes its
+// minutes, least of all the way in.
+func (o order) lane() string {
+	switch {
+	case o.looks():
+		return "look: " + o.String()
+	case o.machine != "":
+		return "machine: " + o.machine
+	}
+	return "the way in"
 }
 
 // pending is a command that waits for its yes. A restart forgets it.
@@ -58,15 +72,12 @@ func (d *Desk) orderLocked(o order) {
 	if o.confirmed {
 		o.person.pending = pending{}
 	}
-	to := d.changes
-	if o.looks() {
-		to = d.looks
-	}
-	select {
-	case to <- o:
-	default:
+	if len(d.jobs)+len(d.lanes) >= maxJobs {
 		d.doneLocked(o, "too many commands wait: send it again in some minutes")
+		return
 	}
+	d.jobs = append(d.jobs, o)
+	d.nudge(d.job)
 }
 
 // askBackLocked asks for a yes. Its number has three digits, so that it is no half of a code.
@@ -85,21 +96,47 @@ func (d *Desk) askBackLocked(o order) {
 }
 
 // work does what comes until ctx is done.
-func (d *Desk) work(ctx context.Context, orders <-chan order) {
+func (d *Desk) work(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for {
+		for _, o := range d.begins() {
+			wg.Go(func() { d.do(ctx, o) })
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case o := <-orders:
-			said := d.act(ctx, o)
-			if ctx.Err() != nil {
-				return // it stays noted as being done, and the next life says so
-			}
-			d.mu.Lock()
-			d.doneLocked(o, said)
-			d.mu.Unlock()
+		case <-d.job:
 		}
 	}
+}
+
+// begins takes the orders whose turn it is.
+func (d *Desk) begins() (list []order) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.jobs = slices.DeleteFunc(d.jobs, func(o order) bool {
+		turn := !d.lanes[o.lane()]
+		if turn {
+			d.lanes[o.lane()] = true
+			list = append(list, o)
+		}
+		return turn
+	})
+	return list
+}
+
+// do does one and answers it.
+func (d *Desk) do(ctx context.Context, o order) {
+	said := d.act(ctx, o)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if ctx.Err() != nil {
+		return // it stays noted as being done, and the next life says so
+	}
+	d.doneLocked(o, said)
+	delete(d.lanes, o.lane())
+	d.nudge(d.job)
 }
 
 // act does what is ordered and returns the answer.

@@ -71,8 +71,8 @@ func FuzzReceived(f *testing.F) {
 			d.Received(Message{From: from, Numeric: numeric, Time: time.Unix(at, 0), Text: text})
 			text += " 1"
 		}
-		if len(d.changes)+len(d.looks) != 0 || d.Status().Waiting > 2 || len(store.all) > 16 {
-			t.Errorf("%q from %s: %d orders, %d answers", text, from, len(d.changes), d.Status().Waiting)
+		if len(d.jobs) != 0 || d.Status().Waiting > 2 || len(store.all) > 16 {
+			t.Errorf("%q from %s: %d orders, %d answers", text, from, len(d.jobs), d.Status().Waiting)
 		}
 	})
 }

@@ -141,10 +141,7 @@ func (d *Desk) queueLocked(t *Text) error {
 	t.queued = true
 	d.newLocked(t)
 	err := d.putLocked(t)
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	d.nudge(d.wake)
 	return err
 }
 

@@ -122,10 +122,11 @@ type Desk struct {
 	serial  uint64
 	recent  []string // messages without a right code that were seen
 	strange stranger
-	turn    chan struct{} // held while something is sent
-	wake    chan struct{} // there is something to send
-	changes chan order    // what changes something, one after the other
-	looks   chan order    // what only looks
+	turn    chan struct{}   // held while something is sent
+	wake    chan struct{}   // there is something to send
+	jobs    []order         // that wait
+	lanes   map[string]bool // of those that are being done
+	job     chan struct{}   // one waits, or one is done
 }
 
 // person is a sender with what is known of him.
@@ -205,13 +206,20 @@ func (m Message) mark() string {
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
+// nudge has whoever waits for a channel look.
+func (d *Desk) nudge(to chan struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
 // Run answers, and does what was ordered, until ctx is done.
 func (d *Desk) Run(ctx context.Context, ready func()) error {
 	d.load.Do(d.restore)
 	var wg sync.WaitGroup
 	wg.Go(func() { d.deliver(ctx) })
-	wg.Go(func() { d.work(ctx, d.changes) })
-	wg.Go(func() { d.work(ctx, d.looks) })
+	wg.Go(func() { d.work(ctx) })
 	d.resume()
 	ready()
 	wg.Wait()
@@ -220,8 +228,8 @@ func (d *Desk) Run(ctx context.Context, ready func()) error {
 
 // restore reads what an earlier life of the daemon left.
 func (d *Desk) restore() {
-	d.turn, d.wake = make(chan struct{}, 1), make(chan struct{}, 1)
-	d.changes, d.looks = make(chan order, maxJobs), make(chan order, maxJobs)
+	d.turn, d.wake, d.job = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	d.lanes = map[string]bool{}
 	d.devices = map[string]*device{}
 	for _, n := range d.Devices {
 		d.devices[n] = &device{turn: make(chan struct{}, 1)}

@@ -70,11 +70,12 @@ type acts struct {
 	done  []string
 	asked int
 	hold  chan struct{} // what changes something waits for it
+	slow  string        // nothing but this does
 	err   error
 }
 
 func (a *acts) note(what ...string) (string, error) {
-	if a.hold != nil {
+	if a.hold != nil && strings.HasPrefix(strings.Join(what, " "), a.slow) {
 		<-a.hold
 	}
 	a.mu.Lock()
@@ -560,4 +561,46 @@ func TestLockoutInAll(t *testing.T) {
 	if got := w.acts.list(); len(got) != 1 {
 		t.Errorf("done %q", got)
 	}
+}
+
+// A machine whose switch takes its minutes keeps nothing else back: not the way in, not other machines, not a look.
+// What is ordered for itself is done in order.
+func TestLanes(t *testing.T) {
+	w := newWorld(t, "all")
+	w.acts.hold, w.acts.slow = make(chan struct{}), "power srv01"
+	w.text("power srv01 on " + w.code())
+	w.text("power srv01 status " + w.code())
+	w.text("boot srv01 dart " + w.code())
+	w.text("link lte " + w.code())
+	w.answer("link lte: done")
+	w.text("boot srv02 dart " + w.code())
+	w.answer("boot srv02 dart: done")
+	w.silent()
+	if done := w.acts.list(); !slices.Equal(done, []string{"link lte", "boot srv02 dart"}) {
+		t.Errorf("done was %q", done)
+	}
+	close(w.acts.hold)
+	for range 3 {
+		w.answer("done")
+	}
+	if done := w.acts.list(); slices.Index(done, "power srv01 on") > slices.Index(done, "boot srv01 dart") {
+		t.Errorf("out of order: %q", done)
+	}
+}
+
+// Orders that wait are few, and what is too many is said to be.
+func TestManyWait(t *testing.T) {
+	w := newWorld(t, "all")
+	w.acts.hold = make(chan struct{})
+	for range maxJobs {
+		w.text("link wan " + w.code())
+	}
+	w.text("link lte " + w.code())
+	w.answer("too many commands wait")
+	close(w.acts.hold)
+	for range maxJobs {
+		w.answer("link wan: done")
+	}
+	w.text("link lte " + w.code())
+	w.answer("link lte: done")
 }
