@@ -55,11 +55,11 @@ func Child() bool {
 	return true
 }
 
-// child is this program once more, in a place.
+// child is this program once more, in a place. It ends with its input; a signal at its parent's death would come
+// when the thread ends that started it, and Do ends threads.
 func (p *Place) child(as string) *exec.Cmd {
 	cmd := p.Command(fmt.Sprintf("/proc/%d/exe", os.Getpid()))
 	cmd.Env = append(os.Environ(), role+"="+as)
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }

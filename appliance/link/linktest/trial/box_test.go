@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -89,7 +90,13 @@ func (m *measurement) restartBox() {
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	m.must(cmd.Start())
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // Pdeathsig comes when this thread ends, and others do with Place.Do
+		started <- cmd.Start()
+		select {}
+	}()
+	m.must(<-started)
 	m.box = &box{cmd}
 	m.Cleanup(func() {
 		if text, err := os.ReadFile(log.Name()); err == nil && (m.Failed() || os.Getenv("LINKTEST_LOG") != "") {

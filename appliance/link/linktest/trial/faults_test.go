@@ -132,7 +132,7 @@ func TestFreeze(t *testing.T) {
 func TestAgeing(t *testing.T) {
 	m := newSite(t)
 	m.must(m.w.Age("lte", 2*time.Second))
-	time.Sleep(6 * time.Second)
+	time.Sleep(settle)
 	var cut time.Duration
 	r := m.meter(func() {
 		time.Sleep(time.Second)
