@@ -104,10 +104,15 @@ func (w *World) Hole(uplink string, mtu int) error {
 		add rule inet isp output icmp type destination-unreachable drop`, mtu)); err != nil {
 		return err
 	}
-	if err := u.ISP.IP(fmt.Sprintf("link set net0 mtu %d", mtu)); err != nil {
+	// A cable of veth passes what is to be cut into several packets as one, which would be too long.
+	one := " gso_max_segs 1"
+	if err := w.Branch.IP("link set " + u.Device + one); err != nil {
 		return err
 	}
-	return w.hubs[0].IP(fmt.Sprintf("link set e%d mtu %d", u.side, mtu))
+	if err := u.ISP.IP(fmt.Sprintf("link set net0 mtu %d%s", mtu, one), "link set lan"+one); err != nil {
+		return err
+	}
+	return w.hubs[0].IP(fmt.Sprintf("link set e%d mtu %d%s", u.side, mtu, one))
 }
 
 // Open takes an uplink's NAT away: the hubs see the branch's own address. They answer it from the address of
