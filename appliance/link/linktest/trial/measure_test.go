@@ -3,6 +3,7 @@
 package trial
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -231,7 +232,9 @@ func (m *measurement) iperf(args ...string) int {
 		Error string
 	}
 	for range 50 { // until the server listens: with -J iperf3 calls it no failure that it does not
-		out, err := exec.Command("iperf3", append([]string{"-c", linktest.HubInner, "--connect-timeout", "3000", "-t", "5", "-O", "1", "-J"}, args...)...).Output()
+		ctx, stop := context.WithTimeout(m.Context(), 20*time.Second)
+		out, err := exec.CommandContext(ctx, "iperf3", append([]string{"-c", linktest.HubInner, "--connect-timeout", "3000", "-t", "5", "-O", "1", "-J"}, args...)...).Output()
+		stop()
 		if err == nil {
 			m.must(json.Unmarshal(out, &report))
 			if report.Error == "" {
