@@ -185,10 +185,11 @@ func messageOf(t text.Text) api.TextMessage {
 
 // Send is that of admin.Modems.
 func (w *wayIn) Send(to, body string) (api.TextMessage, error) {
-	if err := w.desk.Send(to, body); err != nil {
+	t, err := w.desk.Send(to, body)
+	if err != nil {
 		return api.TextMessage{}, refused(err)
 	}
-	return messageOf(w.desk.List()[0]), nil
+	return messageOf(t), nil
 }
 
 // Enroll is that of admin.Modems.

@@ -119,7 +119,7 @@ func (c *checker) modemKeys(path string, raw rawModem, m Modem) {
 
 // text checks who may command by text messages.
 func (c *checker) text(raw rawText, modems []Modem, machines []Machine) Text {
-	t := Text{Budget: c.readInt("text.budget", raw.Budget, 0, 10000, defaults().Text.Budget)}
+	t := Text{Budget: c.readInt("text.budget", raw.Budget, 1, 10000, defaults().Text.Budget)}
 	taken := owners{}
 	for i, r := range raw.Sender {
 		path := fmt.Sprintf("text.sender[%d]", i)

@@ -155,7 +155,7 @@ func socketText(s string) (string, *fault) {
 }
 
 func pattern(s string) (string, *fault) {
-	if _, err := regexp.Compile(s); err != nil || len(s) > 500 {
+	if _, err := regexp.Compile(s); err != nil || len(s) > 200 {
 		return "", faultf(`for example on_reply = "(?i)socket on"`, "%s is no regular expression", quote(s))
 	}
 	return s, nil

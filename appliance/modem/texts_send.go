@@ -79,7 +79,8 @@ func (m *Modem) turns() chan struct{} {
 	return m.sending
 }
 
-// sendParts sends all parts. One of which nobody knows does not keep the others back: it may have gone.
+// sendParts sends all parts. One of which nobody knows does not keep the others back: it may have gone. Where one
+// is refused the message is unknown if others have gone: who sent it again would pay for those again and again.
 func (m *Modem) sendParts(ctx context.Context, number, text string, valid time.Duration) (SendResult, error) {
 	m.ref++
 	list, err := encode(number, text, m.SMSC, valid, m.ref)
@@ -100,10 +101,12 @@ func (m *Modem) sendParts(ctx context.Context, number, text string, valid time.D
 		if err != nil && len(list) > 1 {
 			err = fmt.Errorf("part %d of %d: %w", i+1, len(list), err)
 		}
-		switch r {
-		case TextFailed:
+		switch {
+		case r == TextFailed && i > 0:
+			return TextUnknown, err
+		case r == TextFailed:
 			return TextFailed, err
-		case TextUnknown:
+		case r == TextUnknown:
 			result, doubt = TextUnknown, err
 		}
 	}

@@ -462,6 +462,20 @@ func TestSendPartRefused(t *testing.T) {
 	}
 }
 
+// A long message of which a part is refused, and others have gone, is not said to have failed: it would be sent, and
+// paid, again and again.
+func TestSendPartRefusedForGood(t *testing.T) {
+	fake := modemtest.Start(t)
+	m, _ := receiving(t, fake)
+	until(t, m, "registration", func(s Status) bool { return s.State == Registered })
+	text := strings.Repeat("0123456789", 40)
+	refuse(fake, "+CMGS=", "+CMS ERROR: 21")
+	fake.Fault("+CMGS=", modemtest.Answer{Times: 1}) // but for the first
+	if result, err := m.Send(t.Context(), correspondent, text, 0); result != TextUnknown || err == nil || !strings.Contains(err.Error(), "part 2 of 3") {
+		t.Errorf("%s, %v", result, err)
+	}
+}
+
 // The service centre of the file goes with the message, and does not change the SIM.
 func TestServiceCentre(t *testing.T) {
 	list, err := encode(correspondent, "hello", "+79160000999", 24*time.Hour, 1)

@@ -71,7 +71,22 @@ func words(text string) (list []string) {
 }
 
 // takeCodes takes one or two codes off the end of the words, or else off their beginning.
+//
+// An image may be called 20240101, and then it is no code.
 func takeCodes(list []string) (rest, codes []string) {
+	rest, codes = takeAll(list)
+	if _, err := parse(rest); err == nil || len(codes) < 2 {
+		return rest, codes
+	}
+	n := len(list) - 1
+	if _, err := parse(list[:n]); err == nil && number(list[n], digits) {
+		return list[:n], list[n:]
+	}
+	return rest, codes
+}
+
+// takeAll takes as many as there may be.
+func takeAll(list []string) (rest, codes []string) {
 	rest = list
 	for len(codes) < 2 {
 		code, n := codeIn(rest, true)

@@ -77,7 +77,7 @@ func (d *Desk) formOf(m Message) error {
 	now, sure := d.now()
 	age := now.Sub(m.Time)
 	switch {
-	case m.Binary || m.Class0 || m.Parts > 1:
+	case m.Binary || m.Class0 || m.Parts > 1 || parts(m.Text) > 1: // not everything that joins parts says so
 		return errors.New("a command is one plain message of at most 160 characters (70 with Cyrillic ones)")
 	case sure && !m.Time.IsZero() && age > d.maxAge():
 		return fmt.Errorf("your message took %v to come and is not followed: send it again with the next code", age.Round(time.Minute))
@@ -111,7 +111,7 @@ func (d *Desk) provenLocked(p *person, mark string, codes []string, doing string
 	case len(codes) == 2:
 		next, ok = match(p.record.Secret, p.record.Counter, resync, codes...)
 	case locked:
-		return errors.New("too many wrong codes came under your number: for an hour write two codes, one after the other")
+		return p.lockedOut(codes[0], now)
 	default:
 		next, ok = match(p.record.Secret, p.record.Counter, window, codes[0])
 	}
@@ -130,6 +130,18 @@ func (d *Desk) provenLocked(p *person, mark string, codes []string, doing string
 	}
 	p.record = &r
 	return nil
+}
+
+// lockedOut is the error of a single code while those open nothing. Who forges the number has used up the
+// refusals by then: a right code shows its owner, who is told all the same, once.
+func (p *person) lockedOut(code string, now time.Time) error {
+	err := errors.New("too many wrong codes came under your number: for an hour write two codes, one after the other")
+	_, right := match(p.record.Secret, p.record.Counter, window, code)
+	if since := now.Sub(p.told); !right || since >= 0 && since < badFor {
+		return err
+	}
+	p.told = now
+	return &proven{err}
 }
 
 // lockedLocked reports whether one code is not enough. Times ahead of the clock are of a clock that was put back; they count.
@@ -191,7 +203,7 @@ func (d *Desk) strangerLocked(m Message) {
 }
 
 // code is what may be one.
-var code = regexp.MustCompile(`\b\d{4} ?\d{4}\b`)
+var code = regexp.MustCompile(`\b\d{4}[ -]?\d{4}\b`)
 
 // masked is a text without what may be a code that still opens something.
 func masked(s string) string { return code.ReplaceAllString(s, "********") }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -90,6 +91,7 @@ const (
 	budgetFor   = 24 * time.Hour
 	answerAge   = 6 * time.Hour // who asked has found another way
 	keepTexts   = 300
+	maxWaiting  = 100
 	keepStrange = 20 // in an hour, of those that are not followed
 	firstRetry  = 30 * time.Second
 	lastRetry   = 15 * time.Minute
@@ -121,19 +123,44 @@ func (d *Desk) restoreTexts() {
 
 // Send puts a message into the queue, on disk first. It is sent when there is a network and a budget, within
 // some hours or not at all.
-func (d *Desk) Send(number, text string) error {
+func (d *Desk) Send(number, text string) (Text, error) {
 	d.load.Do(d.restore)
+	number, err := dialled(number)
+	if err != nil {
+		return Text{}, err
+	}
 	if n := parts(text); n > maxParts {
-		return fmt.Errorf("a text of %d messages is too dear: at most %d", n, maxParts)
+		return Text{}, fmt.Errorf("a text of %d messages is too dear: at most %d", n, maxParts)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t := &Text{Number: number, Kind: Answer, Text: text}
-	err := d.queueLocked(t)
-	if err != nil { // who asked hears of it and comes again
-		delete(d.texts, t.ID)
+	if n := d.waitingLocked(); n >= maxWaiting {
+		return Text{}, fmt.Errorf("%d messages wait already: rescuebox modem status says why they are not sent", n)
 	}
-	return err
+	t := &Text{Number: number, Kind: Answer, Text: text}
+	if err := d.queueLocked(t); err != nil { // who asked hears of it and comes again
+		delete(d.texts, t.ID)
+		return Text{}, err
+	}
+	return t.kept(), nil
+}
+
+func (d *Desk) waitingLocked() (n int) {
+	for _, t := range d.texts {
+		if t.State == Waiting {
+			n++
+		}
+	}
+	return n
+}
+
+// dialled is a number as the network wants it: with its country, or the short one of an operator's service.
+func dialled(s string) (string, error) {
+	n := strings.NewReplacer(" ", "", "-", "", "(", "", ")", "").Replace(s)
+	if bare := strings.TrimPrefix(n, "+"); len(bare) < 2 || len(bare) > 15 || strings.Trim(bare, "0123456789") != "" {
+		return "", fmt.Errorf("%q is no number: write it with its country, as +79160000000", short(plain(s)))
+	}
+	return n, nil
 }
 
 // queueLocked takes a message into the queue. What cannot be stored is sent all the same.
@@ -269,6 +296,12 @@ func (d *Desk) attempt(ctx context.Context, t *Text) {
 func (d *Desk) Say(ctx context.Context, number, text string, k Kind, mark func()) error {
 	d.load.Do(d.restore)
 	t := &Text{Number: number, Kind: k, Text: fit(text), Private: true}
+	if k == Command { // a program reads it, to the letter
+		t.Text = text
+	}
+	if n := parts(t.Text); n > 1 {
+		return fmt.Errorf("%w: it would be %d messages", ErrFailed, n)
+	}
 	d.mu.Lock()
 	if err := d.affordLocked(t); err != nil {
 		d.mu.Unlock()

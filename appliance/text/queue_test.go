@@ -137,10 +137,10 @@ func TestParts(t *testing.T) {
 		}
 	}
 	d := newWorld(t, "all")
-	if err := d.Send(admin, strings.Repeat("ж", 671)); err == nil {
+	if _, err := d.Send(admin, strings.Repeat("ж", 671)); err == nil {
 		t.Error("eleven parts are taken")
 	}
-	if err := d.Send(admin, strings.Repeat("a", 400)); err != nil {
+	if _, err := d.Send(admin, strings.Repeat("a", 400)); err != nil {
 		t.Error(err)
 	}
 	if s := <-d.out; len(s.text) != 400 {
@@ -331,8 +331,51 @@ func TestSendNotStored(t *testing.T) {
 	w.store.mu.Lock()
 	w.store.fail = errors.New("no space left on device")
 	w.store.mu.Unlock()
-	if err := w.Send(admin, "hello"); err == nil {
+	if _, err := w.Send(admin, "hello"); err == nil {
 		t.Error("it is taken")
 	}
 	w.silent()
+}
+
+// What the admin sends by hand is for a number, and no more of it waits than can be sent.
+func TestSendBounds(t *testing.T) {
+	w := newWorld(t, "all")
+	for _, number := range []string{"", "+", "5", "anna", "+7916*0000", "+7916000000000000", "79160000000x"} {
+		if _, err := w.Send(number, "hello"); err == nil || !strings.Contains(err.Error(), "is no number") {
+			t.Errorf("%q: %v", number, err)
+		}
+	}
+	for number, want := range map[string]string{"+7 (916) 000-00-00": admin, "0611": "0611"} {
+		if text, err := w.Send(number, "hello"); err != nil || text.Number != want || text.State != Waiting {
+			t.Errorf("%q: %+v, %v", number, text, err)
+		}
+		if s := <-w.out; s.number != want {
+			t.Errorf("it went to %q", s.number)
+		}
+	}
+	w.set(func() { w.result = ResultFailed })
+	var err error
+	for range maxWaiting + 2 {
+		if _, err = w.Send(admin, "hello"); err != nil {
+			break
+		}
+	}
+	if n := w.Status().Waiting; err == nil || n < maxWaiting || n > maxWaiting+1 { // one may be at the modem
+		t.Errorf("%d wait, %v", n, err)
+	}
+}
+
+// What a switch is told is told to the letter: a program reads it. What does not fit is not cut.
+func TestCommandToTheLetter(t *testing.T) {
+	w := newWorld(t, "all")
+	const told = "#12#0#1#1# «a`b»  …"
+	if err := w.Say(t.Context(), outlet, told, Command, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if s := <-w.out; s.text != told {
+		t.Errorf("it was told %q", s.text)
+	}
+	if err := w.Say(t.Context(), outlet, strings.Repeat("#", 161), Command, func() {}); !errors.Is(err, ErrFailed) {
+		t.Errorf("two messages: %v", err)
+	}
 }

@@ -40,6 +40,9 @@ var ErrNoSender = errors.New("no such sender")
 // secret: it is for one pair of eyes.
 func (d *Desk) Enroll(number string) (uri string, err error) {
 	d.load.Do(d.restore)
+	if number, err = dialled(number); err != nil {
+		return "", err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.byNumber(number)

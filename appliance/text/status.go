@@ -27,14 +27,9 @@ func (d *Desk) Status() Status {
 	d.load.Do(d.restore)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Status{Budget: d.budget()}
+	s := Status{Budget: d.budget(), Waiting: d.waitingLocked()}
 	if s.Spent, s.Back = d.spentLocked(); s.Spent == 0 {
 		s.Back = 0
-	}
-	for _, t := range d.texts {
-		if t.State == Waiting {
-			s.Waiting++
-		}
 	}
 	now, _ := d.now()
 	for _, p := range d.people {

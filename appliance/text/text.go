@@ -134,6 +134,7 @@ type person struct {
 	Sender
 	record  *record // nil: not enrolled
 	pending pending
+	told    time.Time // that single codes open nothing
 }
 
 // now is the time, and whether it can be relied upon.

@@ -237,6 +237,7 @@ func TestOrders(t *testing.T) {
 		"boot srv01 dart %s":             "boot srv01 dart",
 		"Boot Srv01 DaRT. %s":            "boot srv01 dart",
 		"%s power srv01 on":              "power srv01 on",
+		"boot srv01 20240101 %s":         "boot srv01 20240101", // an image's name, and no code
 		"link lte %s":                    "link lte",
 		"link wan %s":                    "link wan",
 		"VPN up %s":                      "vpn",
@@ -419,7 +420,8 @@ func TestLockout(t *testing.T) {
 	w.answer("wrong code")
 	writes := w.store.writes()
 	w.restart()
-	w.text("vpn up " + w.code()) // right, and locked: refusals are used up, too
+	w.text("vpn up " + w.code()) // right, and locked; refusals are used up
+	w.answer("write two codes, one after the other")
 	if s := w.Status(); !s.Numbers[0].Locked || !s.Numbers[0].Enrolled {
 		t.Errorf("not locked: %+v", s)
 	}
@@ -456,7 +458,7 @@ func TestResync(t *testing.T) {
 func TestEnrollAgain(t *testing.T) {
 	w := newWorld(t, "all")
 	w.silent()
-	if _, err := w.Enroll("+1"); !errors.Is(err, ErrNoSender) {
+	if _, err := w.Enroll("+7 916 000-00-01"); !errors.Is(err, ErrNoSender) {
 		t.Errorf("a stranger is enrolled: %v", err)
 	}
 	uri, err := w.Enroll(admin)
@@ -603,4 +605,25 @@ func TestManyWait(t *testing.T) {
 	}
 	w.text("link lte " + w.code())
 	w.answer("link lte: done")
+}
+
+// While single codes open nothing, whose code is right is told so: the refusals are the forger's by then. Once.
+func TestLockoutIsTold(t *testing.T) {
+	w := newWorld(t, "all")
+	for i := range maxBad {
+		w.text(fmt.Sprintf("status 1234567%d", i))
+	}
+	for range 2 {
+		w.answer("wrong code")
+	}
+	code := w.code()
+	w.text("link lte " + code)
+	w.answer("write two codes, one after the other")
+	w.text("link wan " + code)
+	w.text("link wan 87654321")
+	w.text("status " + code + " " + w.code())
+	w.answer("all is well")
+	if done := w.acts.list(); len(done) != 0 {
+		t.Errorf("done: %q", done)
+	}
 }
