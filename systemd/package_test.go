@@ -28,7 +28,9 @@ const packageFiles = `-rwxr-xr-x root/root ./usr/bin/rescuebox
 -rw-r--r-- root/root ./usr/lib/sysusers.d/rescuebox.conf
 -rw-r--r-- root/root ./usr/lib/tmpfiles.d/rescuebox.conf
 -rw-r--r-- root/root ./usr/share/bash-completion/completions/rescuebox
+-rw-r--r-- root/root ./usr/share/doc/rescuebox/70-rescuebox-modem.rules
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/copyright
+-rw-r--r-- root/root ./usr/share/doc/rescuebox/lte.toml
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/minimal.toml
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/proxydhcp.toml
 -rw-r--r-- root/root ./usr/share/doc/rescuebox/reference.toml

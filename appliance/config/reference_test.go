@@ -17,7 +17,7 @@ import (
 func configFiles(t testing.TB) []string {
 	t.Helper()
 	files, err := filepath.Glob("../../configs/*.toml")
-	if err != nil || len(files) < 3 {
+	if err != nil || len(files) < 4 {
 		t.Fatalf("configs/ has %q, %v", files, err)
 	}
 	return files

@@ -1,0 +1,213 @@
+package living
+
+import (
+	"bufio"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"rescuebox/appliance/link/linktest"
+)
+
+const site = `site = "living"
+[lan]
+interface = "lan0"
+address = "192.168.77.1/24"
+dhcp = "off"
+`
+
+// The sandbox leaves the way in what it needs: the hub reaches the box over the wire, and over
+// the metered uplink when that is gone; the rescue LAN is shared; nothing was forbidden on the way.
+func TestWayInLivesInItsSandbox(t *testing.T) {
+	w := linktest.New(t)
+	h := w.Hub(t)
+	lan(t, w)
+	key, err := wgtypes.GeneratePrivateKey()
+	must(t, err)
+	must(t, h.Admit(key.PublicKey().String(), ""))
+	b := boot(t, map[string]string{"etc/rescuebox/rescuebox.toml": site + fmt.Sprintf(`
+[[uplink]]
+name = "wan"
+interface = "wan0"
+[[uplink]]
+name = "lte"
+interface = "lte0"
+metered = true
+[vpn]
+address = "10.99.0.2/24"
+share_lan = true
+[[vpn.hub]]
+public_key = %q
+endpoint = [%q]
+`, h.PublicKey, h.Endpoint)})
+	b.run("install", "-d", "-o", "rescuebox", "-g", "rescuebox", "-m", "700", "/var/lib/rescuebox/secrets")
+	b.run("sh", "-c", `umask 077; echo "$0" >/var/lib/rescuebox/secrets/vpn.key; chown rescuebox: /var/lib/rescuebox/secrets/vpn.key`, key.String())
+	b.daemon()
+	reached := func() bool { return h.Command("ping", "-c", "1", "-W", "1", linktest.BranchInner).Run() == nil }
+	b.until(30*time.Second, "the hub reaches the box", reached)
+	must(t, w.Unplug("wan"))
+	b.until(30*time.Second, "the hub reaches the box over LTE", reached)
+
+	tables := b.run("nft", "list", "tables")
+	for _, name := range []string{"rescuebox_vpn", "rescuebox_link"} {
+		if !strings.Contains(tables, name) {
+			t.Errorf("there is no table %s: %q", name, tables)
+		}
+	}
+	if got := b.run("cat", "/proc/sys/net/ipv4/conf/lan0/forwarding"); got != "1" {
+		t.Errorf("the LAN is not shared: forwarding is %s", got)
+	}
+	b.bounds()
+	b.run("systemctl", "stop", "rescueboxd.service")
+	if left := b.run("nft", "list", "tables") + b.run("ip", "rule"); strings.Contains(left, "rescuebox") || strings.Contains(left, "710") {
+		t.Errorf("left over: %s", left)
+	}
+	log := b.run("journalctl", "--no-pager", "-o", "cat", "-u", "rescueboxd")
+	for _, line := range strings.Split(log, "\n") {
+		for _, word := range []string{"permission denied", "operation not permitted", "read-only file system", "panic"} {
+			if strings.Contains(strings.ToLower(line), word) {
+				t.Error(line)
+			}
+		}
+	}
+}
+
+// bounds checks what of the kernel's own files the daemon may write, if they are given to it.
+func (b *box) bounds() {
+	b.Helper()
+	daemon := b.run("systemctl", "show", "--property=MainPID", "--value", "rescueboxd.service")
+	for file, open := range map[string]bool{
+		"/proc/sys/net/ipv6/conf/lan0/accept_ra_defrtr": true,
+		"/sys/devices/virtual/net/lan0/ifalias":         true,
+		"/proc/sys/net/ipv4/ip_forward":                 false,
+		"/proc/sys/kernel/hostname":                     false,
+		"/sys/kernel/profiling":                         false,
+		"/usr/lib/rescuebox":                            false,
+		"/etc/rescuebox/rescuebox.toml":                 false,
+	} {
+		err := b.try("nsenter", "--target="+daemon, "--mount", "sh", "-c", `v=$(cat "$0" 2>/dev/null) || v=; echo "$v" >"$0"`, file)
+		if (err == nil) != open {
+			b.Errorf("%s: may be written: %v, want %v: %v", file, err == nil, open, err)
+		}
+	}
+}
+
+// Somebody else's VPN is started when it is down.
+func TestExternalVPNIsStarted(t *testing.T) {
+	lan(t, linktest.New(t))
+	b := boot(t, map[string]string{
+		"etc/rescuebox/rescuebox.toml":              site + "[vpn]\nexternal = \"tailscale0\"\nunit = \"tailscaled.service\"\n",
+		"usr/lib/systemd/system/tailscaled.service": oneshot("ip link add tailscale0 type veth peer name ts1"),
+	})
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "tailscale0").Run() }) // with its namespace at the latest
+	b.daemon()
+	b.until(40*time.Second, "the unit was started", func() bool { return exec.Command("ip", "link", "show", "tailscale0").Run() == nil })
+}
+
+func oneshot(command string) string {
+	return "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c '" + command + "'\n"
+}
+
+// The daemon's user may have done what it needs, and nothing else; other users may nothing of it.
+func TestPolkit(t *testing.T) {
+	linktest.New(t)
+	files := map[string]string{}
+	for _, unit := range []string{"tailscaled", "openvpn-client@", "wg-quick@", "rescuebox-power-modem", "victim"} {
+		files["run-units/"+unit+".service"] = oneshot("true")
+	}
+	b := boot(t, files)
+	b.run("sh", "-c", "cp /run-units/* /run/systemd/system; systemctl daemon-reload")
+	for _, c := range []struct {
+		verb, unit string
+		may        bool
+	}{
+		{"start", "tailscaled.service", true},
+		{"start", "openvpn-client@office.service", true},
+		{"start", "wg-quick@wg0.service", true},
+		{"start", "rescuebox-power-modem.service", true},
+		{"stop", "tailscaled.service", false},
+		{"restart", "tailscaled.service", false},
+		{"start", "victim.service", false},
+		{"start", "rescuebox-ppp@1.service", false},
+		{"start", "emergency.target", false},
+	} {
+		if err := b.as("rescuebox", "systemctl", c.verb, c.unit); (err == nil) != c.may {
+			t.Errorf("%s %s: %v, want leave %v", c.verb, c.unit, err, c.may)
+		}
+		if b.as("nobody", "systemctl", c.verb, c.unit) == nil {
+			t.Errorf("nobody may %s %s", c.verb, c.unit)
+		}
+	}
+	check := func(action string) []string {
+		return []string{"sh", "-c", `pkcheck --action-id "$0" --process $$`, action}
+	}
+	for action, may := range map[string]bool{
+		"org.freedesktop.ModemManager1.Device.Control": true,
+		"org.freedesktop.ModemManager1.Messaging":      true,
+		"org.freedesktop.ModemManager1.Control":        false,
+		"org.freedesktop.login1.reboot":                true,
+		"org.freedesktop.login1.power-off":             false,
+		"org.freedesktop.login1.reboot-ignore-inhibit": false,
+		"org.freedesktop.systemd1.manage-unit-files":   false,
+	} {
+		if err := b.as("rescuebox", check(action)...); (err == nil) != may {
+			t.Errorf("%s: %v, want leave %v", action, err, may)
+		}
+		if b.as("nobody", check(action)...) == nil {
+			t.Errorf("nobody may %s", action)
+		}
+	}
+}
+
+// A connection has pppd run as root, within its unit's bounds, for the daemon's user alone. Where
+// the kernel has no PPP, pppd ends by saying so; past that point it comes to nothing at a line
+// where nobody is.
+func TestPPPIsTheDaemonsAlone(t *testing.T) {
+	linktest.New(t)
+	b := boot(t, nil)
+	b.run("systemctl", "start", "rescuebox-ppp.socket")
+	b.run("systemd-run", "--quiet", "--unit=line", "socat", "pty,raw,echo=0,link=/dev/line", "pty,raw,echo=0")
+	b.until(10*time.Second, "a line", func() bool { return b.try("test", "-e", "/dev/line") == nil })
+	out := b.ask("rescuebox", fmt.Sprintf(`{"device":%q,"interface":"ppp-lte","v4":true}`, b.run("readlink", "-f", "/dev/line")))
+	if !slices.Contains([]string{"4", "8", "10", "15", "16"}, strings.TrimPrefix(out, "rescuebox: pppd exit ")) { // pppd(8)
+		t.Errorf("pppd did not come as far as its line: %q", out)
+	}
+	if out := b.ask("nobody", "{}"); !strings.Contains(out, "Permission denied") {
+		t.Errorf("nobody may have pppd run: %q", out)
+	}
+}
+
+// ask has pppd run for a user, and returns what is said last. The connection is pppd's life: it
+// stays open until pppd has ended.
+func (b *box) ask(user, request string) string {
+	b.Helper()
+	cmd := b.command("runuser", "-u", user, "--", "socat", "-", "UNIX-CONNECT:/run/rescuebox-ppp.sock")
+	in, err := cmd.StdinPipe()
+	must(b.T, err)
+	out, err := cmd.StdoutPipe()
+	must(b.T, err)
+	cmd.Stderr = cmd.Stdout
+	must(b.T, cmd.Start())
+	defer cmd.Wait()
+	defer in.Close()
+	fmt.Fprintln(in, request) // what is refused is in the answer
+	last := ""
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if last = lines.Text(); strings.HasPrefix(last, "rescuebox: ") {
+			break
+		}
+	}
+	return last
+}
+
+// lan is the rescue LAN.
+func lan(t *testing.T, w *linktest.World) {
+	t.Helper()
+	must(t, w.Branch.IP("link add lan0 type veth peer name lan1", "link set lan1 up", "address add 192.168.77.1/24 dev lan0", "link set lan0 up"))
+	t.Cleanup(func() { _ = w.Branch.IP("link del lan0") }) // with its namespace at the latest
+}
