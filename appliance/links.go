@@ -111,7 +111,7 @@ func modemOf(m *modem.Modem) api.Modem {
 	s := m.Status()
 	to := api.Modem{Name: s.Name, Ready: s.State == modem.Registered || s.State == modem.Lent || s.State == modem.NoPort && s.Why == "", Why: s.Why, Port: s.Device,
 		Model: strings.TrimSpace(s.Manufacturer + " " + s.Model), Firmware: s.Firmware, IMEI: s.IMEI, ICCID: s.ICCID,
-		Operator: s.Operator, Technology: s.Technology, Network: networkOf(s), Recovering: s.Recovery.Doing}
+		Operator: s.Operator, Technology: s.Technology, Network: networkOf(s), Recovery: recoveryOf(s.Recovery), Rungs: m.Rungs()}
 	if to.Why == "" && !to.Ready {
 		to.Why = string(s.State)
 	}
@@ -141,23 +141,6 @@ func networkOf(s modem.Status) string {
 	}
 	return "home"
 }
-
-// Reset is that of admin.Modems: the next rung of its ladder, at once.
-func (w *wayIn) Reset(name string) error {
-	for _, m := range w.modems {
-		if m.Name == name {
-			go func() {
-				ctx, cancel := context.WithTimeout(context.Background(), resetLimit)
-				defer cancel()
-				m.Reset(ctx, "") // how it goes is in its status, and in the log
-			}()
-		}
-	}
-	return nil
-}
-
-// resetLimit is for a modem that takes minutes to come back.
-const resetLimit = 10 * time.Minute
 
 // Texts is that of admin.Modems.
 func (w *wayIn) Texts(most int) ([]api.TextMessage, error) {

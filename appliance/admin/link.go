@@ -19,7 +19,8 @@ type Links interface {
 // Modems is the box's modems and their text messages; appliance does.
 type Modems interface {
 	Modems() []api.Modem
-	Reset(name string) error
+	Reset(name, rung string) error        // "": the one of its ladder that suits
+	Allow(name string, bytes int64) error // 0: whatever it takes, until the billing month ends
 	Texts(max int) ([]api.TextMessage, error)
 	Send(to, text string) (api.TextMessage, error)
 	Enroll(number string) (uri string, err error)
@@ -32,6 +33,7 @@ const (
 	longestFailed = 7 * 24 * time.Hour
 	drillLimit    = longestDrill + time.Minute // it ends when all is as it was
 	mostTexts     = 1000
+	mostAllowed   = 1 << 50 // bytes: more is a mistake
 )
 
 // link answers GET /v1/link.
@@ -110,17 +112,51 @@ func (h *service) listModems(*call) (any, error) {
 
 // resetModem answers POST /v1/modems/{name}/reset.
 func (h *service) resetModem(c *call) (any, error) {
-	name := c.path("name")
-	c.note("%s", quoteIfOdd(name))
+	var r api.ModemReset
+	if c.req.ContentLength != 0 {
+		if err := c.read(&r); err != nil {
+			return nil, err
+		}
+	}
+	c.note("%s rung=%s", quoteIfOdd(c.path("name")), quoteIfOdd(r.Rung))
+	m, err := h.modem(c.path("name"))
+	if err != nil {
+		return nil, err
+	}
+	return m, h.Modems.Reset(m.Name, r.Rung)
+}
+
+// allowData answers POST /v1/modems/{name}/allow.
+func (h *service) allowData(c *call) (any, error) {
+	var a api.ModemAllow
+	if err := c.read(&a); err != nil {
+		return nil, err
+	}
+	c.note("%s bytes=%d", quoteIfOdd(c.path("name")), a.Bytes)
+	if a.Bytes < 0 || a.Bytes > mostAllowed {
+		return nil, badRequest("bytes=%d is no volume between 1 and %d; 0 is as much as it takes", a.Bytes, int64(mostAllowed))
+	}
+	m, err := h.modem(c.path("name"))
+	if err != nil {
+		return nil, err
+	}
+	if err := h.Modems.Allow(m.Name, a.Bytes); err != nil {
+		return nil, err
+	}
+	return h.modem(m.Name)
+}
+
+// modem is the modem of that name.
+func (h *service) modem(name string) (api.Modem, error) {
 	if h.Modems == nil {
-		return nil, noModem()
+		return api.Modem{}, noModem()
 	}
 	for _, m := range h.Modems.Modems() {
 		if m.Name == name {
-			return m, h.Modems.Reset(name)
+			return m, nil
 		}
 	}
-	return nil, notFound("no modem is called %q", name).hint("rescuebox modem status lists them")
+	return api.Modem{}, notFound("no modem is called %q", name).hint("rescuebox modem status lists them")
 }
 
 func noModem() error {
@@ -183,6 +219,7 @@ func (h *service) linkRoutes() []route {
 		{method: "POST", path: "/v1/link/drill", role: api.Operator, changes: true, limit: drillLimit, do: h.drill},
 		{method: "GET", path: "/v1/modems", role: api.Viewer, do: h.listModems},
 		{method: "POST", path: "/v1/modems/{name}/reset", role: api.Operator, changes: true, do: h.resetModem},
+		{method: "POST", path: "/v1/modems/{name}/allow", role: api.Operator, changes: true, do: h.allowData},
 		{method: "GET", path: "/v1/texts", role: api.Operator, do: h.listTexts},
 		{method: "POST", path: "/v1/texts", role: api.Operator, changes: true, status: http.StatusCreated, do: h.sendText},
 		{method: "POST", path: "/v1/texts/senders", role: api.Admin, changes: true, status: http.StatusCreated, do: h.enroll},

@@ -39,10 +39,18 @@ func (f *fakeLinks) Drill(_ context.Context, uplink string, span time.Duration) 
 func (*fakeLinks) Modems() []api.Modem {
 	signal, resets := -71, time.Now()
 	return []api.Modem{{Name: "lte", Ready: true, Port: "/dev/ttyUSB2", Model: "EG25-G", Operator: "MegaFon", Technology: "LTE", Network: "home", Signal: &signal,
+		Rungs: []string{"attach", "restart", "usb"}, Recovery: &api.Recovery{Fault: "no data", Doing: "usb", Last: "attach", Next: &resets, Count: 1, Helped: "usb", Error: "no"},
 		Data: &api.ModemData{Up: true, Interface: "wwan0", Addresses: []string{"10.64.0.5/32"}, Used: 5 << 20, Quota: 5 << 30, Resets: &resets}}}
 }
 
-func (*fakeLinks) Reset(string) error { return nil }
+func (*fakeLinks) Reset(_, rung string) error {
+	if rung != "" && rung != "usb" {
+		return &boot.Refusal{Reason: "modem lte cannot be reset by " + rung}
+	}
+	return nil
+}
+
+func (*fakeLinks) Allow(string, int64) error { return nil }
 
 func (*fakeLinks) Texts(int) ([]api.TextMessage, error) {
 	return []api.TextMessage{{ID: "1", Number: "+79161234567", Time: time.Now(), State: "taken", Text: "status"}}, nil
@@ -70,7 +78,13 @@ func TestSecretsOfTexts(t *testing.T) {
 	if w := ask(h, "POST", "/v1/texts", token[api.Operator], `{"to":"+79161234567","text":"the door code is 4711"}`); w.Code != http.StatusCreated {
 		t.Fatalf("send: %d %s", w.Code, w.Body)
 	}
+	if w := ask(h, "POST", "/v1/modems/lte/allow", token[api.Operator], `{"bytes":200000000}`); w.Code != http.StatusOK {
+		t.Fatalf("allow: %d %s", w.Code, w.Body)
+	}
 	w := ask(h, "GET", "/v1/audit", token[api.Admin], "")
+	if body := w.Body.String(); !strings.Contains(body, "lte bytes=200000000") {
+		t.Errorf("who allowed more data is not in the audit log: %s", body)
+	}
 	if body := w.Body.String(); strings.Contains(body, "GEZDGNBV") || strings.Contains(body, "4711") || !strings.Contains(body, "+79161234567") {
 		t.Errorf("the audit log has %s", body)
 	}

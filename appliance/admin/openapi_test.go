@@ -206,7 +206,7 @@ func TestDocumentTypes(t *testing.T) {
 		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.Relays{}, api.PowerState{}, api.PowerAction{}, api.PowerDone{}, api.BMCAudit{}, api.BMCFinding{}, api.BMCTrust{}, api.ConsoleNotice{}, api.Notifications{},
 		api.NotifyTarget{}, api.Notification{}, api.Delivery{}, api.TestNotification{}, api.File{}, api.Image{}, api.Windows{}, api.Library{},
 		api.Verified{}, api.Finding{}, api.Diagnosis{}, api.Token{}, api.CreateToken{}, api.NewToken{}, api.AuditEntry{},
-		api.Link{}, api.Uplink{}, api.VPN{}, api.LinkAction{}, api.LinkDrill{}, api.LinkReport{}, api.Modem{}, api.ModemData{}, api.TextMessage{}, api.NewTextMessage{}, api.Enroll{}, api.Enrolled{}}
+		api.Link{}, api.Uplink{}, api.VPN{}, api.LinkAction{}, api.LinkDrill{}, api.LinkReport{}, api.Modem{}, api.ModemData{}, api.Recovery{}, api.ModemReset{}, api.ModemAllow{}, api.TextMessage{}, api.NewTextMessage{}, api.Enroll{}, api.Enrolled{}}
 	for _, v := range types {
 		name := reflect.TypeOf(v).Name()
 		s, ok := d.Components.Schemas[name]
@@ -372,7 +372,14 @@ func TestDocumentAnswers(t *testing.T) {
 		{"POST /v1/link/drill", "", `{"for":"24h"}`, 400},
 		{"GET /v1/modems", "", "", 200},
 		{"POST /v1/modems/{name}/reset", "/v1/modems/lte/reset", "", 200},
+		{"POST /v1/modems/{name}/reset", "/v1/modems/lte/reset", `{"rung":"usb"}`, 200},
+		{"POST /v1/modems/{name}/reset", "/v1/modems/lte/reset", `{"rung":"hammer"}`, 409},
+		{"POST /v1/modems/{name}/reset", "/v1/modems/lte/reset", `{"hammer":1}`, 400},
 		{"POST /v1/modems/{name}/reset", "/v1/modems/e3372/reset", "", 404},
+		{"POST /v1/modems/{name}/allow", "/v1/modems/lte/allow", `{"bytes":200000000}`, 200},
+		{"POST /v1/modems/{name}/allow", "/v1/modems/lte/allow", `{}`, 200},
+		{"POST /v1/modems/{name}/allow", "/v1/modems/lte/allow", `{"bytes":-1}`, 400},
+		{"POST /v1/modems/{name}/allow", "/v1/modems/e3372/allow", `{}`, 404},
 		{"GET /v1/texts", "", "", 200},
 		{"GET /v1/texts", "/v1/texts?max=0", "", 400},
 		{"POST /v1/texts", "", `{"to":"+79161234567","text":"hello"}`, 201},

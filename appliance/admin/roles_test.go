@@ -53,6 +53,7 @@ var who = map[string]api.Role{
 	"POST /v1/link/drill":                 api.Operator,
 	"GET /v1/modems":                      api.Viewer,
 	"POST /v1/modems/{name}/reset":        api.Operator,
+	"POST /v1/modems/{name}/allow":        api.Operator, // costs money
 	"GET /v1/texts":                       api.Operator, // what people write
 	"POST /v1/texts":                      api.Operator, // costs money
 	"POST /v1/texts/senders":              api.Admin,    // shows a secret

@@ -11,6 +11,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -65,6 +66,7 @@ type Modem struct {
 	loans   chan *loan
 	resets  chan *reset
 
+	resetting  atomic.Bool // a person's reset is under way
 	memoryLock sync.Mutex
 	memory     Record
 	retries    int  // of a PIN that cost no try; owned by the session's goroutine

@@ -64,15 +64,30 @@ func (m *Modem) possible() []rung {
 	})
 }
 
-// Reset does one rung now. "" is the next one of the ladder where something is wrong, else the restart of the modem.
-func (m *Modem) Reset(ctx context.Context, name string) error {
+// CanReset says why Reset would do nothing: there is no such rung here, or one is done already.
+func (m *Modem) CanReset(name string) error {
 	names := m.Rungs()
-	if len(names) == 0 {
+	switch {
+	case len(names) == 0:
 		return fmt.Errorf("modem %s cannot be reset: it has no port of ours, and no power is configured for it", m.Name)
-	}
-	if name != "" && !slices.Contains(names, name) {
+	case name != "" && !slices.Contains(names, name):
 		return fmt.Errorf("modem %s cannot be reset by %q: there are %s", m.Name, name, strings.Join(names, ", "))
+	case m.resetting.Load():
+		return fmt.Errorf("modem %s is being reset already", m.Name)
 	}
+	return nil
+}
+
+// Reset does one rung now. "" is the next one of the ladder where something is wrong, else the restart of the modem.
+// Who asks while another one's is under way is refused: in a row they would keep the modem down.
+func (m *Modem) Reset(ctx context.Context, name string) error {
+	if err := m.CanReset(name); err != nil {
+		return err
+	}
+	if !m.resetting.CompareAndSwap(false, true) {
+		return fmt.Errorf("modem %s is being reset already", m.Name)
+	}
+	defer m.resetting.Store(false)
 	r := &reset{rung: name, done: make(chan error, 1)}
 	select {
 	case m.resets <- r:

@@ -18,8 +18,9 @@ import (
 
 // testLinks is a box with wan, lte and a modem.
 type testLinks struct {
-	failed string
-	mode   string
+	failed  string
+	mode    string
+	allowed int64
 }
 
 func (l *testLinks) Link() api.Link {
@@ -59,13 +60,24 @@ func (l *testLinks) Drill(_ context.Context, uplink string, _ time.Duration) (ap
 	return api.LinkReport{OK: true, Uplink: "wan", By: "lte", Gap: "85ms", Lost: 1, Text: "lte stood in for wan after 85ms, 1 probe was lost"}, nil
 }
 
-func (*testLinks) Modems() []api.Modem {
-	signal := -71
+func (l *testLinks) Modems() []api.Modem {
+	signal, next := -71, time.Now().Add(time.Hour)
 	return []api.Modem{{Name: "lte", Ready: true, Model: "EG25-G", Port: "/dev/ttyUSB2", Operator: "MegaFon", Technology: "LTE", Network: "home", Signal: &signal,
-		Data: &api.ModemData{Up: true, Interface: "wwan0", Addresses: []string{"10.64.0.5/32"}, Used: 4.1e9, Quota: 5e9}}}
+		Data:     &api.ModemData{Up: true, Interface: "wwan0", Addresses: []string{"10.64.0.5/32"}, Used: 4.1e9, Quota: 5e9 + l.allowed},
+		Recovery: &api.Recovery{Fault: "no data", Last: "attach", Next: &next, Helped: "usb", Error: "ERROR"}}}
 }
 
-func (*testLinks) Reset(string) error { return nil }
+func (*testLinks) Reset(_, rung string) error {
+	if rung == "hammer" {
+		return &boot.Refusal{Reason: `modem lte cannot be reset by "hammer": there are attach, restart, usb`}
+	}
+	return nil
+}
+
+func (l *testLinks) Allow(_ string, bytes int64) error {
+	l.allowed += bytes
+	return nil
+}
 
 func (*testLinks) Texts(int) ([]api.TextMessage, error) {
 	return []api.TextMessage{{ID: "2", Number: "+79161234567", Sent: true, Time: time.Now(), State: "unknown", Text: "srv01: ticket\x1b[2J", Why: "the modem did not answer in time"},

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"rsc.io/qr"
@@ -14,7 +17,7 @@ import (
 
 func (c *cli) modemCommand() *cobra.Command {
 	return group("modem", "The box's modems and text messages", "  rescuebox modem status",
-		c.modemStatus(), c.modemReset(), c.modemEnroll(),
+		c.modemStatus(), c.modemReset(), c.modemAllow(), c.modemEnroll(),
 		group("sms", "Text messages", "  rescuebox modem sms list", c.smsList(), c.smsSend()))
 }
 
@@ -77,7 +80,9 @@ func modemLines(m api.Modem) [][2]string {
 		}
 	}
 	add("hint", m.Hint)
-	add("now", m.Recovering)
+	if m.Recovery != nil {
+		add("recovery", recoveryLine(*m.Recovery, time.Now()))
+	}
 	add("device", strings.TrimSpace(m.Model+" "+m.Firmware+" "+m.Port))
 	add("network", strings.Join(strings.Fields(m.Operator+" "+m.Technology+" "+m.Network), " "))
 	if m.Signal != nil {
@@ -90,6 +95,25 @@ func modemLines(m api.Modem) [][2]string {
 		add("volume", volumeLine(*d))
 	}
 	return lines
+}
+
+// recoveryLine is what is wrong with a modem and what is done about it.
+func recoveryLine(r api.Recovery, now time.Time) string {
+	var parts []string
+	add := func(format, value string) {
+		if value != "" {
+			parts = append(parts, fmt.Sprintf(format, value))
+		}
+	}
+	add("%s", r.Fault)
+	add("does %s now", r.Doing)
+	add("last did %s", r.Last)
+	add("that could not be done: %s", r.Error)
+	if r.Next != nil && r.Next.After(now) {
+		add("waits %s", span(r.Next.Sub(now)))
+	}
+	add("the last time %s helped", r.Helped)
+	return strings.Join(parts, "; ")
 }
 
 func dataLine(d api.ModemData) string {
@@ -118,16 +142,20 @@ func volumeLine(d api.ModemData) string {
 }
 
 func (c *cli) modemReset() *cobra.Command {
-	return &cobra.Command{
+	var rung string
+	cmd := &cobra.Command{
 		Use:   "reset MODEM",
 		Short: "Reset a modem now",
-		Long: `Take a modem through its recovery now: it attaches anew, then is reset, then loses
-its power, until it works. While that goes on nobody gets in by it.`,
-		Example:           "  rescuebox modem reset lte",
+		Long: `Do one step of a modem's recovery now: the next one where something is wrong with
+it, else a restart of the modem; or the one that --rung names. Those of the modem
+are, the harmless ones first: attach (leave the network and come back), bearer (dial
+anew), radio (off and on), restart, usb (off the bus and back), power (cut it) and
+reboot (the box), as far as its file allows. Nobody gets in by it meanwhile.`,
+		Example:           "  rescuebox modem reset lte\n  rescuebox modem reset lte --rung usb",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.complete(modemNames),
 		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
-			m, err := client.ResetModem(cmd.Context(), args[0])
+			m, err := client.ResetModem(cmd.Context(), args[0], rung)
 			if err != nil {
 				return err
 			}
@@ -137,6 +165,50 @@ its power, until it works. While that goes on nobody gets in by it.`,
 			})
 		}),
 	}
+	cmd.Flags().StringVar(&rung, "rung", "", "do this one")
+	return cmd
+}
+
+func (c *cli) modemAllow() *cobra.Command {
+	return &cobra.Command{
+		Use:   "allow MODEM [SIZE]",
+		Short: "Allow more data than the quota",
+		Long: `Lift a modem's quota until its billing month ends: by SIZE, such as 500MB or 2GB,
+or without it by as much as it takes. The operator may bill for it.`,
+		Example:           "  rescuebox modem allow lte 500MB",
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: c.complete(modemNames),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			var more int64
+			if len(args) == 2 {
+				var err error
+				if more, err = volume(args[1]); err != nil {
+					return err
+				}
+			}
+			m, err := client.AllowData(cmd.Context(), args[0], more)
+			if err != nil {
+				return err
+			}
+			return c.show(m, func(w io.Writer) error { return fields(w, modemLines(m)) })
+		}),
+	}
+}
+
+var volumeForm = regexp.MustCompile(`^([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([kMGT]B)$`)
+
+// volume reads a volume as operators bill it.
+func volume(s string) (int64, error) {
+	m := volumeForm.FindStringSubmatch(s)
+	if m == nil {
+		return 0, usagef("%q is no volume: want a number and kB, MB, GB or TB, such as 500MB", s)
+	}
+	n, _ := strconv.ParseFloat(m[1], 64) // the form takes nothing else
+	n *= map[string]float64{"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[m[2]]
+	if n < 1 {
+		return 0, usagef("%q allows nothing", s)
+	}
+	return int64(n), nil
 }
 
 func modemNames(ctx context.Context, client *api.Client) (names []string, err error) {

@@ -90,8 +90,30 @@ type Modem struct {
 	Technology string     `json:"technology,omitempty"` // GSM, UMTS, LTE, …
 	Network    string     `json:"network,omitempty"`    // home, roaming, searching, denied, none
 	Signal     *int       `json:"signal,omitempty"`     // dBm
-	Recovering string     `json:"recovering,omitempty"` // what is tried now
+	Recovery   *Recovery  `json:"recovery,omitempty"`   // while something is wrong
+	Rungs      []string   `json:"rungs,omitempty"`      // what can be done to it, the harmless ones first
 	Data       *ModemData `json:"data,omitempty"`
+}
+
+// Recovery is what is done about a modem that does not work.
+type Recovery struct {
+	Fault  string     `json:"fault,omitempty"`  // what is being cured
+	Doing  string     `json:"doing,omitempty"`  // the rung that is done just now
+	Last   string     `json:"last,omitempty"`   // the rung done last
+	Next   *time.Time `json:"next,omitempty"`   // no rung before
+	Count  int        `json:"count,omitempty"`  // rungs since the fault began
+	Helped string     `json:"helped,omitempty"` // what ended this fault the last time
+	Error  string     `json:"error,omitempty"`  // why the last rung could not be done
+}
+
+// ModemReset asks for one rung of a modem's recovery.
+type ModemReset struct {
+	Rung string `json:"rung,omitempty"` // default the next one, or a restart of the modem
+}
+
+// ModemAllow lifts a modem's quota until its billing month ends.
+type ModemAllow struct {
+	Bytes int64 `json:"bytes,omitempty"` // so many more; default as much as it takes
 }
 
 // ModemData is a modem's way to the Internet.
@@ -156,10 +178,17 @@ func (c *Client) Modems(ctx context.Context) ([]Modem, error) {
 	return get[[]Modem](ctx, c, "/v1/modems")
 }
 
-// ResetModem does the next, or first, rung of a modem's recovery now.
-func (c *Client) ResetModem(ctx context.Context, name string) (Modem, error) {
+// ResetModem does a rung of a modem's recovery now; "" is the one that suits.
+func (c *Client) ResetModem(ctx context.Context, name, rung string) (Modem, error) {
 	var m Modem
-	err := c.do(ctx, http.MethodPost, "/v1/modems/"+segment(name)+"/reset", nil, &m)
+	err := c.do(ctx, http.MethodPost, "/v1/modems/"+segment(name)+"/reset", ModemReset{Rung: rung}, &m)
+	return m, err
+}
+
+// AllowData lifts a modem's quota until its billing month ends: by so many bytes, or with 0 altogether.
+func (c *Client) AllowData(ctx context.Context, name string, bytes int64) (Modem, error) {
+	var m Modem
+	err := c.do(ctx, http.MethodPost, "/v1/modems/"+segment(name)+"/allow", ModemAllow{Bytes: bytes}, &m)
 	return m, err
 }
 
