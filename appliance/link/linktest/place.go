@@ -53,11 +53,19 @@ func OpenPlace(file string) (*Place, error) {
 }
 
 // onThread runs f on a thread that is thrown away after it, with all that f changed of it.
+//
+// The main thread is never thrown away, and the namespace of a process is that thread's: who reads
+// /proc/self/ns/net later would find what f left. So it is held while another thread is taken.
 func onThread(f func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		result <- f()
+		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			result <- onThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		result <- f() // never unlocked: the thread ends with the goroutine
 	}()
 	return <-result
 }
