@@ -13,12 +13,17 @@ type engine interface {
 	// nothing to a peer that stays: its session lives on. A new peer with a Keepalive is
 	// called at once.
 	configure(peers []peer) error
-	// steer says by which uplinks packets go from now on. It is quick, and does nothing if
-	// that is so already.
+	// steer says by which uplinks packets go from now on. It is quick: nothing is asked of
+	// the kernel that may take its time.
 	steer(steering) error
+	// tie gives each uplink its device, "" for none, and looks whether those that it has are
+	// still the same. It may take a while, and is called by one at a time.
+	tie(devices []string)
 	// kick sends the hub an authenticated packet now by the uplink in use, so that it roams
 	// to us there; without a session it begins one.
 	kick(hub int)
+	// heard is when the last packet of a hub came in by an uplink.
+	heard(uplink int) time.Time
 	// state is what is known of the peers, and of the engine's way by each uplink. An error
 	// means that the engine is dead: the interface is gone, or its device failed.
 	state() (state, error)
@@ -35,7 +40,7 @@ type setup struct {
 	MTU        int
 	ListenPort int
 	PrivateKey key
-	Uplinks    []Uplink // names, metered and tables; devices come by steer
+	Uplinks    []Uplink // names, metered and tables; devices come by tie
 	Hubs       int
 }
 
@@ -53,9 +58,8 @@ type peer struct {
 
 // steering is by which uplinks packets leave.
 type steering struct {
-	Active    int      // index in Config.Uplinks
-	Duplicate bool     // by every other uplink with a device too
-	Devices   []string // by uplink; "" has none
+	Active    int  // index in Config.Uplinks
+	Duplicate bool // by every other uplink with a device too
 }
 
 // state is what an engine knows.

@@ -31,6 +31,7 @@ type kernel struct {
 
 	mu       sync.Mutex
 	steering steering
+	devices  []string
 	peers    []peer
 	ways     []wayState  // by uplink: Heard and Err
 	asks     map[key]ask // by public key
@@ -167,6 +168,21 @@ func (k *kernel) steer(s steering) error {
 	return k.change(cfg)
 }
 
+func (k *kernel) tie(devices []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.devices = devices
+}
+
+// heard asks the kernel: the uplink is judged by it.
+func (k *kernel) heard(uplink int) time.Time {
+	st, err := k.ask()
+	if err != nil {
+		return time.Time{}
+	}
+	return st.Ways[uplink].Heard
+}
+
 // lead makes the rule that leads to the table of the uplink in use.
 func (k *kernel) lead() error {
 	if k.steering.Active >= len(k.ways) {
@@ -201,13 +217,20 @@ func (k *kernel) kick(hub int) {
 }
 
 func (k *kernel) state() (state, error) {
+	k.mu.Lock()
+	_ = k.lead() // somebody who cleans up rules may have taken ours; the error is in the way's state
+	k.mu.Unlock()
+	return k.ask()
+}
+
+// ask asks the kernel what it counted.
+func (k *kernel) ask() (state, error) {
 	dev, err := k.wg.Device(k.setup.Interface)
 	if err != nil {
 		return state{}, fmt.Errorf("ask the kernel's WireGuard for %s: %w", k.setup.Interface, err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_ = k.lead() // somebody who cleans up rules may have taken ours; the error is in the way's state
 	s := state{NoDuplicates: noDuplicates}
 	for _, p := range k.peers {
 		i := slices.IndexFunc(dev.Peers, func(have wgtypes.Peer) bool { return key(have.PublicKey) == p.PublicKey })
@@ -218,7 +241,7 @@ func (k *kernel) state() (state, error) {
 	}
 	s.Ways = slices.Clone(k.ways)
 	for i := range s.Ways {
-		if i < len(k.steering.Devices) && k.steering.Devices[i] != "" {
+		if i < len(k.devices) && k.devices[i] != "" {
 			s.Ways[i].Port = dev.ListenPort
 		}
 	}

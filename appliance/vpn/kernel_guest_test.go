@@ -66,7 +66,8 @@ func (s *kernelSite) start() {
 
 func (s *kernelSite) use(uplink int) {
 	s.t.Helper()
-	s.must(s.engine.steer(steering{Active: uplink, Devices: []string{"wan0", "lte0"}}))
+	s.must(s.engine.steer(steering{Active: uplink}))
+	s.engine.tie([]string{"wan0", "lte0"})
 }
 
 func (s *kernelSite) must(err error) {

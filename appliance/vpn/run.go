@@ -67,11 +67,9 @@ func (t *Tunnel) start() error {
 	t.mu.Lock()
 	t.engine = e
 	t.contest = contest{hubs: len(t.cfg.Hubs), best: -1}
-	t.steerLocked(false)
-	if st, err := e.state(); err == nil {
-		t.seen.note(st) // the packet filter wants its ports
-	}
+	t.steerLocked()
 	t.mu.Unlock()
+	t.tie()
 	err = t.right()
 	if err == nil {
 		err = t.configure()
@@ -113,40 +111,45 @@ func (t *Tunnel) lookAround() (changed bool) {
 func (t *Tunnel) configure() error {
 	t.lookAround()
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	using, called, e := t.contest.using, t.contest.called(), t.engine
+	t.mu.Unlock()
 	var peers []peer
-	for _, i := range t.contest.called() {
+	for _, i := range called {
 		h := t.cfg.Hubs[i]
 		p := peer{Hub: i, PublicKey: t.keys.hubs[i], PresharedKey: t.keys.preshared[i], Keepalive: h.Keepalive, Endpoints: t.book.endpoints(i)}
-		if i == t.contest.using {
+		if i == using {
 			p.AllowedIPs = h.AllowedIPs
 		} else if p.Keepalive == 0 {
 			p.Keepalive = trialKeepalive // it is what makes WireGuard call
 		}
 		peers = append(peers, p)
 	}
-	return t.engine.configure(peers)
+	return e.configure(peers)
 }
 
 // trialKeepalive calls a hub that is only tried, where the file has no keepalive for it.
 const trialKeepalive = 25 * time.Second
 
 // watch looks after the running tunnel.
-func (t *Tunnel) watch(ctx context.Context, links <-chan netlink.LinkUpdate, clock *clock) error {
+func (t *Tunnel) watch(ctx context.Context, links <-chan netlink.LinkUpdate, clock *clock) (err error) {
 	look, right := time.NewTicker(lookEvery), time.NewTicker(rightEvery)
 	defer look.Stop()
 	defer right.Stop()
 	for {
-		var err error
 		select {
 		case <-ctx.Done():
 			return nil
 		case u, ok := <-links:
-			if !ok && ctx.Err() == nil {
-				return errors.New("the kernel's news of interfaces ended")
-			}
-			if ok {
+			switch {
+			case ok:
 				err = t.linkChanged(u)
+			case ctx.Err() != nil:
+				return nil // it ended with us
+			default: // there was more news than the socket holds, and some of it is lost
+				if links, err = watchLinks(ctx); err == nil {
+					t.tie()
+					err = t.intact()
+				}
 			}
 		case <-t.wake:
 			if err = t.right(); err == nil {
@@ -171,9 +174,10 @@ func (t *Tunnel) linkChanged(u netlink.LinkUpdate) error {
 		return t.intact()
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if slices.Contains(t.wanted.Devices, name) {
-		t.steerLocked(false)
+	ours := slices.Contains(t.devices, name)
+	t.mu.Unlock()
+	if ours {
+		t.tie()
 	}
 	return nil
 }
@@ -206,14 +210,14 @@ func (t *Tunnel) look(clock *clock) error {
 // judge lets the contest go on, from one hub to another or to the same; changed is that the
 // engine has to be told.
 func (t *Tunnel) judge(clock *clock) (before, after int, changed bool, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	st, err := t.engine.state()
+	st, err := t.engine.state() // only Run, who is here, takes the engine away
 	if err != nil {
 		return 0, 0, false, err
 	}
+	t.tie() // a socket that could not be opened is tried again
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.seen.note(st)
-	t.steerLocked(false) // a socket that could not be opened is tried again
 	now := time.Now()
 	clock.shook(st.Peers)
 	t.seen.clock = clock.behind(now)
@@ -249,7 +253,7 @@ func (t *Tunnel) kickAgain(ctx context.Context) {
 func (t *Tunnel) deviceOf(uplink int) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.wanted.Devices[uplink]
+	return t.devices[uplink]
 }
 
 // watchLinks subscribes to the kernel's news of interfaces, until ctx is done.

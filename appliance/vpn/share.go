@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -31,8 +30,6 @@ type filter struct {
 	Interface, LAN string
 	Share          []netip.Prefix
 	MSS4, MSS6     int
-	Metered        []string
-	Ports          []int // of the tunnel's sockets
 	WasOff         bool
 }
 
@@ -42,9 +39,8 @@ type filter struct {
 // machines without a route answer. From the LAN, which is hostile, only answers go in. A TCP
 // stream is told how little fits into the tunnel: ICMP that says so is lost too often.
 //
-// On an uplink where each byte costs nothing comes in that nobody asked for, but the tunnel:
-// the hub may speak after this host forgot the flow.
-var table = template.Must(template.New("table").Funcs(template.FuncMap{"list": list[string], "ports": list[int], "nets": list[netip.Prefix]}).Parse(`
+// What comes in by an uplink where each byte costs is package link's to guard.
+var table = template.Must(template.New("table").Funcs(template.FuncMap{"nets": nets}).Parse(`
 table inet rescuebox_vpn
 delete table inet rescuebox_vpn
 table inet rescuebox_vpn {
@@ -75,33 +71,13 @@ table inet rescuebox_vpn {
 		iifname "{{.Interface}}" oifname "{{.LAN}}" masquerade
 	}
 	{{- end}}
-	{{- if .Metered}}
-	chain input {
-		type filter hook input priority filter; policy accept;
-		iifname { {{list .Metered}} } jump metered
-	}
-	chain metered {
-		ct state established,related accept
-		{{- if .Ports}}
-		udp dport { {{ports .Ports}} } accept
-		{{- end}}
-		udp sport 67 udp dport 68 accept
-		udp sport 547 udp dport 546 accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
-		counter drop
-	}
-	{{- end}}
 }
 `))
 
-func list[T any](items []T) string {
+func nets(list []netip.Prefix) string {
 	var words []string
-	for _, i := range items {
-		word := fmt.Sprint(i)
-		if name, ok := any(i).(string); ok {
-			word = `"` + name + `"`
-		}
-		words = append(words, word)
+	for _, p := range list {
+		words = append(words, p.String())
 	}
 	return strings.Join(words, ", ")
 }
@@ -118,11 +94,10 @@ func (f filter) text() string {
 // share puts the packet filter in place and lets packets through between tunnel and LAN.
 // Forwarding is switched on for these two interfaces and for no other: the host's own
 // ip_forward stays as it is.
-func (t *Tunnel) share(ports []int, metered []string) error {
-	f := filter{Interface: t.cfg.Interface, LAN: t.cfg.LANInterface, Share: t.cfg.ShareLAN,
-		MSS4: t.cfg.MTU - 40, MSS6: t.cfg.MTU - 60, Metered: metered, Ports: ports}
-	for i, p := range f.Share {
-		f.Share[i] = p.Masked()
+func (t *Tunnel) share() error {
+	f := filter{Interface: t.cfg.Interface, LAN: t.cfg.LANInterface, MSS4: t.cfg.MTU - 40, MSS6: t.cfg.MTU - 60}
+	for _, p := range t.cfg.ShareLAN {
+		f.Share = append(f.Share, p.Masked())
 	}
 	if len(f.Share) > 0 {
 		on, err := forwards(f.LAN)
@@ -221,24 +196,11 @@ func forward(name string, on bool) error {
 func (t *Tunnel) right() error {
 	t.mu.Lock()
 	allowed := t.cfg.Hubs[t.contest.using].AllowedIPs
-	devices := slices.Clone(t.wanted.Devices)
-	ways := t.seen.ways
 	t.mu.Unlock()
 	link, err := t.address()
 	if err != nil {
 		return err
 	}
-	var metered []string
-	var ports []int
-	for i, u := range t.cfg.Uplinks {
-		if u.Metered && devices[i] != "" && !slices.Contains(metered, devices[i]) {
-			metered = append(metered, devices[i])
-		}
-		if i < len(ways) && ways[i].Port != 0 && !slices.Contains(ports, ways[i].Port) {
-			ports = append(ports, ways[i].Port)
-		}
-	}
-	slices.Sort(ports)
-	t.note(errors.Join(t.route(link, routed(allowed, t.cfg.Address)), t.share(ports, metered)))
+	t.note(errors.Join(t.route(link, routed(allowed, t.cfg.Address)), t.share()))
 	return nil
 }

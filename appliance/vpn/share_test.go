@@ -120,34 +120,13 @@ func TestShareAfterCrash(t *testing.T) {
 	}
 }
 
-// On an uplink where each byte costs nothing comes in but what was asked for, and the tunnel.
-func TestMeteredUplink(t *testing.T) {
-	s := newSite(t, 1, nil)
-	s.Echo(t)
-	s.start()
-	s.reached(handshakeTime)
-	for uplink, open := range map[string]bool{"wan": true, "lte": false} {
-		u := s.Uplink(uplink)
-		if got := u.ISP.Command("ping", "-c", "1", "-w", "2", u.Address.Addr().String()).Run() == nil; got != open {
-			t.Errorf("the box is reached by %s from outside: %v", uplink, got)
-		}
-		if exec.Command("ping", "-c", "1", "-w", "5", "-I", u.Device, u.Gateway.String()).Run() != nil {
-			t.Errorf("the box gets no answer by %s", uplink)
-		}
-	}
-	s.tunnel.Use("lte")
-	s.reached(handshakeTime)
-}
-
 // The rules are such that nft takes them, whatever is shared.
 func TestFilterText(t *testing.T) {
 	linktest.Need(t, "nft", "nftables")
 	for name, f := range map[string]filter{
-		"nothing":    {},
-		"metered":    {Metered: []string{"wwan0", "ppp0"}, Ports: []int{51820, 40000}},
-		"shared":     {LAN: "eth1", Share: []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24"), netip.MustParsePrefix("10.1.0.0/16")}},
-		"all of it":  {LAN: "eth1", Share: []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24")}, WasOff: true, Metered: []string{"wwan0"}},
-		"port later": {Metered: []string{"wwan0"}},
+		"nothing":   {},
+		"shared":    {LAN: "eth1", Share: []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24"), netip.MustParsePrefix("10.1.0.0/16")}},
+		"all of it": {LAN: "eth1", Share: []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24")}, WasOff: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f.Interface, f.MSS4, f.MSS6 = "rescuevpn", 1240, 1220

@@ -33,9 +33,12 @@ const (
 type socket struct {
 	conn  *net.UDPConn
 	batch batcher
+	raw   syscall.RawConn
 	v6    bool // both families; else the kernel has no IPv6, and only IPv4
-	index int  // of the device at the time
+	index int  // of the device that it is tied to: the kernel keeps that, not the name
 	port  int
+
+	closed chan struct{} // when it is
 
 	gso atomic.Bool
 
@@ -64,18 +67,27 @@ type datagrams struct {
 // openSocket opens a socket tied to device. It asks for port, so that the hub and the NATs
 // on the way know us again, and takes another one if somebody has it and wish is false.
 func openSocket(device string, port int, must bool) (*socket, error) {
-	iface, err := net.InterfaceByName(device)
-	if err != nil {
-		return nil, fmt.Errorf("there is no interface %s now", device)
-	}
 	conn, v6, err := listenOn(device, port)
 	if errors.Is(err, unix.EADDRINUSE) && !must {
 		conn, v6, err = listenOn(device, 0)
 	}
+	if errors.Is(err, unix.ENODEV) {
+		return nil, fmt.Errorf("there is no interface %s now", device)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open a socket on %s: %w", device, err)
 	}
-	s := &socket{conn: conn, v6: v6, index: iface.Index, port: conn.LocalAddr().(*net.UDPAddr).Port}
+	s := &socket{conn: conn, v6: v6, port: conn.LocalAddr().(*net.UDPAddr).Port, closed: make(chan struct{})}
+	if s.raw, err = conn.SyscallConn(); err == nil {
+		err = s.control(func(fd int) (err error) {
+			s.index, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX)
+			return err
+		})
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("open a socket on %s: ask what it is tied to: %w", device, err)
+	}
 	if s.batch = batcher(ipv6.NewPacketConn(conn)); !v6 {
 		s.batch = ipv4.NewPacketConn(conn)
 	}
@@ -86,6 +98,28 @@ func openSocket(device string, port int, must bool) (*socket, error) {
 		s.incoming[i].OOB = make([]byte, unix.CmsgSpace(4))
 	}
 	return s, nil
+}
+
+// control runs f on the socket's descriptor.
+func (s *socket) control(f func(fd int) error) error {
+	var inner error
+	err := s.raw.Control(func(fd uintptr) { inner = f(int(fd)) })
+	return errors.Join(err, inner)
+}
+
+// tiedTo reports whether the socket is tied to the device that has the name now. It asks by
+// ioctl, which waits for nobody: netlink does for whoever changes an interface just then.
+func (s *socket) tiedTo(device string) bool {
+	var index uint32
+	err := s.control(func(fd int) error {
+		r, err := unix.NewIfreq(device)
+		if err == nil {
+			err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r)
+			index = r.Uint32()
+		}
+		return err
+	})
+	return err == nil && int(index) == s.index
 }
 
 // listenOn opens a socket for both families, or for IPv4 where the kernel has no IPv6.
@@ -130,18 +164,17 @@ func tie(c syscall.RawConn, device string, v6 bool) error {
 
 // offload turns on what this kernel can of joining datagrams.
 func (s *socket) offload() {
-	c, err := s.conn.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = c.Control(func(fd uintptr) {
-		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+	_ = s.control(func(fd int) error {
+		_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.gso.Store(err == nil)
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) // older than 5.0 has none
-	})
+		return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	}) // a kernel older than 5.0 has none
 }
 
-func (s *socket) close() { _ = s.conn.Close() } // there is nothing to lose in it
+func (s *socket) close() {
+	close(s.closed)
+	_ = s.conn.Close() // there is nothing to lose in it
+}
 
 // send sends datagrams to one address. What the device's queue has no room for is lost, and
 // no error. An error says that this uplink takes nothing now.

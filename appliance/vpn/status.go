@@ -82,20 +82,26 @@ const sessionTime = 180 * time.Second
 // Status asks the engine, and says what is known.
 func (t *Tunnel) Status() Status {
 	t.mu.Lock()
+	e := t.engine
+	t.mu.Unlock()
+	var st state
+	err := errClosed
+	if e != nil {
+		st, err = e.state()
+	}
+	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cfg.External != "" {
 		return t.seen.external.status(t.cfg)
+	}
+	if err == nil && t.engine == e {
+		t.seen.note(st)
 	}
 	s := Status{Kind: "userspace", Interface: t.cfg.Interface, Address: t.cfg.Address, PublicKey: t.keys.public.String(),
 		Hub: t.cfg.Hubs[t.contest.using].Name, Uplink: t.cfg.Uplinks[t.wanted.Active].Name,
 		Duplicate: t.wanted.Duplicate, Clock: t.seen.clock, Shared: t.cfg.ShareLAN}
 	if t.cfg.Kernel {
 		s.Kind = "kernel"
-	}
-	if t.engine != nil {
-		if st, err := t.engine.state(); err == nil {
-			t.seen.note(st)
-		}
 	}
 	s.Hubs, s.Uplinks = t.hubStatus(), t.uplinkStatus()
 	for _, p := range t.seen.peers {
@@ -159,7 +165,7 @@ func (t *Tunnel) hubStatus() []HubStatus {
 func (t *Tunnel) uplinkStatus() []UplinkStatus {
 	list := make([]UplinkStatus, len(t.cfg.Uplinks))
 	for i, u := range t.cfg.Uplinks {
-		list[i] = UplinkStatus{Name: u.Name, Device: t.wanted.Devices[i], InUse: i == t.wanted.Active}
+		list[i] = UplinkStatus{Name: u.Name, Device: t.devices[i], InUse: i == t.wanted.Active}
 		if i < len(t.seen.ways) {
 			w := t.seen.ways[i]
 			list[i].Heard, list[i].Rx, list[i].Tx, list[i].Port = w.Heard, w.Rx, w.Tx, w.Port
@@ -179,19 +185,12 @@ func (t *Tunnel) Heard(uplink string) time.Time {
 		return time.Time{}
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if h, ok := t.engine.(interface{ heard(uplink int) time.Time }); ok {
-		return h.heard(i)
+	e := t.engine
+	t.mu.Unlock()
+	if e == nil {
+		return time.Time{}
 	}
-	if t.engine != nil {
-		if st, err := t.engine.state(); err == nil {
-			t.seen.note(st)
-		}
-	}
-	if i < len(t.seen.ways) {
-		return t.seen.ways[i].Heard
-	}
-	return time.Time{}
+	return e.heard(i)
 }
 
 // Handshake is when the hub in use last shook hands, as seen within the last second; zero is

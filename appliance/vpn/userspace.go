@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -21,8 +22,8 @@ type userspace struct {
 	bind *bind
 	dev  *device.Device
 
-	mu    sync.Mutex
-	peers []peer
+	configuring sync.Mutex
+	peers       atomic.Pointer[[]peer]
 
 	quit chan struct{}
 	wg   sync.WaitGroup
@@ -43,6 +44,7 @@ func newUserspace(s setup, log *zap.Logger) (engine, error) {
 		return nil, fmt.Errorf("set up the interface %s: %w", s.Interface, err)
 	}
 	u := &userspace{bind: newBind(s, batch), quit: make(chan struct{})}
+	u.peers.Store(&[]peer{})
 	u.dev = device.NewDevice(newEdge(t, u.bind), u.bind, deviceLog(log))
 	err = u.dev.IpcSet("private_key=" + s.PrivateKey.hex() + "\n")
 	if err == nil {
@@ -147,21 +149,22 @@ func seldom(log *zap.Logger) func(format string, args ...any) {
 }
 
 func (u *userspace) configure(peers []peer) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.configuring.Lock()
+	defer u.configuring.Unlock()
 	for _, p := range peers {
 		for i, list := range p.Endpoints {
 			u.bind.hubs[p.Hub].paths[i].set(list)
 		}
 	}
-	text := changes(u.peers, peers)
+	text := changes(*u.peers.Load(), peers)
 	if text == "" {
 		return nil
 	}
 	if err := u.dev.IpcSet(text); err != nil {
 		return fmt.Errorf("configure WireGuard: %w", err)
 	}
-	u.peers = slices.Clone(peers)
+	peers = slices.Clone(peers)
+	u.peers.Store(&peers)
 	return nil
 }
 
@@ -195,12 +198,15 @@ func changes(old, peers []peer) string {
 func (u *userspace) steer(s steering) error {
 	u.bind.active.Store(int32(s.Active))
 	u.bind.duplicate.Store(s.Duplicate)
-	for i, device := range s.Devices {
-		if u.bind.ways[i].use(device) && i == s.Active {
+	return nil
+}
+
+func (u *userspace) tie(devices []string) {
+	for i, device := range devices {
+		if u.bind.ways[i].use(device) && i == int(u.bind.active.Load()) {
 			u.kickAll()
 		}
 	}
-	return nil
 }
 
 // mend opens a socket anew when sending says that its device is another one now.
@@ -234,18 +240,13 @@ func (u *userspace) kickAll() {
 }
 
 func (u *userspace) kick(hub int) {
-	u.mu.Lock()
-	i := slices.IndexFunc(u.peers, func(p peer) bool { return p.Hub == hub })
-	var public key
-	if i >= 0 {
-		public = u.peers[i].PublicKey
-	}
-	u.mu.Unlock()
+	peers := *u.peers.Load()
+	i := slices.IndexFunc(peers, func(p peer) bool { return p.Hub == hub })
 	if i < 0 {
 		return
 	}
 	u.bind.resend(hub)
-	if p := u.dev.LookupPeer(device.NoisePublicKey(public)); p != nil {
+	if p := u.dev.LookupPeer(device.NoisePublicKey(peers[i].PublicKey)); p != nil {
 		p.SendKeepalive()
 	}
 }
@@ -263,9 +264,7 @@ func (u *userspace) state() (state, error) {
 	if err != nil {
 		return state{}, fmt.Errorf("ask WireGuard for its state: %w", err)
 	}
-	u.mu.Lock()
-	st := state{Peers: parseState(text, u.peers)}
-	u.mu.Unlock()
+	st := state{Peers: parseState(text, *u.peers.Load())}
 	for i := range st.Peers {
 		h := u.bind.hubs[st.Peers[i].Hub]
 		st.Peers[i].Asked = u.bind.when(h.asked.Load())
@@ -277,7 +276,6 @@ func (u *userspace) state() (state, error) {
 	return st, nil
 }
 
-// heard is Heard, for those who ask often.
 func (u *userspace) heard(uplink int) time.Time { return u.bind.ways[uplink].lastHeard() }
 
 // parseState reads what WireGuard says of its peers. They come in any order.

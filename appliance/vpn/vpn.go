@@ -79,11 +79,17 @@ type Tunnel struct {
 	kicked chan struct{} // a switch wants its later kicks
 	wake   chan struct{} // something changed that Run should look at now
 
+	// mu is held for moments only: package link asks and steers many times a second, and
+	// each moment that it waits is one in which the admin's packets go nowhere. Nothing is
+	// asked of WireGuard or the kernel under it, but to steer and to kick.
 	mu      sync.Mutex
 	wanted  steering // by which uplinks, as last told
+	devices []string // by uplink; "" has none
 	contest contest  // which hub
 	engine  engine   // nil while Run does not run
 	seen    seen
+
+	tying sync.Mutex // of sockets to devices; before mu
 
 	// Run's alone:
 	filtered string // the packet filter in place
@@ -116,11 +122,10 @@ func New(cfg Config, log *zap.Logger) (*Tunnel, error) {
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
 	t.contest = contest{hubs: len(cfg.Hubs), best: -1}
-	t.wanted.Devices = make([]string, len(cfg.Uplinks))
-	for i, u := range cfg.Uplinks {
-		t.wanted.Devices[i] = u.Device
+	for _, u := range cfg.Uplinks {
+		t.devices = append(t.devices, u.Device)
 	}
-	t.wanted.Active = max(0, slices.IndexFunc(t.wanted.Devices, func(d string) bool { return d != "" }))
+	t.wanted.Active = max(0, slices.IndexFunc(t.devices, func(d string) bool { return d != "" }))
 	return t, nil
 }
 
@@ -150,11 +155,17 @@ func (c Config) check() error {
 // Use lets the tunnel's packets leave by an uplink from now on. The hub learns of it by three
 // packets, now and after 50 and 200 ms. It does nothing if that is so already.
 func (t *Tunnel) Use(uplink string) {
-	t.steer(uplink, func(s *steering, i int) bool {
-		changed := s.Active != i
-		s.Active = i
-		return changed
-	})
+	i := t.index(uplink)
+	if i < 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.wanted.Active != i {
+		t.wanted.Active = i
+		t.steerLocked()
+		t.kickLocked()
+	}
 }
 
 // Duplicate lets each packet leave by every uplink that has a device, or ends that: for the
@@ -170,7 +181,7 @@ func (t *Tunnel) Duplicate(on bool) {
 		return
 	}
 	t.wanted.Duplicate = on
-	t.steerLocked(false)
+	t.steerLocked()
 	if on && t.engine != nil {
 		t.engine.kick(t.contest.using)
 	}
@@ -178,14 +189,23 @@ func (t *Tunnel) Duplicate(on bool) {
 
 // SetDevice says that an uplink's interface came, went (""), or was made anew.
 func (t *Tunnel) SetDevice(uplink, device string) {
-	t.steer(uplink, func(s *steering, i int) bool {
-		s.Devices[i] = device
-		return s.Active == i && device != ""
-	})
-	if t.book != nil {
-		t.book.again(t.index(uplink))
-		tell(t.wake)
+	i := t.index(uplink)
+	if i < 0 {
+		return
 	}
+	t.mu.Lock()
+	t.devices[i] = device
+	t.mu.Unlock()
+	t.tie()
+	if device != "" {
+		t.mu.Lock()
+		if t.wanted.Active == i {
+			t.kickLocked()
+		}
+		t.mu.Unlock()
+	}
+	t.book.again(i)
+	tell(t.wake)
 }
 
 // SetDNS says which name servers an uplink has; without any it takes the system's.
@@ -200,29 +220,33 @@ func (t *Tunnel) index(uplink string) int {
 	return slices.IndexFunc(t.cfg.Uplinks, func(u Uplink) bool { return u.Name == uplink })
 }
 
-// steer changes where packets go. The change reports whether the hub has to hear of it.
-func (t *Tunnel) steer(uplink string, change func(s *steering, i int) (kick bool)) {
-	i := t.index(uplink)
-	if i < 0 {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.steerLocked(change(&t.wanted, i))
-}
-
-func (t *Tunnel) steerLocked(kick bool) {
+func (t *Tunnel) steerLocked() {
 	if t.engine == nil {
 		return
 	}
-	s := t.wanted
-	s.Devices = slices.Clone(s.Devices)
-	if err := t.engine.steer(s); err != nil {
+	if err := t.engine.steer(t.wanted); err != nil {
 		t.log.Warn("cannot steer the tunnel", zap.NamedError("err", err))
 	}
-	if kick {
+}
+
+// kickLocked lets the hub know where we are, now and in a moment again.
+func (t *Tunnel) kickLocked() {
+	if t.engine != nil {
 		t.engine.kick(t.contest.using)
 		tell(t.kicked)
+	}
+}
+
+// tie has the engine look after its sockets: those of uplinks whose device came, went or was
+// made anew. Who is late ties what is wanted then, so that the last word counts.
+func (t *Tunnel) tie() {
+	t.tying.Lock()
+	defer t.tying.Unlock()
+	t.mu.Lock()
+	e, devices := t.engine, slices.Clone(t.devices)
+	t.mu.Unlock()
+	if e != nil {
+		e.tie(devices)
 	}
 }
 

@@ -106,8 +106,7 @@ func (w *way) freshLocked() bool {
 	if failed := w.failed.Load(); failed != nil && gone(*failed) {
 		return false
 	}
-	iface, err := net.InterfaceByName(w.device)
-	return err == nil && iface.Index == s.index
+	return s.tiedTo(w.device)
 }
 
 // renewLocked opens a socket on the device, in place of the one that there is.
@@ -145,31 +144,41 @@ func (w *way) receive(packets [][]byte, sizes []int, eps []conn.Endpoint) (int, 
 		w.from = make([]netip.AddrPort, len(packets))
 	}
 	for {
-		w.mu.Lock()
-		s, open, changed := w.socket.Load(), w.open, w.changed
-		w.mu.Unlock()
-		if !open {
-			return 0, net.ErrClosed
-		}
+		s := w.socket.Load()
 		if s == nil {
-			<-changed
+			if !w.wait() {
+				return 0, net.ErrClosed
+			}
 			continue
 		}
-		w.b.inbound.wait(gateMoment, changed)
+		w.b.inbound.wait(gateMoment, s.closed)
 		n, err := s.read(packets, sizes, w.from)
 		if err == nil {
 			w.sort(packets[:n], sizes, eps)
 			return n, nil
 		}
-		if errors.Is(err, net.ErrClosed) {
-			continue
+		if !errors.Is(err, net.ErrClosed) {
+			w.report(err)
 		}
-		w.report(err)
 		select { // an error that lasts must not become a busy loop
-		case <-changed:
+		case <-s.closed:
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// wait waits for a socket while there is none. It is false when there comes none any more.
+func (w *way) wait() bool {
+	w.mu.Lock()
+	open, changed := w.open, w.changed
+	if w.socket.Load() != nil {
+		changed = nil
+	}
+	w.mu.Unlock()
+	if open && changed != nil {
+		<-changed
+	}
+	return open
 }
 
 // sort says of each packet whose it is. Packets of one hub from one address, which is nearly
