@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
-
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/config"
 	"rescuebox/appliance/link"
@@ -32,6 +30,7 @@ type wayIn struct {
 	watch  *link.Watch
 	modems []*modem.Modem
 	desk   *text.Desk
+	alarms *alarms
 	clock  networkClock
 	// modemOf is whose data an uplink is, by its name.
 	modemOf map[string]string
@@ -40,7 +39,7 @@ type wayIn struct {
 // newWayIn makes the parts; nothing is touched yet.
 func newWayIn(b *box) (*wayIn, error) {
 	c := b.Config
-	w := &wayIn{modemOf: map[string]string{}}
+	w := &wayIn{modemOf: map[string]string{}, alarms: b.newAlarms()}
 	for _, u := range c.Uplinks {
 		w.modemOf[u.Name] = u.Modem
 	}
@@ -89,6 +88,9 @@ func (w *wayIn) parts() (list []part) {
 	}
 	if w.desk != nil {
 		list = append(list, part{"text", w.desk.Run})
+	}
+	if len(list) > 0 {
+		list = append(list, part{"alarms", w.alarms.Run})
 	}
 	return list
 }
@@ -274,29 +276,38 @@ func (w *wayIn) tell(ctx context.Context, number, body string, urgent bool, mark
 	return err
 }
 
-// linkEvent puts what happened to the uplinks into the log of events, and tells people what they
-// must know: nobody watches a screen.
+// linkEvent puts what happened to the uplinks into the log of events, and tells people.
 func (b *box) linkEvent(e link.Event) {
 	b.table.Record(boot.Event{Time: e.At, Step: boot.StepLink, Text: e.Reason, Key: string(e.Kind)})
-	if e.Kind == link.Switched && e.From != "" || e.Kind == link.Hub {
-		b.alarm(e.At, "link", e.Reason)
-	}
+	b.in.alarms.link(e)
 }
 
-// modemEvent is the same of a modem.
+// modemEvent is the same of a modem. Of its own recovery it tells nobody.
 func (b *box) modemEvent(e modem.Event) {
 	b.table.Record(boot.Event{Time: e.Time, Step: boot.StepModem, Text: e.Text, Key: e.Kind})
 	if slices.Contains([]string{"quota", "sim", "roaming"}, e.Kind) {
-		b.alarm(e.Time, "modem-"+e.Modem, e.Text)
+		b.in.alarms.modem(e)
 	}
 }
 
-// alarm puts an alarm into the outbox.
-func (b *box) alarm(at time.Time, what, why string) {
-	m := notify.Message{ID: fmt.Sprintf("alarm-%s-%d", what, at.UnixNano()), Kind: notify.Alarm, Site: b.Config.Site, Time: at, Text: why}
-	if err := b.outbox.Put(m); err != nil {
-		b.Log.Error("an alarm is not in the outbox", zap.NamedError("err", err))
+// newAlarms tells through the outbox.
+func (b *box) newAlarms() *alarms {
+	a := &alarms{store: state.NewTable[subject](b.db, "alarms", state.Durable), tell: b.outbox.Put, site: b.Config.Site,
+		subjects: map[string]*subject{}, wake: make(chan struct{}, 1), log: b.logOf("alarms"), handshake: b.handshake}
+	if b.Config.VPN != nil {
+		for _, h := range b.Config.VPN.Hubs {
+			a.hub += h.PublicKey
+		}
 	}
+	return a
+}
+
+// handshake is the VPN's last one.
+func (b *box) handshake() time.Time {
+	if b.in == nil || b.in.tunnel == nil {
+		return time.Time{}
+	}
+	return b.in.tunnel.Handshake()
 }
 
 // networkClock is whether the box knows the time. A small box has no clock of its own

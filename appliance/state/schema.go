@@ -26,6 +26,7 @@ var schema = []string{
 	 CREATE TABLE modems  (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;
 	 CREATE TABLE volumes (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;
 	 CREATE TABLE texts   (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;`,
+	`CREATE TABLE alarms (key TEXT PRIMARY KEY NOT NULL, doc TEXT NOT NULL) STRICT, WITHOUT ROWID;`,
 }
 
 // migrate takes the file from its user_version to the last step, each step
