@@ -33,7 +33,7 @@ var states = map[link.Health]string{link.Absent: "down", link.Dead: "down", link
 
 func (w *wayIn) uplink(u link.UplinkStatus) api.Uplink {
 	to := api.Uplink{Name: u.Name, Interface: u.Device, Metered: u.Metered, State: states[u.Health], Why: u.Reason, Since: since(u.Since),
-		Addresses: prefixes(u.Addresses), Monthly: u.Monthly, Modem: w.modemOf[u.Name]}
+		Addresses: prefixes(u.Addresses), Monthly: u.Monthly, Modem: w.modemOf[u.Name], Until: since(u.Until)}
 	if u.Gateway.IsValid() {
 		to.Gateway = u.Gateway.String()
 	}
@@ -75,7 +75,7 @@ func (w *wayIn) Change(a api.LinkAction, span time.Duration) error {
 	case "restore":
 		return refused(w.watch.Restore(a.Uplink))
 	}
-	return refused(w.watch.Fail(a.Uplink))
+	return refused(w.watch.Fail(a.Uplink, span))
 }
 
 // Drill is that of admin.Links.
@@ -83,7 +83,7 @@ func (w *wayIn) Drill(ctx context.Context, uplink string, span time.Duration) (a
 	if w.watch == nil {
 		return api.LinkReport{}, &boot.Refusal{Reason: "the box watches no uplinks", Hint: "add [[uplink]] to the file of the site"}
 	}
-	r, err := w.watch.Test(ctx, span)
+	r, err := w.watch.Test(ctx, uplink, span)
 	if err != nil {
 		return api.LinkReport{}, refused(err)
 	}

@@ -132,7 +132,7 @@ func (o texting) Link(_ context.Context, uplink string) (string, error) {
 	err := o.in.watch.Set(mode)
 	for j, u := range list {
 		if j < i && !u.Metered && !list[i].Metered {
-			err = errors.Join(err, o.in.watch.Fail(u.Name))
+			err = errors.Join(err, o.in.watch.Fail(u.Name, 0))
 		} else {
 			err = errors.Join(err, o.in.watch.Restore(u.Name))
 		}

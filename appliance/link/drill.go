@@ -21,13 +21,19 @@ const (
 )
 
 // Test is a drill: the active uplink is cut off for d, as if it had died silently, and what that costs
-// is measured by pings through the tunnel. It is refused where no other uplink is alive to take over, and
+// is measured by pings through the tunnel. Whoever names an uplink means that one: it is refused where another one
+// is active. It is refused, too, where no other uplink is alive to take over, and
 // ends early with ctx or when nothing took over. The kernel ends the cut even if the daemon does not live to.
-func (w *Watch) Test(ctx context.Context, d time.Duration) (Report, error) {
+func (w *Watch) Test(ctx context.Context, uplink string, d time.Duration) (Report, error) {
 	if d < time.Second || d > longestDrill {
 		return Report{}, fmt.Errorf("drill of %v: want %v to %v", d, time.Second, longestDrill)
 	}
-	i, hub, err := w.drillBegins()
+	if uplink != "" {
+		if _, err := w.find(uplink); err != nil {
+			return Report{}, err
+		}
+	}
+	i, hub, err := w.drillBegins(uplink)
 	if err != nil {
 		return Report{}, err
 	}
@@ -104,7 +110,7 @@ func (r Report) sentence(deaf, back bool) string {
 }
 
 // drillBegins checks that a drill can be, and says of which uplink and by which hub.
-func (w *Watch) drillBegins() (int, netip.Addr, error) {
+func (w *Watch) drillBegins(uplink string) (int, netip.Addr, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	hub, ok := w.hub()
@@ -117,6 +123,8 @@ func (w *Watch) drillBegins() (int, netip.Addr, error) {
 		return 0, hub, errors.New("drill: there is no hub to ping through the tunnel, so nothing could be measured; write ping in its [[vpn.hub]]")
 	case w.m.active < 0:
 		return 0, hub, errors.New("drill: no uplink is in use")
+	case uplink != "" && uplink != w.m.name(w.m.active):
+		return 0, hub, fmt.Errorf("drill: %s is not in use, so that cutting it shows nothing: %s is", uplink, w.m.name(w.m.active))
 	}
 	w.drilling = true
 	return w.m.active, hub, nil

@@ -131,6 +131,7 @@ type Kept struct {
 	Uplink string    `json:"uplink,omitempty"`
 	Mode   Mode      `json:"mode,omitempty"`
 	At     time.Time `json:"at"`
+	Until  time.Time `json:"until,omitzero"` // zero: until it is restored
 }
 
 // Event is something that a person or a notice wants to know.
@@ -181,6 +182,7 @@ type UplinkStatus struct {
 	Since     time.Time      `json:"since"`          // of Health
 	Heard     time.Time      `json:"heard,omitzero"` // when the hub, or a probe, was last heard by it
 	Wanted    bool           `json:"wanted"`         // its bearer is asked for
+	Until     time.Time      `json:"until,omitzero"` // of Failed, where that ends by itself
 	Gateway   netip.Addr     `json:"gateway,omitzero"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	RTT       time.Duration  `json:"rtt"`     // of its probes

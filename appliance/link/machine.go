@@ -106,6 +106,7 @@ type uplink struct {
 	why             string    // why not
 	lost            time.Time // since when it has a carrier and no way
 	failed          bool      // somebody said so
+	until           time.Time // that ends by itself; zero: it does not
 	eager           bool      // somebody wants it back without a hold
 
 	health Health // Unproven, Alive or Dead
@@ -231,7 +232,7 @@ func (m *machine) answer(now time.Time, rtt time.Duration) {
 }
 
 // fail and restore do what somebody ordered.
-func (m *machine) fail(i int) { m.ups[i].failed = true }
+func (m *machine) fail(i int, until time.Time) { m.ups[i].failed, m.ups[i].until = true, until }
 
 func (m *machine) restore(i int, now time.Time) {
 	if m.ups[i].failed {
@@ -241,9 +242,19 @@ func (m *machine) restore(i int, now time.Time) {
 	m.level = 0
 }
 
+// expire restores the uplinks that had failed for a time.
+func (m *machine) expire(now time.Time) {
+	for i := range m.ups {
+		if u := &m.ups[i]; u.failed && !u.until.IsZero() && m.due(u.until, now) {
+			m.restore(i, now)
+		}
+	}
+}
+
 // step does what is due.
 func (m *machine) step(now time.Time) {
 	m.wake = time.Time{}
+	m.expire(now)
 	before := m.active
 	m.follow(now)
 	m.choose(now)

@@ -351,7 +351,7 @@ func TestLTEOnly(t *testing.T) {
 func TestOrdered(t *testing.T) {
 	s := newSite(t, nil)
 	s.run(5 * time.Second)
-	s.m.fail(0)
+	s.m.fail(0, time.Time{})
 	s.step()
 	s.want("lte")
 	s.run(time.Hour)
@@ -367,6 +367,23 @@ func TestOrdered(t *testing.T) {
 	s.m.restore(0, s.now)
 	s.run(5 * time.Second)
 	s.want("wan")
+}
+
+// A failure for a time ends by itself, with whoever ordered it far away.
+func TestOrderedForATime(t *testing.T) {
+	s := newSite(t, nil)
+	s.run(5 * time.Second)
+	s.m.fail(0, s.now.Add(time.Hour))
+	s.step()
+	s.want("lte")
+	s.run(59 * time.Minute)
+	s.want("lte")
+	s.run(time.Minute + 5*time.Second)
+	s.want("wan")
+	s.m.fail(0, s.now.Add(time.Hour)) // the newest word counts
+	s.m.fail(0, time.Time{})
+	s.run(2 * time.Hour)
+	s.want("lte")
 }
 
 // Without a tunnel, or with one whose hub has no address to ping, the uplinks' own probes decide.

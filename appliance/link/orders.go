@@ -16,7 +16,7 @@ const (
 )
 
 // recall takes up what somebody ordered before the restart.
-func (w *Watch) recall() {
+func (w *Watch) recall(now time.Time) {
 	if w.c.Store == nil {
 		return
 	}
@@ -26,7 +26,9 @@ func (w *Watch) recall() {
 	}
 	for _, k := range all {
 		if i := w.index(k.Uplink); i >= 0 {
-			w.m.fail(i)
+			if over, until := k.ends(now); !over {
+				w.m.fail(i, until)
+			}
 		}
 		if k.Uplink == "" && validMode(k.Mode) {
 			w.m.set(k.Mode)
@@ -34,24 +36,40 @@ func (w *Watch) recall() {
 	}
 }
 
+// ends says whether an order's time is over, and else when it will be. The clock of a box that has just started may be
+// wrong: the time that is left is never more than was ordered.
+func (k Kept) ends(now time.Time) (over bool, until time.Time) {
+	if k.Until.IsZero() {
+		return false, time.Time{}
+	}
+	left := min(k.Until.Sub(now), k.Until.Sub(k.At))
+	return left <= 0, now.Add(left)
+}
+
 func validMode(m Mode) bool { return m == Standby || m == Dormant || m == LTEOnly }
 
-// Fail makes an uplink count as dead until Restore, over restarts too. While nothing else works, it is
-// used all the same.
-func (w *Watch) Fail(uplink string) error {
+// Fail makes an uplink count as dead for a span, or with 0 until Restore, over restarts too. While nothing else
+// works, it is used all the same; but without a span it must not be the only one.
+func (w *Watch) Fail(uplink string, span time.Duration) error {
 	i, err := w.find(uplink)
 	if err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.othersWork(i, time.Now()) && !w.othersMayCome(i) {
+	now := time.Now()
+	if span == 0 && !w.othersWork(i, now) && !w.othersMayCome(i) {
 		return fmt.Errorf("fail %s: no other uplink works, and you would be cut off; see rescuebox link status", uplink)
 	}
-	if err := w.keep(keyUplink+uplink, Kept{Uplink: uplink, At: time.Now()}); err != nil {
+	k, until := Kept{Uplink: uplink, At: now}, time.Time{}
+	if span > 0 {
+		until = now.Add(span)
+		k.Until = until
+	}
+	if err := w.keep(keyUplink+uplink, k); err != nil {
 		return err
 	}
-	w.m.fail(i)
+	w.m.fail(i, until)
 	w.nudge()
 	return nil
 }
@@ -93,12 +111,13 @@ func (w *Watch) Restore(uplink string) error {
 	return nil
 }
 
-// Set changes the mode until the next Set, over restarts too; "" is that of the configuration again.
+// Set changes the mode until the next Set, over restarts too; "", or the one of the configuration, is that of the
+// configuration again.
 func (w *Watch) Set(mode Mode) (err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case mode == "":
+	case mode == "", mode == w.c.Mode:
 		mode, err = w.c.Mode, w.forget(keyMode)
 	case validMode(mode):
 		err = w.keep(keyMode, Kept{Mode: mode, At: time.Now()})

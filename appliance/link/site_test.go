@@ -226,10 +226,13 @@ func output(args ...string) string {
 func TestDrill(t *testing.T) {
 	b := newBox(t, func(c *Config) { c.Uplinks[1].Check = time.Second })
 	b.calm("wan")
-	if _, err := b.watch.Test(context.Background(), time.Millisecond); err == nil {
+	if _, err := b.watch.Test(context.Background(), "", time.Millisecond); err == nil {
 		t.Error("a drill of a millisecond began")
 	}
-	r, err := b.watch.Test(context.Background(), 3*time.Second)
+	if _, err := b.watch.Test(context.Background(), "lte", time.Second); err == nil || !strings.Contains(err.Error(), "lte is not in use") {
+		t.Errorf("a drill of an uplink that stands by: %v", err)
+	}
+	r, err := b.watch.Test(context.Background(), "wan", 3*time.Second)
 	must(t, err)
 	t.Logf("%+v", r)
 	if r.Uplink != "wan" || r.Other != "lte" || r.Away <= 20*time.Millisecond || r.Away > 2*time.Second || r.Back > 2*time.Second || r.Sent < 100 {
@@ -246,7 +249,7 @@ func TestDrill(t *testing.T) {
 
 	must(t, b.Silence("lte"))
 	b.until("wan is active", func(s Status) bool { return s.Active == "wan" && s.Phase == "steady" && s.Uplinks[1].Health == Dead })
-	if _, err := b.watch.Test(context.Background(), 3*time.Second); err == nil || !strings.Contains(err.Error(), "cut off") {
+	if _, err := b.watch.Test(context.Background(), "", 3*time.Second); err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("a drill without another uplink: %v", err)
 	}
 }
@@ -255,12 +258,12 @@ func TestDrill(t *testing.T) {
 func TestOrders(t *testing.T) {
 	b := newBox(t, nil)
 	b.calm("wan")
-	if err := b.watch.Fail("adsl"); err == nil || !strings.Contains(err.Error(), "lte, wan") {
+	if err := b.watch.Fail("adsl", 0); err == nil || !strings.Contains(err.Error(), "lte, wan") {
 		t.Errorf("an uplink that is none: %v", err)
 	}
-	must(t, b.watch.Fail("wan"))
+	must(t, b.watch.Fail("wan", 0))
 	b.until("lte is active", func(s Status) bool { return s.Active == "lte" && s.Uplinks[0].Health == Failed })
-	if err := b.watch.Fail("lte"); err == nil {
+	if err := b.watch.Fail("lte", 0); err == nil {
 		t.Error("the last uplink was failed")
 	}
 	b.restart(nil)

@@ -26,6 +26,9 @@ func (w *Watch) statusLocked(now time.Time) Status {
 		one := UplinkStatus{Name: u.Name, Device: at.device, Metered: u.Metered, Health: h, Reason: m.because(i, h), Since: u.turned,
 			Heard: later(u.heard, u.proved), Wanted: u.wanted, Gateway: at.v4.gateway, Addresses: slices.Clone(at.addresses),
 			RTT: u.took.mean, Monthly: monthly(u.Uplink, w.probes(u.Uplink, at), i == m.active && m.tunnel), Targets: slices.Clone(w.targets[i])}
+		if u.failed {
+			one.Until = u.until
+		}
 		if !one.Gateway.IsValid() {
 			one.Gateway = at.v6.gateway
 		}

@@ -218,7 +218,7 @@ func (w *Watch) begin(now time.Time) {
 			w.heard[i] = w.c.Tunnel.Heard(u.Name)
 		}
 	}
-	w.recall()
+	w.recall(now)
 }
 
 // end stops what the loop started.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -187,6 +188,77 @@ func TestLoop(t *testing.T) {
 		if n := testutil.CollectAndCount(reg, "rescuebox_link_switches_total"); n != 2 {
 			t.Errorf("%d counters of switches, want one for each uplink", n)
 		}
+	})
+}
+
+// A failure for a time ends then, also where the daemon restarts meanwhile, or is down as it ends; a clock that is
+// wrong after the start does not make it longer.
+func TestFailForATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		store := &memory{all: map[string]Kept{}}
+		w, stop := l.start(t, store, nil)
+		time.Sleep(10 * time.Second)
+		active := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			if s := w.Status(); s.Active != want {
+				t.Fatalf("%s is active, want %s\n%+v", s.Active, want, s)
+			}
+		}
+		again := func(down time.Duration) {
+			stop()
+			time.Sleep(down)
+			w, stop = l.start(t, store, nil)
+			time.Sleep(10 * time.Second)
+		}
+		must(t, w.Fail("wan", time.Hour))
+		time.Sleep(20 * time.Minute)
+		again(20 * time.Minute)
+		active("lte")
+		if u := w.Status().Uplinks[0]; u.Health != Failed || time.Until(u.Until) > 20*time.Minute {
+			t.Errorf("%+v", u)
+		}
+		time.Sleep(20 * time.Minute)
+		active("wan")
+		again(0)
+		active("wan")
+
+		must(t, w.Fail("wan", time.Hour))
+		again(2 * time.Hour)
+		active("wan")
+
+		must(t, w.Fail("wan", time.Hour))
+		k := store.all[keyUplink+"wan"]
+		k.At, k.Until = k.At.Add(24*time.Hour), k.Until.Add(24*time.Hour) // the clock is a day behind now
+		must(t, store.Put(keyUplink+"wan", k))
+		again(0)
+		active("lte")
+		time.Sleep(time.Hour)
+		active("wan")
+		stop()
+	})
+}
+
+// The only uplink that works can be failed for a time only, and is used all the same; a drill is of the active one.
+func TestFailTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		l.dead["lte"] = true
+		w, stop := l.start(t, &memory{all: map[string]Kept{}}, nil)
+		time.Sleep(time.Hour)
+		if err := w.Fail("wan", 0); err == nil || !strings.Contains(err.Error(), "cut off") {
+			t.Errorf("the last uplink failed for good: %v", err)
+		}
+		must(t, w.Fail("wan", time.Minute))
+		time.Sleep(10 * time.Second)
+		if s := w.Status(); s.Active != "wan" || s.Uplinks[0].Health != Failed {
+			t.Errorf("%+v", s)
+		}
+		if _, err := w.Test(t.Context(), "dsl", time.Second); err == nil || !strings.Contains(err.Error(), "no uplink") {
+			t.Errorf("a drill of nothing: %v", err)
+		}
+		stop()
 	})
 }
 

@@ -39,7 +39,8 @@ func (c *cli) linkFail() *cobra.Command {
 		Use:   "fail UPLINK",
 		Short: "Take an uplink out of use, as if it were dead",
 		Long: `Take an uplink out of use, as if it were dead, until it is restored or the time is
-over. The last one that works cannot be failed without a time: nobody could restore it.`,
+over, also if the daemon restarts meanwhile. While no other one works it is used all
+the same. The last one that works cannot be failed without a time.`,
 		Example: `  rescuebox link fail wan
   rescuebox link fail wan --for 2h`,
 		Args:              cobra.ExactArgs(1),
@@ -70,8 +71,9 @@ func (c *cli) linkMode() *cobra.Command {
 		Use:   "mode standby|dormant|lte-only",
 		Short: "What metered uplinks do while a better one works",
 		Long: `What metered uplinks do while a better one works: standby keeps their tunnel warm,
-dormant lets their bearer down until it is needed, lte-only uses nothing else. It holds
-until the daemon starts anew; the file of the site has what holds then.`,
+dormant lets their bearer down until it is needed, lte-only prefers them, and a wire
+stands in where none of them works. It holds over restarts, until the mode of the file
+of the site, or another one, is asked for.`,
 		Example:   "  rescuebox link mode dormant",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"standby", "dormant", "lte-only"},
@@ -94,9 +96,10 @@ func (c *cli) linkTest() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test [UPLINK]",
 		Short: "A drill: fail an uplink for a while and measure what that does",
-		Long: `Fail an uplink, the active one if none is named, for a minute; measure how long the
-VPN's hub was not reached; restore it. It is restored even if the daemon or the box
-restarts meanwhile. Exit code 1 when nothing stood in.`,
+		Long: `Fail the uplink that is used for a minute; measure how long the VPN's hub was not
+reached; restore it. It is restored even if the daemon or the box restarts meanwhile.
+Whoever names an uplink means that one, and no other if it is not used just then. Exit
+code 1 when nothing stood in.`,
 		Example: `  rescuebox link test
   rescuebox link test wan --for 20s`,
 		Args:              cobra.MaximumNArgs(1),

@@ -61,7 +61,7 @@ type LinkAction struct {
 
 // LinkDrill asks for a drill: an uplink fails for a while, and comes back by itself.
 type LinkDrill struct {
-	Uplink string `json:"uplink,omitempty"` // default the active one
+	Uplink string `json:"uplink,omitempty"` // the active one; another one is refused
 	For    string `json:"for,omitempty"`    // default 60s
 }
 
