@@ -160,7 +160,7 @@ func (b *box) linkOf(w *wayIn) link.Config {
 		Store: state.NewTable[link.Kept](b.db, "uplinks", state.Durable), Bearers: map[string]link.Bearer{},
 		Changed: b.linkEvent, Metrics: replacing{b.metrics}, Log: b.logOf("link")}
 	if v := c.VPN; v != nil && v.Kind != "external" {
-		to.Tunnel, to.InnerDevice, to.TunnelPort = w.tunnel, v.Interface, v.ListenPort
+		to.Tunnel, to.InnerDevice, to.Ports = w.tunnel, v.Interface, w.tunnel.Ports
 		to.Inner, to.Hubs = w.tunnel.Inner, w.tunnel.Outer
 	}
 	for _, u := range c.Uplinks {

@@ -19,10 +19,10 @@ import (
 const filterTable = "rescuebox_link"
 
 // filter is what our table does: on metered uplinks nothing comes in but what answers us, the
-// tunnel, and what addresses themselves need.
+// tunnel, and what addresses themselves need. The tunnel's hub may speak after this host forgot the flow.
 type filter struct {
 	metered []string
-	port    int // of the tunnel
+	ports   []int // of the tunnel
 }
 
 // rules is the table in nft's language. The first lines take an old one away, all in one transaction.
@@ -38,13 +38,14 @@ func (f filter) rules() string {
 		type filter hook input priority -10; policy accept;
 		iifname != @metered accept
 		ct state established,related accept
-		udp dport { 68, 546 } accept
+		udp sport 67 udp dport 68 accept
+		udp sport 547 udp dport 546 accept
 		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
 		icmp type echo-reply accept
 		icmpv6 type echo-reply accept
 `)
-	if f.port != 0 {
-		fmt.Fprintf(&b, "\t\tudp dport %d accept\n", f.port)
+	for _, p := range f.ports {
+		fmt.Fprintf(&b, "\t\tudp dport %d accept\n", p)
 	}
 	b.WriteString(`		drop
 	}
@@ -70,7 +71,7 @@ func elements(names []string) string {
 
 // same reports whether two filters make the same table.
 func (f filter) same(g filter) bool {
-	return slices.Equal(f.metered, g.metered) && f.port == g.port
+	return slices.Equal(f.metered, g.metered) && slices.Equal(f.ports, g.ports)
 }
 
 // set puts the table into the kernel.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -195,7 +196,7 @@ func TestFilter(t *testing.T) {
 	w.Hub(t)
 	b := &box{World: w, t: t}
 	var err error
-	b.watch, err = New(Config{Uplinks: []Uplink{{Name: "wan", Device: "wan0"}, {Name: "lte", Device: "lte0", Metered: true}}, TunnelPort: 51820})
+	b.watch, err = New(Config{Uplinks: []Uplink{{Name: "wan", Device: "wan0"}, {Name: "lte", Device: "lte0", Metered: true}}, Ports: func() []int { return []int{51820} }})
 	must(t, err)
 	b.run("watch", b.watch.Run)
 	b.until("the filter", func(Status) bool {
@@ -210,6 +211,11 @@ func TestFilter(t *testing.T) {
 	if reaches(w.LTE.ISP, "10.64.0.2") {
 		t.Error("LTE is open")
 	}
+	for port, open := range map[int]bool{51820: true, 51821: false} {
+		if got := hears(t, w.LTE.ISP, port); got != open {
+			t.Errorf("by LTE something comes in at port %d: %v", port, got)
+		}
+	}
 	if err := exec.Command("ping", "-c", "1", "-W", "5", "-I", "lte0", "192.0.2.1").Run(); err != nil {
 		t.Error("what the box asks by LTE is not answered:", err)
 	}
@@ -219,6 +225,26 @@ func TestFilter(t *testing.T) {
 	b.until("the filter is back", func(Status) bool {
 		return strings.Contains(output("nft", "list", "table", "inet", filterTable), `"lte0"`)
 	})
+}
+
+// hears reports whether what an isp sends to a port of the branch's LTE is heard there.
+func hears(t *testing.T, isp *linktest.Place, port int) bool {
+	t.Helper()
+	c, err := net.ListenUDP("udp4", &net.UDPAddr{Port: port})
+	must(t, err)
+	defer c.Close()
+	must(t, isp.Do(func() error {
+		from, err := net.Dial("udp4", fmt.Sprintf("10.64.0.2:%d", port))
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		_, err = from.Write([]byte("hello"))
+		return err
+	}))
+	must(t, c.SetReadDeadline(time.Now().Add(time.Second)))
+	_, err = c.Read(make([]byte, 10))
+	return err == nil
 }
 
 // Of a lost uplink the connections are forgotten, of the other one they stay.

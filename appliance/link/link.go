@@ -37,7 +37,7 @@ type Config struct {
 	Failback    time.Duration // how long a better uplink must be good without a break before it is used again; 0: a minute. Doubles to 30 minutes with each return that lasts less than an hour
 	MaxSwitches int           // per hour; beyond it a flapping uplink is left alone. 0: 12
 	InnerDevice string        // the tunnel's interface, or "": no inner probe
-	TunnelPort  int           // the tunnel's UDP port, open on metered uplinks; 0: any, then only what answers us comes in
+	Ports       func() []int  // the tunnel's own UDP ports, open on metered uplinks. nil: none, only what answers us comes in
 
 	Tunnel  Tunnel                // nil: only routes follow the uplink
 	Inner   func() netip.Addr     // the hub's address inside the tunnel, which answers ping; asked often. nil or the zero address: no inner probe

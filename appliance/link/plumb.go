@@ -12,7 +12,7 @@ import (
 // plumber keeps the kernel's routes and filters as they are to be. It works beside the loop, which must
 // not wait for it: a tunnel does not need it for its switch.
 type plumber struct {
-	port    int
+	ports   func() []int
 	metered []bool // by uplink
 	trouble func([]string)
 
@@ -26,7 +26,7 @@ type plumber struct {
 }
 
 func newPlumber(c Config, trouble func([]string)) *plumber {
-	p := &plumber{port: c.TunnelPort, trouble: trouble, poke: make(chan struct{}, 1), plan: plan{active: -1}}
+	p := &plumber{ports: c.Ports, trouble: trouble, poke: make(chan struct{}, 1), plan: plan{active: -1}}
 	for _, u := range c.Uplinks {
 		p.metered = append(p.metered, u.Metered)
 	}
@@ -97,7 +97,10 @@ func (p *plumber) run(ctx context.Context) error {
 }
 
 func (p *plumber) filterLocked() filter {
-	f := filter{port: p.port}
+	f := filter{}
+	if p.ports != nil {
+		f.ports = p.ports()
+	}
 	for i, s := range p.plan.paths {
 		if p.metered[i] && s.device != "" {
 			f.metered = append(f.metered, s.device)
