@@ -30,7 +30,8 @@ func (h *service) showMachine(c *call) (any, error) {
 func (h *service) machine(m boot.Machine, seen map[string]api.Seen) api.Machine {
 	out := machineOf(m)
 	out.SecureBoot = string(h.Boot.SecureBoot(m.Name))
-	out.Power = h.means(m.Name).list()
+	means := h.means(m.Name)
+	out.Power, out.Caution = means.list(), means.Caution
 	if o, ok := h.Boot.OpenOrder(m.Name); ok {
 		order := orderOf(o)
 		out.Order = &order

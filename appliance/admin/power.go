@@ -28,6 +28,8 @@ type Means struct {
 	Switch bool
 	Soft   bool // its system can be asked to shut down
 	Texts  bool // the switch is spoken to by text messages, which takes minutes
+	// Caution is what a person is told before the switch is used: one sentence, or "".
+	Caution string
 }
 
 func (m Means) list() (list []api.Power) {

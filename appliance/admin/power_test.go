@@ -26,7 +26,7 @@ func (*fakePowers) Means(machine string) Means {
 	if machine != "srv01" {
 		return Means{}
 	}
-	return Means{BMC: true, Media: true, Switch: true, Soft: true}
+	return Means{BMC: true, Media: true, Switch: true, Soft: true, Caution: "It pulls the plug."}
 }
 
 func (*fakePowers) State(_ context.Context, _ string, by api.Power) (bmc.State, error) {
@@ -119,6 +119,9 @@ func TestPower(t *testing.T) {
 	all, _ := s.Audit.Read("", 0, 0)
 	if n := len(all); n != 3 || all[0].Args != "srv01 cycle by=bmc" || all[1].Args != "srv01 off by=switch" || all[2].Status != http.StatusBadGateway {
 		t.Errorf("audit: %+v", all)
+	}
+	if m := decode[api.Machine](t, ask(h, "GET", "/v1/machines/srv01", token[api.Viewer], "")); m.Caution != "It pulls the plug." {
+		t.Errorf("nobody is told what the switch is: %+v", m)
 	}
 	s.Powers = nil
 	if w := ask(h, "POST", "/v1/machines/srv01/power", token[api.Operator], `{"action":"on"}`); w.Code != http.StatusConflict {

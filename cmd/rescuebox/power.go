@@ -136,7 +136,7 @@ func (p *powerer) confirm(ctx context.Context) error {
 	if s, err := p.client.Status(ctx); err == nil {
 		at = " at " + s.Site
 	}
-	fmt.Fprintf(p.errOut, "%s%s? %s", clean(fmt.Sprintf(p.question, m.Name)), clean(at), p.now(ctx))
+	fmt.Fprintf(p.errOut, "%s%s? %s", clean(fmt.Sprintf(p.question, m.Name)), clean(at), p.before(ctx, m))
 	if o := m.Order; o != nil {
 		fmt.Fprintf(p.errOut, " Its order of %s by %s is %s.", clean(o.Image), clean(o.By), clean(o.State))
 	}
@@ -146,6 +146,15 @@ func (p *powerer) confirm(ctx context.Context) error {
 		return errors.New("nothing was done")
 	}
 	return nil
+}
+
+// before is what a person should know. A switch that calls for caution is not asked how it is: that costs a text
+// message and a minute.
+func (p *powerer) before(ctx context.Context, m api.Machine) string {
+	if m.Caution != "" && (p.by == api.BySwitch || !slices.Contains(m.Power, api.ByBMC)) && p.action != "soft" {
+		return clean(m.Caution)
+	}
+	return p.now(ctx)
 }
 
 // now is a sentence about the power. A controller that does not answer may still take a command.

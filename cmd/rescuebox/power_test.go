@@ -71,8 +71,10 @@ func (b *testBMC) pressed(machine string) error {
 }
 
 func (b *testBMC) Means(machine string) admin.Means {
-	is := machine == "srv01"
-	return admin.Means{BMC: is, Switch: is, Media: is, Soft: is}
+	if machine != "srv01" {
+		return admin.Means{}
+	}
+	return admin.Means{BMC: true, Switch: true, Media: true, Soft: true, Texts: true, Caution: "It pulls the plug by text message."}
 }
 
 func (b *testBMC) State(_ context.Context, _ string, by api.Power) (bmc.State, error) {

@@ -95,8 +95,10 @@ type Machine struct {
 	Address    string `json:"address,omitempty"` // reserved
 	// Power is by what it can be switched: bmc, switch; none means by hand.
 	Power []Power `json:"power,omitempty"`
-	Order *Order  `json:"order,omitempty"` // the open one
-	Seen  *Seen   `json:"seen,omitempty"`  // when it last asked to boot
+	// Caution is what a person should be told before its switch is used.
+	Caution string `json:"caution,omitempty"`
+	Order   *Order `json:"order,omitempty"` // the open one
+	Seen    *Seen  `json:"seen,omitempty"`  // when it last asked to boot
 }
 
 // Seen is a boot client that was seen on the LAN since the daemon started.
