@@ -102,6 +102,7 @@ func (w *wayIn) join(b *box) {
 		m.Changed = func(l modem.Link) { w.bearer(uplink, l) }
 		m.Event = func(e modem.Event) { b.modemEvent(e) }
 		m.Clock = w.clock.hear
+		m.Deaf = func() bool { return w.deaf(uplink) }
 		m.Received = func(t modem.Text) {
 			w.desk.Received(text.Message{From: t.From, Numeric: t.Numeric && t.Damaged == "", Time: t.Time, Text: t.Text, Parts: t.Parts,
 				Class0: t.Class0, Binary: t.Binary || t.Damaged != ""})
@@ -121,6 +122,15 @@ func (w *wayIn) bearer(uplink string, l modem.Link) {
 	if w.watch != nil {
 		w.watch.Bearer(uplink, link.BearerState{Device: l.Device, Addresses: l.Addresses, Gateway: l.Gateway, DNS: l.DNS, MTU: l.MTU, Err: l.Err})
 	}
+}
+
+// deaf says that an uplink is there and nothing answers by it.
+func (w *wayIn) deaf(uplink string) bool {
+	if w.watch == nil || uplink == "" {
+		return false
+	}
+	list := w.watch.Status().Uplinks
+	return slices.ContainsFunc(list, func(u link.UplinkStatus) bool { return u.Name == uplink && u.Health == link.Dead })
 }
 
 // uplinkOf is the uplink that a modem's data is, or "".

@@ -228,7 +228,7 @@ func (d *data) watch(ctx context.Context, end context.CancelCauseFunc) {
 		anew := d.anew
 		d.anew = false
 		d.mu.Unlock()
-		if anew || d.forbidden() != nil {
+		if why := d.forbidden(); anew || why != nil && !passing(why) {
 			end(errNotWanted)
 			return
 		}
@@ -236,12 +236,19 @@ func (d *data) watch(ctx context.Context, end context.CancelCauseFunc) {
 	}
 }
 
+// passing says that something is in the way of a dial only: an AT port that is lost for a moment is no reason to
+// take down a bearer that is up, nor is a look in vain for a network that it may still have. The driver sees its loss.
+func passing(why error) bool {
+	later := notNow("")
+	return errors.As(why, &later)
+}
+
 // hangUp reports whether the bearer is down.
 func (d *data) hangUp(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, downTimeout)
 	defer cancel()
 	err := d.driver.down(ctx)
-	if later := notNow(""); err != nil && !errors.As(err, &later) { // a modem that is not there has no bearer to speak of
+	if err != nil && !passing(err) { // a modem that is not there has no bearer to speak of
 		d.log.Warn("the modem's bearer does not go down; it is tried again", zap.NamedError("err", err))
 	}
 	return err == nil

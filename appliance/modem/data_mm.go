@@ -23,7 +23,8 @@ type managed struct {
 	roam   bool
 	bus    string // address; "" the system's
 	ppp    *ppp   // for bearers that speak PPP
-	pin    func() (string, error)
+	// claim is the PIN of a SIM, if it may be tried; nil: it is not.
+	claim func(iccid string, left int, known bool) (string, error)
 }
 
 // Names of ModemManager's.
@@ -55,7 +56,7 @@ func newManaged(c Config, socket string) *managed {
 	nobody := func(context.Context, func(string) error) error { return errors.New("no port") }
 	return &managed{
 		modem: c.Device, access: access{c.APN, c.User, c.Auth, c.IPType, c.Password}, v4: v4, v6: v6,
-		roam: c.Roaming, bus: c.ModemManagerBus, ppp: newPPP(c, nobody, socket), pin: c.PIN,
+		roam: c.Roaming, bus: c.ModemManagerBus, ppp: newPPP(c, nobody, socket),
 	}
 }
 
@@ -199,7 +200,7 @@ func (g *managed) hold(ctx context.Context, changed func(Link)) error {
 		return g.holdPPP(ctx, m, modem, b, alive, changed)
 	}
 	s := &setup{
-		name: b.name, v4: g.v4 && b.four, v6: g.v6 && b.adverts, noDHCP: !b.dhcp, alive: alive, news: m.news,
+		name: b.name, v4: g.v4 && b.four, v6: g.v6 && b.adverts, noDHCP: !b.dhcp, alive: alive, news: func() <-chan struct{} { return m.news },
 		static: func(context.Context) (Link, error) { return b.given, nil }, local: b.local,
 	}
 	if !s.v4 && !s.v6 { // given IPv6 addresses only

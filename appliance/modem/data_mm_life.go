@@ -21,6 +21,7 @@ const (
 	mmRoaming     = 5
 	mmPowerLow    = 2 // MMModemPowerState
 	mmSMSReceived = 3 // MMSmsState
+	mmLockPIN     = 2 // MMModemLock
 )
 
 const (
@@ -44,11 +45,12 @@ func (g *managed) keep(ctx context.Context, said func(Status), took func(Text)) 
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		s, at, err := g.look(ctx, m)
-		if err == nil && took != nil {
-			err = g.takeTexts(ctx, m, at, took)
-		}
 		if err != nil {
 			s = Status{State: Absent, Why: err.Error()}
+		} else if took != nil {
+			if err := g.takeTexts(ctx, m, at, took); err != nil {
+				s.Texts.Why = err.Error()
+			}
 		}
 		said(s)
 		if !m.conn.Connected() {
@@ -73,6 +75,8 @@ func (g *managed) look(ctx context.Context, m *manager) (Status, dbus.ObjectPath
 		Device: p.text("PrimaryPort"), Manufacturer: p.text("Manufacturer"), Model: p.text("Model"), Firmware: p.text("Revision"),
 		IMEI: p.text("EquipmentIdentifier"), Technology: technology(p.count("AccessTechnologies")),
 	}
+	s.Signal = signalOf(p)
+	s.Signal.Technology = s.Technology
 	net, err := m.properties(ctx, at, mm3GPP)
 	if err == nil {
 		s.Operator, s.PLMN = net.text("OperatorName"), net.text("OperatorCode")
@@ -84,6 +88,13 @@ func (g *managed) look(ctx context.Context, m *manager) (Status, dbus.ObjectPath
 		}
 	}
 	s.State, s.Why = managedState(p, net)
+	if valueOf[int32](p["State"]) == mmLocked && p.count("UnlockRequired") == mmLockPIN && g.claim != nil {
+		if err := g.unlock(ctx, m, p, s.ICCID); err != nil {
+			s.Why = err.Error()
+		} else {
+			s.Why = "the SIM took its PIN"
+		}
+	}
 	if valueOf[int32](p["State"]) == mmDisabled {
 		if err := busReason(m.call(ctx, connectTimeout, at, mmModem+".Enable", true).Err); err != nil {
 			s.Why = fmt.Sprintf("ModemManager does not enable the modem: %v", err)
@@ -92,13 +103,27 @@ func (g *managed) look(ctx context.Context, m *manager) (Status, dbus.ObjectPath
 	return s, at, nil
 }
 
+// unlock gives the SIM its PIN by the rules of enterPIN: once, and never the last try.
+func (g *managed) unlock(ctx context.Context, m *manager, modem properties, iccid string) error {
+	tries, _ := modem["UnlockRetries"].Value().(map[uint32]uint32)
+	left, known := tries[mmLockPIN]
+	pin, err := g.claim(iccid, int(left), known)
+	if err != nil {
+		return err
+	}
+	if err := m.call(ctx, connectTimeout, modem.path("Sim"), mmSIM+".SendPin", pin).Err; err != nil {
+		return fmt.Errorf("the SIM %s did not take the PIN in pin_file: correct it: %w", iccid, busReason(err))
+	}
+	return nil
+}
+
 // managedState is ModemManager's state in our words.
 func managedState(p, net properties) (State, string) {
 	switch state := valueOf[int32](p["State"]); {
 	case state == mmFailed:
 		return Locked, "ModemManager gave the modem up: " + map[uint32]string{2: "no SIM", 3: "the SIM does not work", 5: "the eSIM has no profile"}[p.count("StateFailedReason")]
 	case state == mmLocked:
-		return Locked, "the SIM wants its PIN or PUK: mmcli -i any --pin=… once, and --disable-pin"
+		return Locked, "the SIM wants its PIN (pin_file names it), or its PUK: mmcli -i any --puk=… --pin=…"
 	case p.count("PowerState") == mmPowerLow:
 		return LowPower, "the radio is off: a modem with an FCC lock needs a link in /etc/ModemManager/fcc-unlock.d (ModemManager's documentation, \"FCC unlock\")"
 	case net.count("RegistrationState") == mmDenied:
@@ -107,6 +132,20 @@ func managedState(p, net properties) (State, string) {
 		return Registered, ""
 	}
 	return Searching, "no network yet"
+}
+
+// signalOf is the modem's SignalQuality, of which ModemManager makes a percentage of the usual range of +CSQ,
+// -113 to -51 dBm; what it says of a modem that is in no network is not recent.
+func signalOf(p properties) Signal {
+	pair, _ := p["SignalQuality"].Value().([]any)
+	if len(pair) != 2 {
+		return Signal{}
+	}
+	percent, known := pair[0].(uint32)
+	if recent, _ := pair[1].(bool); !known || percent == 0 || percent > 100 || !recent && valueOf[int32](p["State"]) < mmRegistered {
+		return Signal{}
+	}
+	return Signal{Time: time.Now(), RSSI: -113 + int(percent)*62/100}
 }
 
 // technology is the best of ModemManager's bits (MMModemAccessTechnology).

@@ -91,6 +91,7 @@ func realManager(t *testing.T, fake *modemtest.Modem) *managed {
 // The real ModemManager: status, text messages both ways, and the dial, of which its own test mode allows as much
 // as the tty.
 func TestRealModemManager(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.New()
 	t.Cleanup(fake.Close)
 	o := &modemtest.Operator{Command: func() *exec.Cmd { return exec.Command("cat") }}

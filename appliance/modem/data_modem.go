@@ -25,6 +25,7 @@ type dataPart struct {
 	fenceErr error // why the fence does not stand though the quota is used up
 	fenced   bool  // it stands
 	usedUp   bool  // was told; owned by guard
+	bearerUp chan struct{}
 }
 
 // DefaultPPPSocket is where rescuebox-ppp.socket listens.
@@ -40,6 +41,7 @@ func (m *Modem) prepareData() error {
 		}
 		m.quota = newQuota(m.Quota, m.BillingDay, m.Volumes, m.quotaWarning, log)
 		m.fence = &fence{modem: m.Name}
+		m.bearerUp = make(chan struct{}, 1)
 		var d driver
 		if d, err = m.driver(); err == nil && d != nil {
 			m.data = newData(d, m.mayDial, m.bearerChanged, log)
@@ -64,7 +66,11 @@ func (m *Modem) driver() (driver, error) {
 		}
 		return newPPP(m.Config, lend, m.pppSocket()), nil
 	case "modemmanager":
-		return newManaged(m.Config, m.pppSocket()), nil
+		g := newManaged(m.Config, m.pppSocket())
+		if m.PIN != nil {
+			g.claim = m.claimTry
+		}
+		return g, nil
 	}
 	return nil, fmt.Errorf("data = %q is no driver: want netdev, ncm, ppp, modemmanager or none", m.Data)
 }
@@ -131,12 +137,14 @@ func (m *Modem) follow(ctx context.Context) error {
 	}
 }
 
-// account is whose volume it is: the SIM's, or the modem's while nobody knows the SIM.
+// account is whose volume it is: the SIM's, or the modem's where that does not say which SIM it has. "" is: nobody
+// knows yet.
 func (m *Modem) account() string {
-	if s := m.Status(); s.ICCID != "" {
+	s := m.Status()
+	switch {
+	case s.ICCID != "":
 		return s.ICCID
-	}
-	if m.Device == "" && m.Data != "modemmanager" {
+	case m.Device == "" && m.Data != "modemmanager", s.State == Registered:
 		return "modem " + m.Name
 	}
 	return ""
@@ -165,7 +173,14 @@ func (m *Modem) guard(ctx context.Context) error {
 	}()
 	for first := true; ; first = false {
 		m.guardOnce(ctx, first)
-		if wait(ctx, countEvery) != nil {
+		t := time.NewTimer(countEvery)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		case <-m.bearerUp: // its device may not have been known before
+		}
+		t.Stop()
+		if ctx.Err() != nil {
 			return nil
 		}
 	}
@@ -212,12 +227,14 @@ func (m *Modem) mayDial() error {
 	}
 	s := m.Status()
 	switch {
+	case s.Roaming && !m.Roaming: // ModemManager is told too, but one rule is enough for a bill
+		return errRoaming
 	case m.Data == "modemmanager" || m.Device == "":
 		return nil // whoever has the modem says so itself
-	case s.Roaming && !m.Roaming:
-		return errRoaming
 	case m.Data == "netdev", s.State == Registered, s.State == Lent:
 		return nil
+	case s.State == Locked, s.State == LowPower: // no bearer survives that
+		return errors.New(orText(s.Why, string(s.State)))
 	}
 	return notNow(s.Why)
 }
@@ -226,6 +243,7 @@ func (m *Modem) mayDial() error {
 func (m *Modem) bearerChanged(l Link) {
 	if l.Up() && l.Err == nil && m.quota.status().Stopped {
 		l.Err = errUsedUp
+		poke(m.bearerUp)
 	}
 	m.mu.Lock()
 	m.status.Data.Link, m.status.Data.Why = l, ""
@@ -283,10 +301,22 @@ func (m *Modem) DataTrouble() (tries int, why error) {
 	return tries, l.Err
 }
 
+// dataUp says whether the bearer is up.
+func (m *Modem) dataUp() bool {
+	if m.prepareData() != nil || m.data == nil {
+		return false
+	}
+	return m.data.wasUp()
+}
+
 // keepManaged has the status and the text messages of a modem that ModemManager owns.
 func (m *Modem) keepManaged(ctx context.Context, mm *managed) {
 	for ctx.Err() == nil {
-		err := mm.keep(ctx, m.managedIs, m.Received)
+		took := m.receive
+		if m.Received == nil {
+			took = nil
+		}
+		err := mm.keep(ctx, m.managedIs, took)
 		if err != nil && ctx.Err() == nil {
 			m.setState(Absent, err.Error())
 		}
@@ -302,7 +332,17 @@ func (m *Modem) managedIs(s Status) {
 		to.Operator, to.PLMN, to.Technology, to.Roaming = s.Operator, s.PLMN, s.Technology, s.Roaming
 	})
 	m.setState(s.State, s.Why)
+	if s.State == Registered {
+		m.opened(s.ICCID)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if s.State == Registered {
+		m.status.Signal = s.Signal
+	}
+	if s.Signal.Known() {
+		m.status.History = remember(m.status.History, s.Signal)
+	}
+	m.texts.Why = s.Texts.Why
 	m.movedLocked() // the SIM may be another one
 }

@@ -108,6 +108,7 @@ func TestModemCarriesData(t *testing.T) {
 
 // A modem with one port: pppd has it while there is data, and the session has it back after that.
 func TestModemLendsItsPort(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	answering(fake)
 	dir := t.TempDir()

@@ -134,10 +134,7 @@ func (n *ncm) hold(ctx context.Context, changed func(Link)) error {
 			return err
 		}
 	}
-	s := &setup{name: n.device, v4: n.v4, v6: n.v6, static: n.named, alive: n.alive}
-	if n.news != nil {
-		s.news = n.news()
-	}
+	s := &setup{name: n.device, v4: n.v4, v6: n.v6, static: n.named, alive: n.alive, news: n.news}
 	return s.keep(ctx, changed)
 }
 

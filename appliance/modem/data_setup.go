@@ -25,8 +25,8 @@ type setup struct {
 	local  netip.Prefix  // a link-local address that the network gave, for router advertisements
 	// alive asks whatever else must be true while the bearer is up; nil: nothing.
 	alive func(ctx context.Context) error
-	// news makes alive asked at once.
-	news <-chan struct{}
+	// news makes alive asked at once; it is another channel after a lost AT session.
+	news func() <-chan struct{}
 
 	link    netlink.Link
 	four    Link // of DHCP or static
@@ -71,6 +71,10 @@ func (s *setup) keep(ctx context.Context, changed func(Link)) error {
 	tick := time.NewTicker(aliveEvery)
 	defer tick.Stop()
 	for {
+		var news <-chan struct{}
+		if s.news != nil {
+			news = s.news()
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -80,7 +84,7 @@ func (s *setup) keep(ctx context.Context, changed func(Link)) error {
 			s.tell()
 		case <-events:
 			err = s.there()
-		case <-s.news:
+		case <-news:
 			err = s.lives(ctx)
 		case <-tick.C:
 			err = errors.Join(s.there(), s.lives(ctx))

@@ -31,6 +31,7 @@ func alone(t *testing.T) bool {
 		t.Skip("needs root to make a network namespace")
 	}
 	needTool(t, "ip", "iproute2")
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

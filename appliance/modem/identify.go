@@ -23,6 +23,7 @@ func (m *Modem) identifySIM(ctx context.Context, s *session) {
 	if strings.Trim(imsi, "0123456789") != "" || len(imsi) > 15 {
 		imsi = ""
 	}
+	m.opened(iccid)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.status.ICCID != iccid {

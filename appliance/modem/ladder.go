@@ -17,12 +17,14 @@ const (
 	noSIM     fault = "no SIM" // not read, though it may be there
 	noNetwork fault = "no network"
 	noData    fault = "no data" // registered, and the bearer does not come up
+	silent    fault = "silence" // the bearer is up, and nothing comes through: the network has forgotten it, or all we ask is dead
 )
 
 // patience is how long a fault may last before something is done about it. Modems restart by themselves, which
 // takes some 40 s, and look for a network for minutes.
 var patience = map[fault]time.Duration{
 	gone: 90 * time.Second, mute: 30 * time.Second, noSIM: 3 * time.Minute, noNetwork: 5 * time.Minute, noData: 2 * time.Minute,
+	silent: 5 * time.Minute,
 }
 
 // rung is one remedy.
@@ -46,11 +48,12 @@ const (
 
 // The rungs, by risk. The waits are those of real modems: a restart takes up to a minute, and the search for a network as
 // long again; a climb that does not wait for it finds its own doing to be the fault (openwrt/packages#29318).
+// Against silence nothing is done that could cost more than it: what we ask may be what is dead.
 var rungs = []rung{
 	{name: "attach", cures: []fault{noNetwork, noData}, wait: 45 * time.Second, tries: 2, risk: harmless},
-	{name: "bearer", cures: []fault{noData}, wait: 90 * time.Second, tries: 2, risk: harmless},
-	{name: "radio", cures: []fault{noSIM, noNetwork, noData}, wait: 90 * time.Second, tries: 1, risk: session_},
-	{name: "restart", cures: []fault{noSIM, noNetwork, noData}, wait: 3 * time.Minute, tries: 1, risk: session_},
+	{name: "bearer", cures: []fault{noData, silent}, wait: 90 * time.Second, tries: 2, risk: harmless},
+	{name: "radio", cures: []fault{noSIM, noNetwork, noData, silent}, wait: 90 * time.Second, tries: 1, risk: session_},
+	{name: "restart", cures: []fault{noSIM, noNetwork, noData, silent}, wait: 3 * time.Minute, tries: 1, risk: session_},
 	{name: "usb", cures: []fault{mute, noSIM, noNetwork, noData}, wait: 3 * time.Minute, tries: 2, risk: session_},
 	{name: "power", cures: []fault{gone, mute, noSIM, noNetwork, noData}, wait: 5 * time.Minute, tries: 2, risk: power},
 	{name: "reboot", cures: []fault{gone, mute, noNetwork, noData}, wait: 10 * time.Minute, tries: 1, risk: box},

@@ -108,6 +108,7 @@ func TestRegisters(t *testing.T) {
 }
 
 func TestNetworkLostAndFound(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	m, _ := start(t, fake, nil)
 	until(t, m, "registration", registered)
@@ -132,6 +133,7 @@ func TestNetworkLostAndFound(t *testing.T) {
 }
 
 func TestRoamingGuard(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	fake.Register(modemtest.Roaming, 7)
 	m, stop := start(t, fake, func(m *Modem) { m.Data = "ppp" })
@@ -150,6 +152,7 @@ func TestRoamingGuard(t *testing.T) {
 }
 
 func TestUnplugAndReplug(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	m, _ := start(t, fake, nil)
 	first := until(t, m, "registration", registered)
@@ -169,6 +172,7 @@ func TestUnplugAndReplug(t *testing.T) {
 }
 
 func TestRestartOfTheModem(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	fake.BootTime = 3 * time.Second
 	m, _ := start(t, fake, nil)

@@ -50,6 +50,7 @@ type Modem struct {
 	Changed  func(Link)      // each change of the data bearer; link's Watch wants it
 	Event    func(Event)     // what the admin wants to read later
 	Clock    func(time.Time) // the network's time (NITZ), for a box whose own clock is older
+	Deaf     func() bool     // nothing that the bearer's probes ask answers, though it is up; nil: nobody knows
 	dataPart                 // data*.go
 	textPart                 // texts*.go
 

@@ -60,6 +60,7 @@ func TestSignalOfMeters(t *testing.T) {
 }
 
 func TestSignalHistoryIsBounded(t *testing.T) {
+	t.Parallel()
 	var history []Signal
 	begin := time.Now()
 	for i := range 5 * maxSamples {

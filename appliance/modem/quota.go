@@ -114,6 +114,10 @@ func (q *quota) use(sim string) error {
 // count takes in a device's counters.
 func (q *quota) count(name string, index int, rx, tx uint64) {
 	q.mu.Lock()
+	if q.v.SIM == "" { // it is counted as soon as somebody knows for whom: a mark lasts
+		q.mu.Unlock()
+		return
+	}
 	q.rollLocked()
 	m := Mark{Device: name, Index: index, Boot: q.boot, Rx: rx, Tx: tx}
 	moreRx, moreTx := since(q.v.Mark, m)
@@ -222,8 +226,11 @@ func (q *quota) status() VolumeStatus {
 func (q *quota) allow(extra int64) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if extra < 0 {
+	switch {
+	case extra < 0:
 		return errors.New("a quota can be raised, not lowered")
+	case q.v.SIM == "":
+		return errors.New("the modem does not know its SIM yet: allow more as soon as it is in a network")
 	}
 	q.rollLocked()
 	q.v.Extra += extra

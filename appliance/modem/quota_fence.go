@@ -80,7 +80,7 @@ var fenceChains = []string{"out", "in", "forward", "allow"}
 // the bearer is used, else the bearer must be down.
 func (f *fence) put(ctx context.Context, device string, now time.Time) error {
 	day := now.Format(time.DateOnly)
-	if f.up == device && f.day == day {
+	if f.up == device && f.day == day && f.stands(ctx) {
 		return nil
 	}
 	text, err := f.render(device, "remove", "put")
@@ -92,6 +92,12 @@ func (f *fence) put(ctx context.Context, device string, now time.Time) error {
 	}
 	f.up, f.day = device, day
 	return nil
+}
+
+// stands looks whether it is still there: who reloads the firewall of the box (nftables.service begins with "flush
+// ruleset") takes away all tables.
+func (f *fence) stands(ctx context.Context) bool {
+	return f.run(ctx, "", "list", "chain", "inet", fenceTable, chainName(f.modem)+"_out") == nil
 }
 
 // remove takes it away, one of an earlier daemon too.
@@ -130,14 +136,17 @@ func chainName(modem string) string {
 	}, modem)
 }
 
-func (f *fence) nft(ctx context.Context, text string) error {
+func (f *fence) nft(ctx context.Context, text string) error { return f.run(ctx, text, "-f", "-") }
+
+// run runs nft.
+func (f *fence) run(ctx context.Context, text string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	program := f.program
 	if program == "" {
 		program = "nft"
 	}
-	cmd := exec.CommandContext(ctx, program, "-f", "-")
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdin = strings.NewReader(text)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		said, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")

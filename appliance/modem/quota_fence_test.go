@@ -91,6 +91,13 @@ func TestFence(t *testing.T) {
 	if !arrives(wireGuard(4, 96)) {
 		t.Error("a new day has no new budget")
 	}
+	shell(t, "nft flush ruleset") // the firewall of the box is loaded anew
+	if err := fence.put(t.Context(), "wwan0", time.Now().Add(24*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if arrives([]byte("hello")) {
+		t.Error("who loads the box's firewall anew lifts the quota")
+	}
 	if err := fence.remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}

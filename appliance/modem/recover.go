@@ -199,7 +199,7 @@ func (m *Modem) perform(ctx context.Context, name string) error {
 // says speaks to the open port, whatever the SIM says. An ERROR to one of them is no reason to leave out
 // the next: +CFUN=4 without +CFUN=1 would be worse than before.
 func (m *Modem) says(ctx context.Context, timeout time.Duration, cmds ...string) error {
-	s := m.openSession()
+	s := m.sessionBack(ctx)
 	if s == nil {
 		return errors.New("there is no AT session to say it in")
 	}
@@ -209,6 +209,29 @@ func (m *Modem) says(ctx context.Context, timeout time.Duration, cmds ...string)
 	}
 	return err
 }
+
+// sessionBack is the open session. A port that is lent is asked back, and waited for: the next rung risks more.
+func (m *Modem) sessionBack(ctx context.Context) *session {
+	ctx, cancel := context.WithTimeout(ctx, lentPatience)
+	defer cancel()
+	if m.openSession() == nil && m.state() == Lent {
+		m.Redial()
+	}
+	for {
+		moved := m.change()
+		if s := m.openSession(); s != nil || m.state() != Lent {
+			return s
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// lentPatience is for pppd to end, and the port to be opened.
+const lentPatience = time.Minute
 
 // restart is +CFUN=1,1 (3GPP TS 27.007 section 8.2). Some modems are gone before they say OK.
 func (m *Modem) restart(ctx context.Context) error {

@@ -79,6 +79,7 @@ func TestCookedTTY(t *testing.T) {
 }
 
 func TestResyncAfterTimeout(t *testing.T) {
+	t.Parallel()
 	for _, late := range []string{"+COPS?", "+CSQ", "+CFUN?"} {
 		t.Run(late, func(t *testing.T) {
 			fake := modemtest.Start(t)
@@ -193,6 +194,7 @@ func TestHungModem(t *testing.T) {
 }
 
 func TestBabble(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	var mu sync.Mutex
 	longest, count := 0, 0
@@ -250,6 +252,7 @@ func TestBabble(t *testing.T) {
 }
 
 func TestAnswerIsBounded(t *testing.T) {
+	t.Parallel()
 	w := newWire(tape{}, func(string) {})
 	w.begin("+CGMM", "", false)
 	for range 4 * maxAnswer / 64 {
@@ -297,6 +300,7 @@ func TestUnplugEndsCommands(t *testing.T) {
 
 // A text that the modem sent, and said so too late, is "unknown": it must not be sent again.
 func TestLateMessageIsUnknown(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	s := openFake(t, fake, nil)
 	ask(t, s, "E0", "")

@@ -139,27 +139,44 @@ func notReady(sim simState) error {
 // enterPIN gives the SIM its PIN: once for each PIN and SIM, never the last try, and not before it is on disk that
 // it was tried. A wrong PIN in the file would otherwise lock the SIM after three restarts of the daemon.
 func (m *Modem) enterPIN(ctx context.Context, s *session) error {
-	stop := func(format string, args ...any) error {
-		return &stuck{state: Locked, sim: simPIN, why: fmt.Sprintf(format, args...)}
-	}
-	pin, err := m.pin()
-	if err != nil {
-		return stop("the SIM wants a PIN: %v", err)
-	}
 	iccid := readICCID(ctx, s)
 	left, known := pinTries(ctx, s)
+	pin, err := m.claimTry(iccid, left, known)
+	if err != nil {
+		return &stuck{state: Locked, sim: simPIN, why: err.Error()}
+	}
+	_, err = s.command(ctx, `+CPIN="`+pin+`"`, "", longAnswer)
+	return m.judgePIN(ctx, s, iccid, pinHash(iccid, pin), left, known, err)
+}
+
+// claimTry is the PIN, if it may be tried, which is remembered then; or why it may not.
+func (m *Modem) claimTry(iccid string, left int, known bool) (string, error) {
+	pin, err := m.pin()
+	if err != nil {
+		return "", fmt.Errorf("the SIM wants a PIN: %w", err)
+	}
 	before, hash := m.triedPINs(iccid), pinHash(iccid, pin)
 	switch {
 	case slices.Contains(before, hash):
-		return stop("the SIM %s did not take the PIN in pin_file, which is therefore not tried again: correct it%s", iccid, triesText(left, known))
+		return "", fmt.Errorf("the SIM %s did not take the PIN in pin_file, which is therefore not tried again: correct it%s", iccid, triesText(left, known))
 	case known && left <= 1, !known && len(before) >= 2:
-		return stop("the SIM %s has one try for its PIN left, which is yours: put it into a phone and enter the PIN there", iccid)
+		return "", fmt.Errorf("the SIM %s has one try for its PIN left, which is yours: put it into a phone and enter the PIN there", iccid)
 	}
 	if err := m.noteTry(iccid, hash); err != nil {
-		return stop("the PIN is not tried, because that cannot be remembered: %v", err)
+		return "", fmt.Errorf("the PIN is not tried, because that cannot be remembered: %w", err)
 	}
-	_, err = s.command(ctx, `+CPIN="`+pin+`"`, "", longAnswer)
-	return m.judgePIN(ctx, s, iccid, hash, left, known, err)
+	return pin, nil
+}
+
+// opened forgets what a SIM did not take, now that it is open: whoever opened it, it counts from three again. A try whose
+// outcome a power cut has hidden would else be taken for a wrong one for ever.
+func (m *Modem) opened(iccid string) {
+	if iccid == "" || len(m.triedPINs(iccid)) == 0 {
+		return
+	}
+	if err := m.forgetTries(iccid, ""); err != nil {
+		m.log.Warn("the modem's memory is not saved", zap.NamedError("err", err))
+	}
 }
 
 // judgePIN finds out whether the SIM took the PIN, or has used up a try at all: at start some say no to the right one,
@@ -179,7 +196,7 @@ func (m *Modem) judgePIN(ctx context.Context, s *session, iccid, hash string, le
 		return m.forgetTries(iccid, "")
 	case now == simPUK:
 		return notReady(simPUK)
-	case known && knownAfter && after == left && m.retries < 3:
+	case known && knownAfter && after == left && !incorrectPassword(said) && m.retries < falseNos:
 		m.retries++ // it was no try
 		if err := m.forgetTries(iccid, hash); err != nil {
 			return err
@@ -189,6 +206,21 @@ func (m *Modem) judgePIN(ctx context.Context, s *session, iccid, hash string, le
 	m.log.Warn("the SIM did not take its PIN", zap.String("iccid", iccid), zap.NamedError("err", said))
 	m.tell("sim", fmt.Sprintf("modem %s: the SIM did not take the PIN in pin_file", m.Name))
 	return &stuck{state: Locked, sim: now, why: fmt.Sprintf("the SIM %s did not take the PIN in pin_file: correct it%s", iccid, triesText(after, knownAfter))}
+}
+
+// falseNos is how often a PIN is given once more when it seems to have cost no try: some modems count wrong, and a
+// second wrong one leaves the third to a person all the same.
+const falseNos = 1
+
+// incorrectPassword is a SIM's no to the PIN itself (3GPP TS 27.007 section 9.2, code 16), whatever the modem's
+// counter says.
+func incorrectPassword(err error) bool {
+	var cme at.CMEError
+	if !errors.As(err, &cme) {
+		return false
+	}
+	code := strings.ToLower(strings.TrimSpace(string(cme)))
+	return code == "16" || code == "incorrect password"
 }
 
 // simSettled asks until the SIM knows what it is.
@@ -245,11 +277,13 @@ var pinCounters = []struct {
 func pinTries(ctx context.Context, s commander) (left int, known bool) {
 	for _, c := range pinCounters {
 		lines, err := s.command(ctx, c.cmd, c.prefix, shortAnswer)
-		if err != nil || len(lines) == 0 {
+		if err != nil {
 			continue
 		}
-		if n, ok := parseTries(c.prefix, lines[len(lines)-1], c.field); ok {
-			return n, true
+		for _, line := range lines {
+			if n, ok := parseTries(c.prefix, line, c.field); ok {
+				return n, true
+			}
 		}
 	}
 	return 0, false
@@ -260,7 +294,8 @@ func parseTries(prefix, line string, field int) (int, bool) {
 	if prefix == "^CPIN" && len(f) >= 4 { // ^CPIN: SIM PIN,3,10,3,10,3
 		field = 3
 	}
-	if field >= len(f) {
+	// Some modems tell of all codes, whatever one they were asked for; the PUK's ten tries are not the PIN's.
+	if code := strings.ToUpper(f[0]); field >= len(f) || field == 1 && code != "SIM PIN" && code != "SC" && code != "PIN" {
 		return 0, false
 	}
 	n, err := strconv.Atoi(f[field])

@@ -181,9 +181,22 @@ func (m *Modem) fault() fault {
 	case LowPower:
 		return sound
 	}
-	// Registered, lent, or with no port of ours: what counts is whether data comes up when it is wanted and may.
-	if tries, _ := m.DataTrouble(); tries >= 3 && s.Data.Wanted && m.mayDial() == nil {
+	return m.dataFault(s.Data.Wanted)
+}
+
+// dataFault is what is wrong with the data of a modem that is registered, lent, or has no port of ours: it does not come up
+// though it is wanted and may, or is up in vain. How often it did not come up before it did is remembered while it is
+// up, and no reason to take it down.
+func (m *Modem) dataFault(wanted bool) fault {
+	tries, _ := m.DataTrouble()
+	up := m.dataUp()
+	switch {
+	case !wanted, m.mayDial() != nil:
+		return sound
+	case !up && tries >= 3:
 		return noData
+	case up && m.Deaf != nil && !m.Volume().Stopped && m.Deaf():
+		return silent
 	}
 	return sound
 }
