@@ -29,7 +29,12 @@ type people struct {
 	end   func()
 }
 
-func (p *people) Put(key string, s subject) error { p.disk[key] = s; return p.full }
+func (p *people) Put(key string, s subject) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.disk[key] = s
+	return p.full
+}
 
 func (p *people) All() (list []subject, err error) {
 	for _, s := range p.disk {
@@ -43,6 +48,8 @@ func (p *people) start() {
 	p.alarms = &alarms{store: p, hub: "key", site: "kazan-2", subjects: map[string]*subject{}, wake: make(chan struct{}, 1), log: zap.NewNop()}
 	p.alarms.handshake = func() time.Time { p.mu.Lock(); defer p.mu.Unlock(); return p.shook }
 	p.tell = func(m notify.Message) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		if p.full == nil {
 			p.told = append(p.told, m.Text)
 		}
@@ -69,6 +76,14 @@ func bubble(t *testing.T, f func(p *people)) {
 	})
 }
 
+func (p *people) fill(err error) { p.mu.Lock(); p.full = err; p.mu.Unlock() }
+
+func (p *people) heard() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.told)
+}
+
 func (p *people) shake() { p.mu.Lock(); p.shook = time.Now(); p.mu.Unlock(); p.after(time.Minute) }
 
 func (p *people) after(d time.Duration) { time.Sleep(d); synctest.Wait() }
@@ -89,8 +104,8 @@ func (p *people) hubIs(by string) {
 
 func (p *people) want(list ...string) {
 	p.Helper()
-	if !slices.Equal(p.told, list) {
-		p.Errorf("told %q, want %q", p.told, list)
+	if !slices.Equal(p.heard(), list) {
+		p.Errorf("told %q, want %q", p.heard(), list)
 	}
 }
 
@@ -138,8 +153,8 @@ func TestHubOfAnEarlierLife(t *testing.T) {
 		p.hub = "another" // the file has a new hub, which does not know the box
 		p.hubIs("")
 		p.after(time.Hour)
-		if len(p.told) != 2 {
-			p.Errorf("told of a hub that was never heard: %q", p.told)
+		if len(p.heard()) != 2 {
+			p.Errorf("told of a hub that was never heard: %q", p.heard())
 		}
 	})
 }
@@ -173,16 +188,17 @@ func TestFlappingDoesNotEatTheBudget(t *testing.T) {
 			p.use("lte", "wan")
 			p.after(150 * time.Second)
 		}
-		if n := len(p.told); n < 2 || n > 12 {
+		if n := len(p.heard()); n < 2 || n > 12 {
 			p.Errorf("%d messages in a day, want few", n)
 		}
 		p.use("wan", "lte")
 		p.after(lastQuiet)
-		if last := p.told[len(p.told)-1]; !strings.HasPrefix(last, "now lte") {
+		list := p.heard()
+		if last := list[len(list)-1]; !strings.HasPrefix(last, "now lte") {
 			p.Errorf("told last: %q", last)
 		}
-		if !slices.ContainsFunc(p.told, func(s string) bool { return strings.Contains(s, " changes since ") }) {
-			p.Errorf("nobody is told that it flaps: %q", p.told)
+		if !slices.ContainsFunc(p.heard(), func(s string) bool { return strings.Contains(s, " changes since ") }) {
+			p.Errorf("nobody is told that it flaps: %q", p.heard())
 		}
 	})
 }
@@ -226,8 +242,8 @@ func TestDrillIsNoAlarm(t *testing.T) {
 			drill()
 			p.after(time.Minute)
 		}
-		if len(p.told) != 1 || !strings.HasPrefix(p.told[0], "now lte") {
-			p.Errorf("told %q, want once that it is lte", p.told)
+		if len(p.heard()) != 1 || !strings.HasPrefix(p.heard()[0], "now lte") {
+			p.Errorf("told %q, want once that it is lte", p.heard())
 		}
 	})
 }
@@ -235,10 +251,10 @@ func TestDrillIsNoAlarm(t *testing.T) {
 // An outbox that cannot store gets it again, and of a modem each trouble is told.
 func TestAlarmsOfModemsAndAFullDisk(t *testing.T) {
 	bubble(t, func(p *people) {
-		p.full = errors.New("disk full")
+		p.fill(errors.New("disk full"))
 		p.modem(modem.Event{Time: time.Now(), Modem: "lte", Kind: "quota", Text: "half of the volume is used"})
 		p.after(5 * time.Minute)
-		p.full = nil
+		p.fill(nil)
 		p.after(time.Minute)
 		p.want("half of the volume is used")
 		p.after(time.Hour)
@@ -246,7 +262,7 @@ func TestAlarmsOfModemsAndAFullDisk(t *testing.T) {
 			p.modem(modem.Event{Time: time.Now(), Modem: "lte", Kind: "roaming", Text: "modem lte roams"})
 			p.after(time.Minute)
 		}
-		if n := len(p.told); n < 2 || n > 10 {
+		if n := len(p.heard()); n < 2 || n > 10 {
 			p.Errorf("%d messages, want few", n)
 		}
 	})

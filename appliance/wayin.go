@@ -247,7 +247,7 @@ func socketsOf(c *config.Config) (list []string) {
 
 // send sends a text message by the first modem that is in a network.
 func (w *wayIn) send(ctx context.Context, number, body string, valid time.Duration) (text.Result, error) {
-	err := errors.New("no modem is in a network")
+	err := errNoModem
 	for _, m := range w.modems {
 		if s := m.Status(); s.State != modem.Registered && s.State != modem.Lent && s.State != modem.NoPort {
 			err = fmt.Errorf("modem %s: %s", m.Name, strings.TrimSpace(string(s.State)+" "+s.Why))
@@ -261,16 +261,21 @@ func (w *wayIn) send(ctx context.Context, number, body string, valid time.Durati
 	return text.ResultFailed, err
 }
 
+var errNoModem = errors.New("there is no modem to send text messages with")
+
 // askByText asks a switch by text message.
 func (b *box) askByText(ctx context.Context, number, body string) (<-chan string, error) {
 	if b.in == nil || b.in.desk == nil {
-		return nil, errors.New("there is no modem to send text messages with")
+		return nil, errNoModem
 	}
 	return b.in.desk.Ask(ctx, number, body)
 }
 
 // tell sends news by text message, in the words of package notify.
 func (w *wayIn) tell(ctx context.Context, number, body string, urgent bool, mark func()) error {
+	if w.desk == nil {
+		return errNoModem
+	}
 	kind := text.Notice
 	if urgent {
 		kind = text.Alarm
