@@ -36,7 +36,7 @@ const daemonFile = "RESCUEBOX_TEST_DAEMON"
 func TestDaemon(t *testing.T) {
 	path := os.Getenv(daemonFile)
 	if path == "" {
-		t.Skip("other tests start it")
+		return // other tests start it
 	}
 	cfg, err := config.Load(path)
 	if err != nil {
