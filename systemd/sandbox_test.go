@@ -16,8 +16,9 @@ import (
 
 // The sandbox leaves the daemon what it needs: as another user, with nothing
 // but the unit's capabilities, it gets ready, gives an address by raw frames
-// and answers HTTP at port 80; and nothing that it asks of the kernel on the
-// way, as strace has it, is what the unit forbids.
+// and answers HTTP at port 80, makes its VPN, shares the LAN with it and guards the
+// metered uplink; and nothing that it or nft asks of the kernel on the way, as
+// strace has it, is what the unit forbids.
 func TestDaemonLivesInItsSandbox(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the daemon")
@@ -25,7 +26,7 @@ func TestDaemonLivesInItsSandbox(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make a network namespace")
 	}
-	for name, pkg := range map[string]string{"strace": "strace", "setpriv": "util-linux", "ip": "iproute2", "busybox": "busybox"} {
+	for name, pkg := range map[string]string{"strace": "strace", "setpriv": "util-linux", "ip": "iproute2", "busybox": "busybox", "nft": "nftables"} {
 		tool(t, name, pkg)
 	}
 	u := parseUnit(read(t, unitFile))
@@ -39,6 +40,7 @@ func TestDaemonLivesInItsSandbox(t *testing.T) {
 	if !strings.HasPrefix(answer, "HTTP/1.") {
 		t.Errorf("HTTP: %q", answer)
 	}
+	wayIn(t, ns)
 	d.stop(t)
 
 	calls := d.calls(t)
@@ -54,8 +56,10 @@ func TestDaemonLivesInItsSandbox(t *testing.T) {
 			t.Errorf("MemoryDenyWriteExecute= forbids %s", c.line)
 		case strings.Contains(c.line, `"/tmp/grubia32-`) && slices.Contains(u["PrivateTmp"], "yes"):
 			// grub-mkimage's output, in the daemon's own /tmp.
-		case c.writes() && !strings.Contains(c.line, d.dir) && !strings.Contains(c.line, `"/dev/`):
-			t.Errorf("ProtectSystem=strict forbids %s", c.line)
+		case c.device() != "" && !slices.Contains(d.devices, c.device()):
+			t.Errorf("DeviceAllow= forbids %s", c.line)
+		case c.writes() && !strings.Contains(c.line, d.dir) && c.device() == "" && !inAny(u["ReadWritePaths"], c.line):
+			t.Errorf("ProtectSystem=strict and ProtectKernelTunables= forbid %s", c.line)
 		}
 	}
 	for _, name := range []string{"execve", "socket", "bind", "openat", "exit_group"} {
@@ -65,8 +69,29 @@ func TestDaemonLivesInItsSandbox(t *testing.T) {
 	}
 }
 
+// wayIn waits for the VPN, and for the packet filters around it.
+func wayIn(t *testing.T, ns string) {
+	t.Helper()
+	for _, command := range []string{"ip address show dev rescuevpn", "nft list table inet rescuebox_vpn", "nft list table inet rescuebox_link"} {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+			out, err := exec.Command("ip", append([]string{"netns", "exec", ns}, strings.Fields(command)...)...).CombinedOutput()
+			if err == nil {
+				break
+			}
+			if time.Now().After(end) {
+				t.Errorf("%s: %s", command, out)
+				break
+			}
+		}
+	}
+}
+
+func inAny(paths []string, line string) bool {
+	return slices.ContainsFunc(strings.Fields(strings.Join(paths, " ")), func(p string) bool { return strings.Contains(line, `"`+strings.TrimPrefix(p, "-")+"/") })
+}
+
 // network is a namespace with the rescue LAN on one end of a cable and a
-// client's card on the other.
+// client's card on the other, and two uplinks that nobody answers on.
 func network(t *testing.T) string {
 	t.Helper()
 	ns := fmt.Sprintf("config-%d-unit", os.Getpid())
@@ -75,6 +100,8 @@ func network(t *testing.T) string {
 	for _, args := range []string{
 		"link set lo up", "link add lan type veth peer name peer",
 		"addr add 192.168.77.1/24 dev lan", "link set lan up", "link set peer up",
+		"link add wan type veth peer name isp1", "addr add 192.0.2.10/24 dev wan", "link set wan up", "link set isp1 up", "route add default via 192.0.2.1 dev wan",
+		"link add lte type veth peer name isp2", "addr add 198.51.100.10/24 dev lte", "link set lte up", "link set isp2 up",
 	} {
 		run(t, "ip", append([]string{"-n", ns}, strings.Fields(args)...)...)
 	}
@@ -83,10 +110,11 @@ func network(t *testing.T) string {
 
 // sandboxed is the daemon under strace.
 type sandboxed struct {
-	dir   string // all that it may write
-	trace string
-	cmd   *exec.Cmd
-	log   *strings.Builder
+	dir     string // all that it may write
+	devices []string
+	trace   string
+	cmd     *exec.Cmd
+	log     *strings.Builder
 }
 
 const nobody = "65534"
@@ -112,13 +140,33 @@ socket = "`+dir+`/run/api.sock"
 group = "nogroup"
 [state]
 dir = "`+dir+`/state"
+[[uplink]]
+name = "wan"
+interface = "wan"
+[[uplink]]
+name = "lte"
+interface = "lte"
+metered = true
+[[modem]]
+name = "lte"
+port = "/dev/ttyUSB99"
+data = "none"
+[vpn]
+address = "10.99.0.2/24"
+share_lan = true
+[[vpn.hub]]
+public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+endpoint = ["203.0.113.1:51820"]
 `)
 	for _, d := range []string{"run", "state"} {
 		run(t, "install", "-d", "-o", nobody, "-g", nobody, filepath.Join(dir, d))
 	}
 	notify := listenNotify(t, filepath.Join(dir, "notify"))
 	s := &sandboxed{dir: dir, trace: filepath.Join(dir, "trace"), log: &strings.Builder{}}
-	args := []string{"netns", "exec", ns, "strace", "-D", "-f", "-qq", "-y", "-o", s.trace, "setpriv"}
+	s.devices = append(devices(u), filepath.Join(dir, "devices/tun"))
+	// The tunnel's device, open to all as udev leaves it.
+	const tun = `mkdir "$0" && mount -t tmpfs -o mode=755 tmpfs "$0" && mknod -m 666 "$0/tun" c 10 200 && mount --bind "$0/tun" /dev/net/tun && exec "$@"`
+	args := []string{"netns", "exec", ns, "sh", "-c", tun, filepath.Join(dir, "devices"), "strace", "-D", "-f", "-qq", "-y", "-o", s.trace, "setpriv"}
 	args = append(args, privileges(u)...)
 	s.cmd = exec.Command("ip", append(args, binary, "-config", site)...)
 	s.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
@@ -138,6 +186,15 @@ dir = "`+dir+`/state"
 		t.Fatal("the daemon is not ready in 60 s")
 	}
 	return s
+}
+
+// devices are those that DevicePolicy=closed leaves, and those that the unit names.
+func devices(u map[string][]string) []string {
+	list := []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx"}
+	for _, v := range u["DeviceAllow"] {
+		list = append(list, strings.Fields(v)[0])
+	}
+	return list
 }
 
 // privileges are the arguments of setpriv for what the unit grants.
@@ -200,6 +257,17 @@ func (c call) firstArg() string {
 func (c call) writes() bool {
 	return c.name == "openat" && !strings.Contains(c.line, "O_RDONLY") && !strings.Contains(c.line, " = -1 ")
 }
+
+// device is the one that the call opened, or "".
+func (c call) device() string {
+	m := opened.FindStringSubmatch(c.line)
+	if c.name != "openat" || m == nil {
+		return ""
+	}
+	return m[1]
+}
+
+var opened = regexp.MustCompile(`"(/dev/[^"]*)".* = \d`)
 
 var callLine = regexp.MustCompile(`^\d+ +((\w+)\(.*)$`)
 
