@@ -100,7 +100,12 @@ func (w *wayIn) join(b *box) {
 	for _, m := range w.modems {
 		uplink := uplinkOf(b.Config, m.Name)
 		m.Changed = func(l modem.Link) { w.bearer(uplink, l) }
-		m.Event = func(e modem.Event) { b.modemEvent(e) }
+		m.Event = func(e modem.Event) {
+			b.modemEvent(e)
+			if m.Status().State == modem.Registered {
+				w.desk.Retry()
+			}
+		}
 		m.Clock = w.clock.hear
 		m.Deaf = func() bool { return w.deaf(uplink) }
 		m.Received = func(t modem.Text) {
@@ -120,7 +125,7 @@ func (w *wayIn) bearer(uplink string, l modem.Link) {
 		w.tunnel.SetDevice(uplink, l.Device)
 	}
 	if w.watch != nil {
-		w.watch.Bearer(uplink, link.BearerState{Device: l.Device, Addresses: l.Addresses, Gateway: l.Gateway, DNS: l.DNS, MTU: l.MTU, Err: l.Err})
+		w.watch.Bearer(uplink, link.BearerState{Device: l.Device, Addresses: l.Addresses, Gateway: l.Gateway, Gateway6: l.Gateway6, DNS: l.DNS, MTU: l.MTU, Err: l.Err})
 	}
 }
 
@@ -340,15 +345,15 @@ func (c *networkClock) hear(t time.Time) {
 	c.heard, c.at = t, time.Now()
 }
 
-// now is the time, and whether it can be relied upon: NTP has set the system's clock, or
-// the mobile network agrees with it or stands in for it.
+// now is the time, and whether it can be relied upon: NTP has set the system's clock, or the mobile
+// network, whose time anybody with a transmitter can forge, stands in for it.
 func (c *networkClock) now() (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	if !c.at.IsZero() {
+	synced, known := clockSynced()
+	if !synced && !c.at.IsZero() {
 		return c.heard.Add(now.Sub(c.at)), true
 	}
-	synced, known := clockSynced()
 	return now, synced || !known
 }

@@ -94,6 +94,7 @@ const (
 	maxWaiting  = 100
 	keepStrange = 20 // in an hour, of those that are not followed
 	firstRetry  = 30 * time.Second
+	soonRetry   = 5 * time.Second // a network that comes and goes does not make it oftener
 	lastRetry   = 15 * time.Minute
 	sendLimit   = 10 * time.Minute // a modem may take 2 minutes for each part
 	idle        = time.Hour
@@ -253,6 +254,20 @@ func (d *Desk) deliver(ctx context.Context) {
 		}
 		timer.Stop()
 	}
+}
+
+// Retry has what waits for a network sent soon: there is one again.
+func (d *Desk) Retry() {
+	d.load.Do(d.restore)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	soon := time.Now().Add(soonRetry)
+	for _, t := range d.texts {
+		if t.State == Waiting && t.retry.After(soon) {
+			t.retry = soon
+		}
+	}
+	d.nudge(d.wake)
 }
 
 // next is the oldest message that is due, or how long there is none.

@@ -379,3 +379,20 @@ func TestCommandToTheLetter(t *testing.T) {
 		t.Errorf("two messages: %v", err)
 	}
 }
+
+// What waits for a network is sent when there is one again, and not when its own time comes.
+func TestRetryWithTheNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "all")
+		w.set(func() { w.result = ResultFailed })
+		w.text("status " + w.code())
+		time.Sleep(3 * time.Hour) // each pause is a quarter of an hour by now
+		w.set(func() { w.result = "" })
+		w.Retry()
+		time.Sleep(soonRetry + time.Second)
+		if len(w.out) != 1 {
+			t.Error("the answer still waits")
+		}
+		w.stop()
+	})
+}
