@@ -92,7 +92,7 @@ func addressesOf(l netlink.Link) (list []netip.Prefix) {
 // gatewaysOf are the routers on a device: the configured one, that of its bearer, those of the kernel's
 // default routes, whoever made them.
 func gatewaysOf(l netlink.Link, u Uplink, b BearerState) (list []way) {
-	for _, ip := range []netip.Addr{u.Gateway, b.Gateway} {
+	for _, ip := range []netip.Addr{u.Gateway, b.Gateway, b.Gateway6} {
 		if ip.IsValid() {
 			list = append(list, way{true, ip})
 		}

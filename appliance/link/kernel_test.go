@@ -348,6 +348,10 @@ func TestIPv6(t *testing.T) {
 	}
 	must(t, os.WriteFile("/proc/sys/net/ipv6/conf/lte0/disable_ipv6", []byte("0"), 0o644))
 	run(t, "ip", "address", "add", "2001:db8:2::2/64", "dev", "lte0", "nodad")
+	both := look(Uplink{Device: "lte0"}, BearerState{Gateway: netip.MustParseAddr("10.64.0.7"), Gateway6: netip.MustParseAddr("fe80::1")}, sight{})
+	if both.v4.gateway.String() != "10.64.0.7" || both.v6.gateway.String() != "fe80::1" {
+		t.Errorf("a bearer of both families leaves by %v and %v", both.v4, both.v6)
+	}
 	if out, err := w.LTE.ISP.Command("sh", "-c", "for f in all default lan lo; do echo 0 > /proc/sys/net/ipv6/conf/$f/disable_ipv6; done").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -102,6 +102,7 @@ type BearerState struct {
 	Device    string         // "" while it is down
 	Addresses []netip.Prefix // what the network gave
 	Gateway   netip.Addr     // zero: none is needed, or the kernel's routes know it
+	Gateway6  netip.Addr     // of IPv6, where Gateway is IPv4's
 	DNS       []netip.Addr   // used for the names of this uplink's probes only
 	MTU       int
 	Err       error // why it is down

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -16,8 +17,21 @@ import (
 func (l Link) Up() bool { return l.Device != "" && len(l.Addresses) > 0 }
 
 func (l Link) equal(o Link) bool {
-	return l.Device == o.Device && l.Gateway == o.Gateway && l.MTU == o.MTU &&
+	return l.Device == o.Device && l.Gateway == o.Gateway && l.Gateway6 == o.Gateway6 && l.MTU == o.MTU &&
 		slices.Equal(l.Addresses, o.Addresses) && slices.Equal(l.DNS, o.DNS) && sameError(l.Err, o.Err)
+}
+
+// via adds a router; the first one of a family counts.
+func (l *Link) via(router netip.Addr) {
+	switch {
+	case !router.IsValid():
+	case !l.Gateway.IsValid():
+		l.Gateway = router
+	case l.Gateway.Is4() && router.Is6() && !l.Gateway6.IsValid():
+		l.Gateway6 = router
+	case l.Gateway.Is6() && router.Is4():
+		l.Gateway, l.Gateway6 = router, l.Gateway
+	}
 }
 
 func sameError(a, b error) bool {

@@ -286,8 +286,8 @@ func (b *connected) take(c properties) {
 			b.given.Addresses = append(b.given.Addresses, pre)
 		}
 	}
-	if gw, err := netip.ParseAddr(c.text("gateway")); err == nil && usable(gw) && !b.given.Gateway.IsValid() {
-		b.given.Gateway = gw.Unmap()
+	if gw, err := netip.ParseAddr(c.text("gateway")); err == nil && usable(gw) {
+		b.given.via(gw.Unmap())
 	}
 	for _, key := range []string{"dns1", "dns2", "dns3"} {
 		if s, err := netip.ParseAddr(c.text(key)); err == nil && usable(s) {

@@ -85,9 +85,7 @@ func (n *netdev) found(link netlink.Link, who string) (Link, error) {
 	}
 	l := Link{Device: n.name, Addresses: addrs, MTU: link.Attrs().MTU}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		if !l.Gateway.IsValid() {
-			l.Gateway = gatewayOn(link, family)
-		}
+		l.via(gatewayOn(link, family))
 	}
 	return l, nil
 }

@@ -29,7 +29,7 @@ func TestNetworkDevice(t *testing.T) {
 	n.term = 3 * time.Second
 	h := hold(t, n)
 	l := h.up("both families", func(l Link) bool { return len(l.Addresses) == 2 })
-	if l.Device != "usb0" || l.Gateway.String() != "192.168.8.1" || l.MTU != 1400 {
+	if l.Device != "usb0" || l.Gateway.String() != "192.168.8.1" || !l.Gateway6.IsLinkLocalUnicast() || l.MTU != 1400 {
 		t.Errorf("the bearer is %+v", l)
 	}
 	if !l.Addresses[0].Addr().Is4() || !netip.MustParsePrefix("2001:db8:8::/64").Contains(l.Addresses[1].Addr()) {

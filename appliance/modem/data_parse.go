@@ -94,8 +94,8 @@ func parseContext(lines []string) (Link, error) {
 		if p, ok := parsePrefix(field(f, 3)); ok && len(l.Addresses) < 4 {
 			l.Addresses = append(l.Addresses, p)
 		}
-		if gw, ok := parseDotted(field(f, 4)); ok && usable(gw) && !l.Gateway.IsValid() {
-			l.Gateway = gw
+		if gw, ok := parseDotted(field(f, 4)); ok && usable(gw) {
+			l.via(gw)
 		}
 		for i := 5; i <= 6; i++ {
 			if s, ok := parseDotted(field(f, i)); ok && usable(s) && len(l.DNS) < 4 && !slices.Contains(l.DNS, s) {

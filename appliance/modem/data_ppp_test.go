@@ -148,6 +148,7 @@ func TestPPPEnds(t *testing.T) {
 }
 
 func TestPPPDialIsRefused(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		set  func(*modemtest.Modem)
 		want string

@@ -117,15 +117,12 @@ func (s *setup) lives(ctx context.Context) error {
 	return s.alive(ctx)
 }
 
-// tell passes on both families as one. The gateway is IPv4's where there is one; IPv6's is
-// found on the device by whoever routes, for a router of a bearer speaks for itself.
+// tell passes on both families as one.
 func (s *setup) tell() {
-	l := Link{Device: s.name, Gateway: s.four.Gateway, MTU: s.four.MTU}
+	l := Link{Device: s.name, Gateway: s.four.Gateway, Gateway6: s.four.Gateway6, MTU: s.four.MTU}
+	l.via(s.six.Gateway)
 	l.Addresses = slices.Concat(s.four.Addresses, s.six.Addresses)
 	l.DNS = slices.Concat(s.four.DNS, s.six.DNS)
-	if !s.four.Up() {
-		l.Gateway = s.six.Gateway
-	}
 	if s.six.MTU != 0 && (l.MTU == 0 || s.six.MTU < l.MTU) {
 		l.MTU = s.six.MTU
 	}

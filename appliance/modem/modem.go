@@ -88,7 +88,8 @@ func New(c Config, log *zap.Logger) *Modem {
 type Link struct {
 	Device    string
 	Addresses []netip.Prefix
-	Gateway   netip.Addr
+	Gateway   netip.Addr // the router of the bearer; of IPv4 where there are two
+	Gateway6  netip.Addr // that of IPv6, where Gateway is IPv4's
 	DNS       []netip.Addr
 	MTU       int
 	Err       error

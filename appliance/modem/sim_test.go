@@ -149,6 +149,7 @@ func TestSIMGetsReady(t *testing.T) {
 }
 
 func TestSIMThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		sim  modemtest.SIM

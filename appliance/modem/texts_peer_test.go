@@ -68,6 +68,7 @@ var wordings = []string{"hello", "€uro [brackets] {braces} @£$", "Серве�
 
 // What we send, gammu reads.
 func TestGammuReadsWhatWeSend(t *testing.T) {
+	t.Parallel()
 	for i, text := range wordings {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
@@ -90,6 +91,7 @@ func TestGammuReadsWhatWeSend(t *testing.T) {
 
 // What gammu sends, we read.
 func TestWeReadWhatGammuSends(t *testing.T) {
+	t.Parallel()
 	for i, text := range wordings {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()

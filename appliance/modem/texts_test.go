@@ -415,6 +415,7 @@ func TestSendFaults(t *testing.T) {
 
 // The modem vanishes after the network took the message and before it said so: unknown, and sent once.
 func TestSendUnknown(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	m, _ := receiving(t, fake)
 	until(t, m, "registration", func(s Status) bool { return s.State == Registered })
@@ -449,6 +450,7 @@ func TestSendUnknown(t *testing.T) {
 
 // A part of a long message that the network refuses is tried anew; the others are not sent twice.
 func TestSendPartRefused(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	m, _ := receiving(t, fake)
 	until(t, m, "registration", func(s Status) bool { return s.State == Registered })
@@ -465,6 +467,7 @@ func TestSendPartRefused(t *testing.T) {
 // A long message of which a part is refused, and others have gone, is not said to have failed: it would be sent, and
 // paid, again and again.
 func TestSendPartRefusedForGood(t *testing.T) {
+	t.Parallel()
 	fake := modemtest.Start(t)
 	m, _ := receiving(t, fake)
 	until(t, m, "registration", func(s Status) bool { return s.State == Registered })
