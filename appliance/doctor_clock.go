@@ -5,6 +5,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 
 	"rescuebox/appliance/admin"
@@ -59,14 +60,31 @@ func (b *box) newest() (last time.Time, what string) {
 }
 
 // clockSynced asks the kernel whether a time server disciplines the clock
-// (adjtimex(2)). A sandbox that protects the clock may forbid to ask.
+// (adjtimex(2)). A sandbox that protects the clock, as the unit's does, forbids to ask: then
+// systemd does it for us.
 func clockSynced() (synced, known bool) {
 	var t unix.Timex // mode 0: only asks
 	state, err := unix.Adjtimex(&t)
 	if err != nil {
-		_, err := os.Stat("/run/systemd/timesync/synchronized")
-		return err == nil, err == nil
+		return timedated()
 	}
 	const timeError = 5 // TIME_ERROR
 	return state != timeError && t.Status&unix.STA_UNSYNC == 0, true
+}
+
+// timedatedLimit is for a service that may have to be started first.
+const timedatedLimit = 2 * time.Second
+
+// timedated asks org.freedesktop.timedate1(5).
+func timedated() (synced, known bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), timedatedLimit)
+	defer cancel()
+	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	if err != nil {
+		return false, false
+	}
+	defer bus.Close()
+	const name = "org.freedesktop.timedate1"
+	err = bus.Object(name, "/org/freedesktop/timedate1").CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, name, "NTPSynchronized").Store(&synced)
+	return synced, err == nil
 }

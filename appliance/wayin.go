@@ -336,7 +336,13 @@ type networkClock struct {
 	mu    sync.Mutex
 	heard time.Time // by the network, at
 	at    time.Time
+
+	asked         time.Time // whether NTP has set it
+	synced, known bool
 }
+
+// clockAgain is how often the system is asked: that may be a call to another service.
+const clockAgain = time.Minute
 
 // hear takes the network's time.
 func (c *networkClock) hear(t time.Time) {
@@ -351,9 +357,12 @@ func (c *networkClock) now() (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	synced, known := clockSynced()
-	if !synced && !c.at.IsZero() {
+	if c.asked.IsZero() || now.Sub(c.asked).Abs() > clockAgain {
+		c.synced, c.known = clockSynced()
+		c.asked = now
+	}
+	if !c.synced && !c.at.IsZero() {
 		return c.heard.Add(now.Sub(c.at)), true
 	}
-	return now, synced || !known
+	return now, c.synced || !c.known
 }

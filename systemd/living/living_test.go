@@ -50,6 +50,7 @@ endpoint = [%q]
 	b.daemon()
 	reached := func() bool { return h.Command("ping", "-c", "1", "-W", "1", linktest.BranchInner).Run() == nil }
 	b.until(30*time.Second, "the hub reaches the box", reached)
+	t.Logf("VPN up: %s", b.memory())
 	must(t, w.Unplug("wan"))
 	b.until(30*time.Second, "the hub reaches the box over LTE", reached)
 
@@ -143,6 +144,10 @@ func TestPolkit(t *testing.T) {
 			t.Errorf("nobody may %s %s", c.verb, c.unit)
 		}
 	}
+	// The daemon may not ask the kernel whether the clock is right, and systemd says it.
+	if err := b.as("rescuebox", "busctl", "get-property", "org.freedesktop.timedate1", "/org/freedesktop/timedate1", "org.freedesktop.timedate1", "NTPSynchronized"); err != nil {
+		t.Error(err)
+	}
 	check := func(action string) []string {
 		return []string{"sh", "-c", `pkcheck --action-id "$0" --process $$`, action}
 	}
@@ -210,4 +215,54 @@ func lan(t *testing.T, w *linktest.World) {
 	t.Helper()
 	must(t, w.Branch.IP("link add lan0 type veth peer name lan1", "link set lan1 up", "address add 192.168.77.1/24 dev lan0", "link set lan0 up"))
 	t.Cleanup(func() { _ = w.Branch.IP("link del lan0") }) // with its namespace at the latest
+}
+
+// A modem that is not there, an uplink without an interface and a hub that is dead cost the branch
+// nothing: the daemon is ready at once, and gives addresses and files.
+func TestDeadWaysInCostNothing(t *testing.T) {
+	linktest.Need(t, "busybox", "busybox")
+	lan(t, linktest.New(t))
+	b := boot(t, map[string]string{"etc/rescuebox/rescuebox.toml": strings.Replace(site, `dhcp = "off"`, `dhcp = "full"
+range = ["192.168.77.100", "192.168.77.199"]`, 1) + `
+[[uplink]]
+name = "wan"
+interface = "gone0"
+[[uplink]]
+name = "lte"
+modem = "lte"
+[[modem]]
+name = "lte"
+port = "/dev/ttyUSB99"
+[vpn]
+address = "10.99.0.2/24"
+[[vpn.hub]]
+public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+endpoint = ["192.0.2.99:51820", "hub.example.org:51820"]
+[[text.sender]]
+number = "+79161234567"
+[[notify.text]]
+to = ["+79161234567"]
+`})
+	began := time.Now()
+	b.daemon()
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("ready after %v", took)
+	} else {
+		t.Logf("ready after %v, %s", took.Round(time.Millisecond), b.memory())
+	}
+	run(t, "busybox", "udhcpc", "-i", "lan1", "-f", "-n", "-q", "-t", "10", "-T", "1", "-s", "/bin/true")
+	answer := b.run("bash", "-c", `exec 3<>/dev/tcp/192.168.77.1/80 && printf 'GET /boot/ HTTP/1.0\r\n\r\n' >&3 && head -1 <&3`)
+	if !strings.HasPrefix(answer, "HTTP/1.") {
+		t.Errorf("HTTP: %q", answer)
+	}
+	began = time.Now()
+	b.run("systemctl", "stop", "rescueboxd.service")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("stopped after %v", took)
+	}
+}
+
+// memory is the daemon's.
+func (b *box) memory() string {
+	return b.run("sh", "-c", `grep VmRSS /proc/$(systemctl show --property=MainPID --value rescueboxd.service)/status`)
 }
