@@ -134,6 +134,36 @@ func TestModemLendsItsPort(t *testing.T) {
 	}
 }
 
+// Who resets a modem whose only port is pppd's gets it: the call ends, and comes again after. A second one who asks
+// meanwhile is told so.
+func TestResetAsksForThePortBack(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	answering(fake)
+	program := standIn(t, t.TempDir(), standInUp)
+	m, _ := start(t, fake, func(m *Modem) {
+		m.Data, m.APN, m.IPType = "ppp", "internet", "v4"
+		if err := m.prepareData(); err != nil {
+			t.Fatal(err)
+		}
+		m.data.driver.(*ppp).connect = func(ctx context.Context) (net.Conn, error) { return inProcess(ctx, program), nil }
+	})
+	m.Want(true)
+	until(t, m, "data by the port that is lent", func(s Status) bool { return s.Data.Link.Up() && s.State == Lent })
+	refused := make(chan error, 1)
+	fake.Fault("+CFUN=4", modemtest.Answer{Lines: []string{}, Times: 1, Do: func() { refused <- m.CanReset("radio") }})
+	if err := m.Reset(t.Context(), "radio"); err != nil || fake.Count("+CFUN=1") == 0 {
+		t.Errorf("%v; the radio was switched on %d times", err, fake.Count("+CFUN=1"))
+	}
+	if err := <-refused; err == nil || !strings.Contains(err.Error(), "already") {
+		t.Errorf("a second reset while one is under way: %v", err)
+	}
+	if err := m.CanReset("hammer"); err == nil || !strings.Contains(err.Error(), "attach") {
+		t.Errorf("a rung that is none: %v", err)
+	}
+	until(t, m, "data again", func(s Status) bool { return s.Data.Link.Up() && s.State == Lent })
+}
+
 // lockedShelf is a shelf for many.
 type lockedShelf struct {
 	mu sync.Mutex

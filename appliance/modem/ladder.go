@@ -14,6 +14,7 @@ const (
 	sound     fault = ""
 	gone      fault = "gone"   // no port
 	mute      fault = "mute"   // a port without an answer
+	lame      fault = "no AT"  // gone or mute, and its data bearer is up all the same
 	noSIM     fault = "no SIM" // not read, though it may be there
 	noNetwork fault = "no network"
 	noData    fault = "no data" // registered, and the bearer does not come up
@@ -24,7 +25,7 @@ const (
 // takes some 40 s, and look for a network for minutes.
 var patience = map[fault]time.Duration{
 	gone: 90 * time.Second, mute: 30 * time.Second, noSIM: 3 * time.Minute, noNetwork: 5 * time.Minute, noData: 2 * time.Minute,
-	silent: 5 * time.Minute,
+	silent: 5 * time.Minute, lame: 15 * time.Minute, // what cures it costs whoever gets in by the bearer
 }
 
 // rung is one remedy.
@@ -54,8 +55,8 @@ var rungs = []rung{
 	{name: "bearer", cures: []fault{noData, silent}, wait: 90 * time.Second, tries: 2, risk: harmless},
 	{name: "radio", cures: []fault{noSIM, noNetwork, noData, silent}, wait: 90 * time.Second, tries: 1, risk: session_},
 	{name: "restart", cures: []fault{noSIM, noNetwork, noData, silent}, wait: 3 * time.Minute, tries: 1, risk: session_},
-	{name: "usb", cures: []fault{mute, noSIM, noNetwork, noData}, wait: 3 * time.Minute, tries: 2, risk: session_},
-	{name: "power", cures: []fault{gone, mute, noSIM, noNetwork, noData}, wait: 5 * time.Minute, tries: 2, risk: power},
+	{name: "usb", cures: []fault{mute, lame, noSIM, noNetwork, noData}, wait: 3 * time.Minute, tries: 2, risk: session_},
+	{name: "power", cures: []fault{gone, mute, lame, noSIM, noNetwork, noData}, wait: 5 * time.Minute, tries: 2, risk: power},
 	{name: "reboot", cures: []fault{gone, mute, noNetwork, noData}, wait: 10 * time.Minute, tries: 1, risk: box},
 }
 

@@ -57,6 +57,7 @@ func TestLadderOrder(t *testing.T) {
 		{noData, []string{"attach", "attach", "bearer", "bearer", "radio", "restart", "usb", "usb", "power", "power", "reboot"}},
 		{noNetwork, []string{"attach", "attach", "radio", "restart", "usb", "usb", "power", "power", "reboot"}},
 		{silent, []string{"bearer", "bearer", "radio", "restart"}},
+		{lame, []string{"usb", "usb", "power", "power"}},
 		{mute, []string{"usb", "usb", "power", "power", "reboot"}},
 		{gone, []string{"power", "power", "reboot"}},
 		{noSIM, []string{"radio", "restart", "usb", "usb", "power", "power"}},

@@ -31,6 +31,11 @@ func TestNoFaultWhileDataIsUp(t *testing.T) {
 	if got := m.fault(); got != sound {
 		t.Errorf("with the bearer up: %q", got)
 	}
+	m.setState(Mute, "it does not answer")
+	if got := m.fault(); got != lame || patience[got] < 10*time.Minute {
+		t.Errorf("a mute AT port beside a bearer that is up: %q", got)
+	}
+	m.setState(Registered, "")
 	m.Deaf = func() bool { return true }
 	if got := m.fault(); got != silent {
 		t.Errorf("up, and nothing comes through: %q", got)

@@ -167,6 +167,12 @@ func (m *Modem) arrived(n network, sig Signal) {
 func (m *Modem) fault() fault {
 	s := m.Status()
 	switch s.State {
+	case Absent, Mute:
+		if m.Device != "" && m.dataUp() {
+			return lame
+		}
+	}
+	switch s.State {
 	case Absent:
 		return gone
 	case Mute:
