@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -112,6 +113,8 @@ func modemOf(m *modem.Modem) api.Modem {
 	to := api.Modem{Name: s.Name, Ready: s.State == modem.Registered || s.State == modem.Lent || s.State == modem.NoPort && s.Why == "", Why: s.Why, Port: s.Device,
 		Model: strings.TrimSpace(s.Manufacturer + " " + s.Model), Firmware: s.Firmware, IMEI: s.IMEI, ICCID: s.ICCID,
 		Operator: s.Operator, Technology: s.Technology, Network: networkOf(s), Recovery: recoveryOf(s.Recovery), Rungs: m.Rungs()}
+	texts := m.Texts()
+	to.Texts = cmp.Or(texts.Why, texts.SendError)
 	if to.Why == "" && !to.Ready {
 		to.Why = string(s.State)
 	}
@@ -152,6 +155,16 @@ func (w *wayIn) Texts(most int) ([]api.TextMessage, error) {
 		list = append(list, messageOf(t))
 	}
 	return list, nil
+}
+
+// Texting is that of admin.Modems.
+func (w *wayIn) Texting() api.Texting {
+	s := w.desk.Status()
+	to := api.Texting{Budget: s.Budget, Spent: s.Spent, Waiting: s.Waiting, Senders: []api.Sender{}}
+	for _, n := range s.Numbers {
+		to.Senders = append(to.Senders, api.Sender{Number: n.Number, May: append([]string{}, n.May...), Enrolled: n.Enrolled, Locked: n.Locked})
+	}
+	return to
 }
 
 func messageOf(t text.Text) api.TextMessage {

@@ -23,6 +23,7 @@ type Modems interface {
 	Allow(name string, bytes int64) error // 0: whatever it takes, until the billing month ends
 	Texts(max int) ([]api.TextMessage, error)
 	Send(to, text string) (api.TextMessage, error)
+	Texting() api.Texting
 	Enroll(number string) (uri string, err error)
 }
 
@@ -194,6 +195,14 @@ func (h *service) sendText(c *call) (any, error) {
 	return h.Modems.Send(m.To, m.Text)
 }
 
+// texting answers GET /v1/texts/senders.
+func (h *service) texting(*call) (any, error) {
+	if h.Modems == nil {
+		return api.Texting{Senders: []api.Sender{}}, nil
+	}
+	return h.Modems.Texting(), nil
+}
+
 // enroll answers POST /v1/texts/senders.
 func (h *service) enroll(c *call) (any, error) {
 	var e api.Enroll
@@ -222,6 +231,7 @@ func (h *service) linkRoutes() []route {
 		{method: "POST", path: "/v1/modems/{name}/allow", role: api.Operator, changes: true, do: h.allowData},
 		{method: "GET", path: "/v1/texts", role: api.Operator, do: h.listTexts},
 		{method: "POST", path: "/v1/texts", role: api.Operator, changes: true, status: http.StatusCreated, do: h.sendText},
+		{method: "GET", path: "/v1/texts/senders", role: api.Operator, do: h.texting},
 		{method: "POST", path: "/v1/texts/senders", role: api.Admin, changes: true, status: http.StatusCreated, do: h.enroll},
 	}
 }

@@ -38,7 +38,7 @@ func (f *fakeLinks) Drill(_ context.Context, uplink string, span time.Duration) 
 
 func (*fakeLinks) Modems() []api.Modem {
 	signal, resets := -71, time.Now()
-	return []api.Modem{{Name: "lte", Ready: true, Port: "/dev/ttyUSB2", Model: "EG25-G", Operator: "MegaFon", Technology: "LTE", Network: "home", Signal: &signal,
+	return []api.Modem{{Name: "lte", Ready: true, Port: "/dev/ttyUSB2", Model: "EG25-G", Operator: "MegaFon", Technology: "LTE", Network: "home", Signal: &signal, Texts: "the store is full",
 		Rungs: []string{"attach", "restart", "usb"}, Recovery: &api.Recovery{Fault: "no data", Doing: "usb", Last: "attach", Next: &resets, Count: 1, Helped: "usb", Error: "no"},
 		Data: &api.ModemData{Up: true, Interface: "wwan0", Addresses: []string{"10.64.0.5/32"}, Used: 5 << 20, Quota: 5 << 30, Resets: &resets}}}
 }
@@ -58,6 +58,10 @@ func (*fakeLinks) Texts(int) ([]api.TextMessage, error) {
 
 func (*fakeLinks) Send(to, text string) (api.TextMessage, error) {
 	return api.TextMessage{ID: "2", Number: to, Sent: true, Time: time.Now(), State: "waiting", Text: text}, nil
+}
+
+func (*fakeLinks) Texting() api.Texting {
+	return api.Texting{Budget: 50, Spent: 3, Waiting: 1, Senders: []api.Sender{{Number: "+79161234567", May: []string{"status"}, Enrolled: true, Locked: true}}}
 }
 
 func (*fakeLinks) Enroll(number string) (string, error) {

@@ -206,7 +206,7 @@ func TestDocumentTypes(t *testing.T) {
 		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.Relays{}, api.PowerState{}, api.PowerAction{}, api.PowerDone{}, api.BMCAudit{}, api.BMCFinding{}, api.BMCTrust{}, api.ConsoleNotice{}, api.Notifications{},
 		api.NotifyTarget{}, api.Notification{}, api.Delivery{}, api.TestNotification{}, api.File{}, api.Image{}, api.Windows{}, api.Library{},
 		api.Verified{}, api.Finding{}, api.Diagnosis{}, api.Token{}, api.CreateToken{}, api.NewToken{}, api.AuditEntry{},
-		api.Link{}, api.Uplink{}, api.VPN{}, api.LinkAction{}, api.LinkDrill{}, api.LinkReport{}, api.Modem{}, api.ModemData{}, api.Recovery{}, api.ModemReset{}, api.ModemAllow{}, api.TextMessage{}, api.NewTextMessage{}, api.Enroll{}, api.Enrolled{}}
+		api.Link{}, api.Uplink{}, api.VPN{}, api.LinkAction{}, api.LinkDrill{}, api.LinkReport{}, api.Modem{}, api.ModemData{}, api.Recovery{}, api.ModemReset{}, api.ModemAllow{}, api.TextMessage{}, api.NewTextMessage{}, api.Texting{}, api.Sender{}, api.Enroll{}, api.Enrolled{}}
 	for _, v := range types {
 		name := reflect.TypeOf(v).Name()
 		s, ok := d.Components.Schemas[name]
@@ -384,6 +384,7 @@ func TestDocumentAnswers(t *testing.T) {
 		{"GET /v1/texts", "/v1/texts?max=0", "", 400},
 		{"POST /v1/texts", "", `{"to":"+79161234567","text":"hello"}`, 201},
 		{"POST /v1/texts", "", `{"to":"+79161234567"}`, 400},
+		{"GET /v1/texts/senders", "", "", 200},
 		{"POST /v1/texts/senders", "", `{"number":"+79161234567"}`, 201},
 		{"POST /v1/texts/senders", "", `{"number":"+79161234568"}`, 409},
 		{"GET /v1/audit", "", "", 200},

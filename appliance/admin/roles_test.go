@@ -56,6 +56,7 @@ var who = map[string]api.Role{
 	"POST /v1/modems/{name}/allow":        api.Operator, // costs money
 	"GET /v1/texts":                       api.Operator, // what people write
 	"POST /v1/texts":                      api.Operator, // costs money
+	"GET /v1/texts/senders":               api.Operator, // whose number orders what
 	"POST /v1/texts/senders":              api.Admin,    // shows a secret
 }
 

@@ -90,6 +90,11 @@ func (*testLinks) Send(to, text string) (api.TextMessage, error) {
 
 const testURI = "otpauth://hotp/rescuebox%20kazan-2:+79161234567?algorithm=SHA256&counter=0&digits=8&issuer=rescuebox&secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 
+func (*testLinks) Texting() api.Texting {
+	return api.Texting{Budget: 50, Spent: 3, Senders: []api.Sender{{Number: "+79161234567", May: []string{"status", "boot srv01"}, Enrolled: true, Locked: true},
+		{Number: "+79161234568", May: []string{"status"}}}}
+}
+
 func (*testLinks) Enroll(number string) (string, error) {
 	if number != "+79161234567" {
 		return "", &boot.Refusal{Reason: number + " may not command the box", Hint: "add [[text.sender]] to the file of the site"}

@@ -18,7 +18,7 @@ import (
 func (c *cli) modemCommand() *cobra.Command {
 	return group("modem", "The box's modems and text messages", "  rescuebox modem status",
 		c.modemStatus(), c.modemReset(), c.modemAllow(), c.modemEnroll(),
-		group("sms", "Text messages", "  rescuebox modem sms list", c.smsList(), c.smsSend()))
+		group("sms", "Text messages", "  rescuebox modem sms list", c.smsList(), c.smsSend(), c.smsStatus()))
 }
 
 func (c *cli) modemStatus() *cobra.Command {
@@ -90,6 +90,7 @@ func modemLines(m api.Modem) [][2]string {
 	}
 	add("IMEI", m.IMEI)
 	add("ICCID", m.ICCID)
+	add("texts", m.Texts)
 	if d := m.Data; d != nil {
 		add("data", dataLine(*d))
 		add("volume", volumeLine(*d))
@@ -313,4 +314,43 @@ func (c *cli) smsSend() *cobra.Command {
 			})
 		}),
 	}
+}
+
+func (c *cli) smsStatus() *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		Short:   "The budget for text messages, and who commands the box by them",
+		Example: "  rescuebox modem sms status",
+		Args:    cobra.NoArgs,
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, _ []string) error {
+			t, err := client.Texting(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.show(t, func(w io.Writer) error { return printTexting(w, t) })
+		}),
+	}
+}
+
+func printTexting(w io.Writer, t api.Texting) error {
+	if err := fields(w, [][2]string{{"budget", fmt.Sprintf("%d of %d messages sent in 24 hours", t.Spent, t.Budget)}, {"waiting", fmt.Sprint(t.Waiting)}}); err != nil {
+		return err
+	}
+	if len(t.Senders) == 0 {
+		_, err := fmt.Fprintln(w, "nobody commands the box by text message: [[text.sender]] in the file of the site names who may")
+		return err
+	}
+	fmt.Fprintln(w)
+	var rows [][]string
+	for _, s := range t.Senders {
+		state := "enrolled"
+		switch {
+		case !s.Enrolled:
+			state = "no secret: rescuebox modem enroll " + s.Number
+		case s.Locked:
+			state = "wrong codes came: for an hour two codes in a row count"
+		}
+		rows = append(rows, []string{s.Number, strings.Join(s.May, ", "), state})
+	}
+	return table(w, []string{"NUMBER", "MAY", "STATE"}, rows)
 }

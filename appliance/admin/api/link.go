@@ -92,6 +92,7 @@ type Modem struct {
 	Signal     *int       `json:"signal,omitempty"`     // dBm
 	Recovery   *Recovery  `json:"recovery,omitempty"`   // while something is wrong
 	Rungs      []string   `json:"rungs,omitempty"`      // what can be done to it, the harmless ones first
+	Texts      string     `json:"texts,omitempty"`      // why text messages do not come, or the last one did not go
 	Data       *ModemData `json:"data,omitempty"`
 }
 
@@ -137,6 +138,22 @@ type TextMessage struct {
 	State  string    `json:"state"` // of those sent: waiting, sent, failed, unknown; else taken, refused, ignored
 	Text   string    `json:"text"`  // without codes
 	Why    string    `json:"why,omitempty"`
+}
+
+// Texting is how text messages go, and who commands the box by them.
+type Texting struct {
+	Budget  int      `json:"budget"`  // messages that are sent in 24 hours
+	Spent   int      `json:"spent"`   // of it
+	Waiting int      `json:"waiting"` // messages to be sent
+	Senders []Sender `json:"senders"`
+}
+
+// Sender is a number that commands the box.
+type Sender struct {
+	Number   string   `json:"number"`
+	May      []string `json:"may"`
+	Enrolled bool     `json:"enrolled"` // it has a secret
+	Locked   bool     `json:"locked"`   // wrong codes came: for an hour it takes two codes in a row
 }
 
 // NewTextMessage asks to send one.
@@ -195,6 +212,11 @@ func (c *Client) AllowData(ctx context.Context, name string, bytes int64) (Modem
 // TextMessages lists text messages, newest first.
 func (c *Client) TextMessages(ctx context.Context, max int) ([]TextMessage, error) {
 	return get[[]TextMessage](ctx, c, "/v1/texts"+query("max", strconv.Itoa(max)))
+}
+
+// Texting asks how text messages go, and who commands the box by them.
+func (c *Client) Texting(ctx context.Context) (Texting, error) {
+	return get[Texting](ctx, c, "/v1/texts/senders")
 }
 
 // SendText sends a text message; it is on disk when this returns, and goes out after.
