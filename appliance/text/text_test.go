@@ -365,9 +365,10 @@ func TestSilence(t *testing.T) {
 func TestForm(t *testing.T) {
 	w := newWorld(t, "all")
 	for what, change := range map[string]func(*Message){
-		"one plain message":   func(m *Message) { m.Parts = 2 },
-		"one plain":           func(m *Message) { m.Class0 = true },
-		"took 2h0m0s to come": func(m *Message) { m.Time = m.Time.Add(-2 * time.Hour) },
+		"one plain message":      func(m *Message) { m.Parts = 2 },
+		"one plain":              func(m *Message) { m.Class0 = true },
+		"at most 160 characters": func(m *Message) { m.Text = strings.Repeat("x", 150) + " " + m.Text }, // parts that somebody else joined
+		"took 2h0m0s to come":    func(m *Message) { m.Time = m.Time.Add(-2 * time.Hour) },
 	} {
 		w := newWorld(t, "all")
 		m := w.message("vpn up " + w.code())
