@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -198,8 +199,28 @@ func textOf(p properties) Text {
 	return t
 }
 
-// send sends a message. A time-out leaves open whether it went out.
-func (g *managed) send(ctx context.Context, number, text string) (SendResult, error) {
+// validity is how long the network shall try (MMSmsValidityType and, of a relative one, minutes).
+type validity struct {
+	Type  uint32
+	Value dbus.Variant
+}
+
+const mmRelative = 1
+
+// isOpen reports whether an error of ModemManager's, or of the bus, leaves open what became of a message.
+func isOpen(err error) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && slices.ContainsFunc([]string{"Timeout", "Aborted", "Cancelled", "NoReply", "Disconnected", "UnknownObject", "ServiceUnknown", "Serial.SendFailed"},
+		func(end string) bool { return strings.HasSuffix(e.Name, end) })
+}
+
+// send sends a message. A time-out, of ours or of ModemManager's, leaves open whether it went out; and so does any
+// failure of a long one, whose first parts may have gone.
+func (g *managed) send(ctx context.Context, number, text string, valid time.Duration) (SendResult, error) {
+	parts, err := encode(number, text, "", valid, 0) // ModemManager makes its own
+	if err != nil {
+		return TextFailed, err
+	}
 	m, err := g.open(ctx)
 	if err != nil {
 		return TextFailed, err
@@ -211,6 +232,9 @@ func (g *managed) send(ctx context.Context, number, text string) (SendResult, er
 	}
 	var at dbus.ObjectPath
 	wish := map[string]dbus.Variant{"number": dbus.MakeVariant(number), "text": dbus.MakeVariant(text)}
+	if valid > 0 {
+		wish["validity"] = dbus.MakeVariant(validity{mmRelative, dbus.MakeVariant(uint32(max(valid, 5*time.Minute) / time.Minute))})
+	}
 	if err := m.call(ctx, busTimeout, modem, mmMessaging+".Create", wish).Store(&at); err != nil {
 		return TextFailed, fmt.Errorf("make a text message: %w", busReason(err))
 	}
@@ -218,7 +242,7 @@ func (g *managed) send(ctx context.Context, number, text string) (SendResult, er
 	switch err := m.call(ctx, connectTimeout, at, mmSMS+".Send").Err; {
 	case err == nil:
 		return TextSent, nil
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, dbus.ErrClosed):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, dbus.ErrClosed), isOpen(err), len(parts) > 1:
 		return TextUnknown, fmt.Errorf("send a text message: %w", busReason(err))
 	default:
 		return TextFailed, fmt.Errorf("send a text message: %w", busReason(err))

@@ -119,17 +119,28 @@ func TestRealModemManager(t *testing.T) {
 	}
 	mu.Unlock()
 
-	if result, err := mm.send(t.Context(), "+79160000000", "Привет #01#1#"); result != TextSent || err != nil {
+	if result, err := mm.send(t.Context(), "+79160000000", "Привет #01#1#", 5*time.Minute); result != TextSent || err != nil {
 		t.Errorf("sent: %v, %v", result, err)
 	}
 	if sent := fake.Sent(); len(sent) != 1 || sent[0].Text != "Привет #01#1#" || sent[0].Number != "+79160000000" {
 		t.Errorf("the network got %+v", sent)
 	}
 	fake.Fault("+CMGS", modemtest.Answer{Result: "+CMS ERROR: 38"})
-	if result, err := mm.send(t.Context(), "+79160000000", "x"); result != TextFailed || err == nil {
+	if result, err := mm.send(t.Context(), "+79160000000", "x", 0); result != TextFailed || err == nil {
 		t.Errorf("refused: %v, %v", result, err)
 	}
+	if result, err := mm.send(t.Context(), "+79160000000", strings.Repeat("long ", 40), 0); result != TextUnknown || err == nil {
+		t.Errorf("a long one refused, of which a part may have gone: %v, %v", result, err)
+	}
 	fake.Heal("+CMGS")
+	fake.Fault("+CMGS", modemtest.Answer{Result: "+CMS ERROR: 332"})
+	if result, err := mm.send(t.Context(), "+79160000000", "x", 0); result != TextUnknown || err == nil {
+		t.Errorf("the network's time-out: %v, %v", result, err)
+	}
+	fake.Heal("+CMGS")
+	if result, err := mm.send(t.Context(), "nobody", "x", 0); result != TextFailed || err == nil {
+		t.Errorf("no number: %v, %v", result, err)
+	}
 
 	if err := fake.Deliver("+79161112233", "boot srv01 dart 12345678"); err != nil {
 		t.Fatal(err)

@@ -44,7 +44,7 @@ func (m *Modem) Send(ctx context.Context, number, text string, valid time.Durati
 	var result SendResult
 	var err error
 	if g := m.owner(); g != nil {
-		result, err = g.send(ctx, number, text)
+		result, err = g.send(ctx, number, text, valid)
 	} else {
 		result, err = m.sendParts(ctx, number, text, valid)
 	}
