@@ -226,6 +226,7 @@ func TestAsk(t *testing.T) {
 	if s := <-w.out; s != (sent{outlet, "#07#"}) {
 		t.Errorf("%+v went out", s)
 	}
+	w.Received(Message{From: outlet, Time: time.Now(), Text: "Power socket OFF"}) // a name that looks like its number
 	for i := range 20 {
 		heard(outlet, fmt.Sprintf("Power socket ON\r\n%d", i))
 	}
