@@ -3,9 +3,13 @@ package living
 import (
 	"bufio"
 	"fmt"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -265,4 +269,37 @@ to = ["+79161234567"]
 // memory is the daemon's.
 func (b *box) memory() string {
 	return b.run("sh", "-c", `grep VmRSS /proc/$(systemctl show --property=MainPID --value rescueboxd.service)/status`)
+}
+
+// From within the sandbox a unit of the admin's is started as root, and the box rebooted.
+func TestUnitsAndRebootFromTheSandbox(t *testing.T) {
+	linktest.New(t)
+	daemon, err := os.ReadFile("../rescueboxd.service")
+	must(t, err)
+	within := func(command string) string {
+		text := strings.NewReplacer("Type=notify", "Type=oneshot", "Restart=always", "", "WatchdogSec=30s", "", "NotifyAccess=main", "").Replace(string(daemon))
+		return regexp.MustCompile(`(?m)^ExecStart=.*$`).ReplaceAllString(text, "ExecStart="+command)
+	}
+	b := boot(t, map[string]string{
+		"etc/rescuebox/rescuebox.toml":                         site,
+		"usr/lib/systemd/system/rescuebox-power-modem.service": oneshot("id -u >/run/trial/power"),
+		"usr/lib/systemd/system/within-power.service":          within("/usr/bin/systemctl start rescuebox-power-modem.service"),
+		"usr/lib/systemd/system/within-victim.service":         within("/usr/bin/systemctl stop dbus.service"),
+		"usr/lib/systemd/system/within-reboot.service":         within("/usr/bin/systemctl reboot"),
+	})
+	b.run("systemctl", "start", "within-power.service")
+	if got := b.run("cat", "/run/trial/power"); got != "0" {
+		t.Errorf("the unit runs as user %s", got)
+	}
+	if b.try("systemctl", "start", "within-victim.service") == nil {
+		t.Error("the sandbox may stop another service")
+	}
+	b.try("systemctl", "start", "within-reboot.service") // it may end before it answers
+	b.until(60*time.Second, "the box is rebooting", func() bool { return syscall.Kill(b.number(), 0) != nil })
+}
+
+func (b *box) number() int {
+	n, err := strconv.Atoi(b.pid)
+	must(b.T, err)
+	return n
 }
