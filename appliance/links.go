@@ -171,6 +171,8 @@ func messageOf(t text.Text) api.TextMessage {
 	to := api.TextMessage{ID: t.ID, Number: t.Number, Sent: t.State != text.Received, Time: t.Time, State: string(t.State), Text: t.Text, Why: t.Error}
 	switch {
 	case to.Sent:
+	case t.Error == text.Stranger:
+		to.State = "ignored"
 	case t.Error != "":
 		to.State = "refused"
 	default:

@@ -187,6 +187,9 @@ type stranger struct {
 	logged time.Time
 }
 
+// Stranger is the error of messages from numbers that are not in the file: those that nobody hears of.
+const Stranger = "not in the file"
+
 // logEvery bounds what strangers can write into the log.
 const logEvery = time.Minute
 
@@ -199,7 +202,7 @@ func (d *Desk) strangerLocked(m Message) {
 		d.log().Info("text messages from numbers that are not in the file", zap.Int("count", d.strange.count))
 		d.strange = stranger{logged: now}
 	}
-	d.keepLocked(m, "not in the file")
+	d.keepLocked(m, Stranger)
 }
 
 // code is what may be one.
