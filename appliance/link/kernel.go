@@ -76,6 +76,12 @@ func look(u Uplink, b BearerState, last sight) sight {
 	return s
 }
 
+// carrier reports that a device is there and has its carrier.
+func carrier(device string) bool {
+	l, err := netlink.LinkByName(device)
+	return err == nil && l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
+}
+
 // addressesOf are a device's addresses that can reach the Internet.
 func addressesOf(l netlink.Link) (list []netip.Prefix) {
 	addrs, _ := netlink.AddrList(l, netlink.FAMILY_ALL) // none, if the device goes just now

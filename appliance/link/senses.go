@@ -33,6 +33,24 @@ func (w *Watch) see(now time.Time) {
 	w.leads = w.world.leads()
 }
 
+// glance looks at an uplink's carrier, beside the loop, while the tunnel is silent by it: the kernel tells of changes
+// when it comes to it, and no more than once a second of most devices (its net/core/link_watch.c). The flag itself
+// is there at once.
+func (w *Watch) glance(uplink int) {
+	w.mu.Lock()
+	s := w.sights[uplink]
+	w.mu.Unlock()
+	if !s.carrier || w.c.Uplinks[uplink].Metered || !w.glancing.CompareAndSwap(false, true) {
+		return
+	}
+	w.rounds.Go(func() {
+		defer w.glancing.Store(false)
+		if !w.world.carrier(s.device) {
+			w.look()
+		}
+	})
+}
+
 // listen asks the tunnel by which uplink it heard its hub. A time that the clock's setting made odd
 // counts as now: it is new, that is what matters.
 func (w *Watch) listen(now time.Time) {
@@ -70,6 +88,7 @@ type kernel struct{}
 
 func (kernel) look(u Uplink, b BearerState, last sight) sight { return look(u, b, last) }
 func (kernel) leads() [2]int                                  { return leads() }
+func (kernel) carrier(device string) bool                     { return carrier(device) }
 func (kernel) ask(ctx context.Context, by path, p Probe) error {
 	return by.ask(ctx, p)
 }

@@ -38,6 +38,7 @@ type Watch struct {
 	plumb    *plumber
 	trouble  []string
 	drilling bool
+	glancing atomic.Bool
 	drill    *Report
 	shown    time.Time // in the metrics
 
@@ -50,6 +51,7 @@ type Watch struct {
 type world interface {
 	look(u Uplink, b BearerState, last sight) sight
 	leads() [2]int
+	carrier(device string) bool
 	pinger(device string, v6 bool) (echoer, error)
 	ask(ctx context.Context, by path, p Probe) error
 }
@@ -293,6 +295,7 @@ func (w *Watch) act(ctx context.Context, a action, hub netip.Addr) {
 		}
 	case doPing:
 		w.inner.send(w, hub)
+		w.glance(a.uplink)
 	case doAsk:
 		w.round(ctx, a)
 	case doWant:

@@ -69,6 +69,12 @@ func (l *lab) look(u Uplink, _ BearerState, _ sight) sight {
 
 func (l *lab) leads() [2]int { return [2]int{} }
 
+func (l *lab) carrier(device string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.gone[device[:3]]
+}
+
 func (l *lab) ask(ctx context.Context, by path, _ Probe) error {
 	l.mu.Lock()
 	uplink := by.device[:3]
@@ -191,6 +197,33 @@ func TestLoop(t *testing.T) {
 	})
 }
 
+// A carrier that is lost is seen within the time between two probes, even if the kernel does not come to telling it.
+func TestCarrierUntold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		w, stop := l.start(t, nil, nil)
+		for phase := range 10 {
+			time.Sleep(30*time.Second + time.Duration(phase)*5*time.Millisecond)
+			synctest.Wait()
+			if s := w.Status(); s.Active != "wan" {
+				t.Fatalf("%+v", s)
+			}
+			l.set(l.gone, "wan", true)
+			l.set(l.dead, "wan", true)
+			time.Sleep(52 * time.Millisecond)
+			synctest.Wait()
+			if s := w.Status(); s.Active != "lte" || s.Uplinks[0].Health != Absent {
+				t.Errorf("phase %d: %s is active, wan is %s", phase, s.Active, s.Uplinks[0].Health)
+			}
+			l.set(l.gone, "wan", false)
+			l.set(l.dead, "wan", false)
+			must(t, w.Restore("wan")) // it need not wait
+			w.look()
+		}
+		stop()
+	})
+}
+
 // A failure for a time ends then, also where the daemon restarts meanwhile, or is down as it ends; a clock that is
 // wrong after the start does not make it longer.
 func TestFailForATime(t *testing.T) {
@@ -302,6 +335,7 @@ type answering map[string]error
 
 func (answering) look(Uplink, BearerState, sight) sight          { return sight{} }
 func (answering) leads() [2]int                                  { return [2]int{} }
+func (answering) carrier(string) bool                            { return true }
 func (answering) pinger(string, bool) (echoer, error)            { return nil, errSilent }
 func (a answering) ask(_ context.Context, _ path, p Probe) error { return a[p.Host] }
 
