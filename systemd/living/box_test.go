@@ -117,9 +117,8 @@ func start(t *testing.T, dir string) string {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // unshare, and with it all that it started
 		<-ended
-		time.Sleep(100 * time.Millisecond) // the kernel takes its time to empty the groups
 		for _, root := range []string{"/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-			_ = exec.Command("find", fmt.Sprintf("%s/rescuebox-unit-%d", root, cmd.Process.Pid), "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run()
+			remove(fmt.Sprintf("%s/rescuebox-unit-%d", root, cmd.Process.Pid))
 		}
 	})
 	children := fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid)
@@ -138,6 +137,17 @@ func start(t *testing.T, dir string) string {
 	}
 	t.Fatal("systemd is not there after 30 s")
 	return ""
+}
+
+// remove takes control groups away; the kernel takes its time to empty them.
+func remove(group string) {
+	for range 100 {
+		if _, err := os.Stat(group); err != nil {
+			return
+		}
+		_ = exec.Command("find", group, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+").Run() // not yet: tried again
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // command is one inside.
