@@ -61,8 +61,12 @@ func (t *Tunnel) watchExternal(ctx context.Context, ready func()) error {
 		case <-ctx.Done():
 			starter.wg.Wait()
 			return nil
-		case u := <-links:
-			if u.Link == nil || u.Attrs().Name != t.cfg.External {
+		case u, ok := <-links:
+			if !ok {
+				links = nil // there was more news than the socket holds: the ticker looks all the same
+				continue
+			}
+			if u.Attrs().Name != t.cfg.External {
 				continue
 			}
 		case <-ticker.C:

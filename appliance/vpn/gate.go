@@ -9,7 +9,7 @@ import (
 // has no bound for them on this system: its queues would hold hundreds of megabytes under
 // load. So what enters is held back at the edges, in each direction, until enough has left.
 const (
-	gateLimit = 128 // packets inside
+	gateLimit = 64 // packets inside
 	// What WireGuard drops inside never leaves at the other edge: copies while packets are
 	// doubled, packets for nobody. So whoever waits gives up after a moment in which nothing
 	// left, and the count begins anew. Without a session packets only pile up; then a moment
@@ -21,7 +21,8 @@ const (
 // gate counts packets on their way through the process, in one direction.
 type gate struct {
 	inside atomic.Int64
-	left   chan struct{} // told when packets leave
+	moved  atomic.Pointer[time.Time] // when packets entered or left last
+	left   chan struct{}             // told when packets leave
 }
 
 func newGate() *gate { return &gate{left: make(chan struct{}, 1)} }
@@ -29,6 +30,10 @@ func newGate() *gate { return &gate{left: make(chan struct{}, 1)} }
 // wait waits until packets may enter; not longer than the moment after the last one left.
 func (g *gate) wait(moment time.Duration, quit <-chan struct{}) {
 	if g.inside.Load() < gateLimit {
+		return
+	}
+	if last := g.moved.Load(); last != nil && time.Since(*last) > moment {
+		g.inside.Store(0) // dropped one by one, long ago: nobody has to wait for that
 		return
 	}
 	timer := time.NewTimer(moment)
@@ -45,9 +50,18 @@ func (g *gate) wait(moment time.Duration, quit <-chan struct{}) {
 	}
 }
 
-func (g *gate) enter(n int) { g.inside.Add(int64(n)) }
+func (g *gate) enter(n int) {
+	g.move()
+	g.inside.Add(int64(n))
+}
+
+func (g *gate) move() {
+	now := time.Now()
+	g.moved.Store(&now)
+}
 
 func (g *gate) leave(n int) {
+	g.move()
 	if g.inside.Add(-int64(n)) < 0 {
 		g.inside.Store(0) // it had given up on them
 	}

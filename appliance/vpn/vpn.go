@@ -49,7 +49,7 @@ type Config struct {
 type Uplink struct {
 	Name    string
 	Device  string       // "" until its bearer is up
-	Metered bool         // each byte costs: only the tunnel comes in by it, and a dead hub is called less often
+	Metered bool         // each byte costs: a dead hub is called less often
 	Table   int          // its own routing table (package link), for Kernel
 	DNS     []netip.Addr // its name servers; empty takes the system's
 }

@@ -1,0 +1,41 @@
+package vpn
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A gate holds back what would be too many at once, until others left, or were lost inside; what was lost one by one
+// over a day holds nobody back.
+func TestGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, quit := newGate(), make(chan struct{})
+		waits := func(what string, want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			if g.wait(gateMoment, quit); time.Since(began) != want {
+				t.Errorf("%s: waited %v, want %v", what, time.Since(began), want)
+			}
+		}
+		for range gateLimit {
+			waits("while there is room", 0)
+			g.enter(1)
+		}
+		go func() {
+			time.Sleep(gateMoment / 2)
+			g.leave(1)
+		}()
+		waits("until one leaves", gateMoment/2)
+		g.enter(1)
+		waits("until all count as lost", gateMoment)
+		for range 3 * gateLimit {
+			time.Sleep(time.Minute)
+			waits("after one was lost each minute", 0)
+			g.enter(1)
+		}
+		g.enter(gateLimit)
+		close(quit)
+		waits("at the end", 0)
+	})
+}
