@@ -2,6 +2,7 @@ package modem
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -107,7 +108,7 @@ func TestChaos(t *testing.T) {
 func TestLend(t *testing.T) {
 	t.Parallel()
 	fake := modemtest.Start(t)
-	m, _ := start(t, fake, nil)
+	m, _ := start(t, fake, func(m *Modem) { m.Data = "ppp" })
 	until(t, m, "registration", registered)
 	err := m.lend(t.Context(), func(device string) error {
 		if s := m.Status(); s.State != Lent {
@@ -128,4 +129,10 @@ func TestLend(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, m, "the way back", func(s Status) bool { _, err := m.session(); return registered(s) && err == nil })
+	// A call that was waiting for the port is not made in a foreign network, where nobody could see the bill grow.
+	fake.Register(modemtest.Roaming, 7)
+	until(t, m, "roaming", func(s Status) bool { return s.Roaming })
+	if err := m.lend(t.Context(), func(string) error { return nil }); !errors.Is(err, errRoaming) {
+		t.Errorf("the port was lent for a call in a foreign network: %v", err)
+	}
 }

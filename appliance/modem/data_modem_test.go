@@ -153,7 +153,7 @@ func TestResetAsksForThePortBack(t *testing.T) {
 	refused := make(chan error, 1)
 	fake.Fault("+CFUN=4", modemtest.Answer{Lines: []string{}, Times: 1, Do: func() { refused <- m.CanReset("radio") }})
 	if err := m.Reset(t.Context(), "radio"); err != nil || fake.Count("+CFUN=1") == 0 {
-		t.Errorf("%v; the radio was switched on %d times", err, fake.Count("+CFUN=1"))
+		t.Fatalf("%v; the radio was switched on %d times", err, fake.Count("+CFUN=1"))
 	}
 	if err := <-refused; err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("a second reset while one is under way: %v", err)

@@ -279,6 +279,11 @@ func (m *Modem) lend(ctx context.Context, use func(device string) error) error {
 	}
 	select {
 	case device := <-l.granted:
+		// What the last look found out, in the meantime, holds until the port is back: a call may have ended because the
+		// modem went into a foreign network.
+		if err := m.mayDial(); err != nil && !passing(err) {
+			return err
+		}
 		return use(device)
 	case <-ctx.Done():
 		return ctx.Err()

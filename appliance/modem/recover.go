@@ -214,16 +214,15 @@ func (m *Modem) says(ctx context.Context, timeout time.Duration, cmds ...string)
 func (m *Modem) sessionBack(ctx context.Context) *session {
 	ctx, cancel := context.WithTimeout(ctx, lentPatience)
 	defer cancel()
-	if m.openSession() == nil && m.state() == Lent {
-		m.Redial()
-	}
 	for {
 		moved := m.change()
 		if s := m.openSession(); s != nil || m.state() != Lent {
 			return s
 		}
+		m.Redial() // again and again: a bearer that comes up just now takes the first one for done
 		select {
 		case <-moved:
+		case <-time.After(5 * time.Second):
 		case <-ctx.Done():
 			return nil
 		}

@@ -34,7 +34,13 @@ func openTTY(path string, speed int) (port, error) {
 // makeRaw takes the tty for us alone and makes it a plain pipe of bytes.
 func makeRaw(fd, speed int) error {
 	// The lock tells programs that ask (ModemManager, picocom) and keeps us off theirs; TIOCEXCL stops the rest.
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A process that we start just now holds what we had open until it is the other program: hence more than one try.
+	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	for tries := 0; errors.Is(err, unix.EWOULDBLOCK) && tries < 10; tries++ {
+		time.Sleep(20 * time.Millisecond)
+		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		return err
 	}
 	t, err := unix.IoctlGetTermios(fd, unix.TCGETS2)

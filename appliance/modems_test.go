@@ -1,0 +1,53 @@
+package appliance
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"rescuebox/appliance/modem"
+)
+
+// What is asked of a modem by its name is refused with a reason, or done.
+func TestModemByItsName(t *testing.T) {
+	sim := modem.New(modem.Config{Name: "stick", Device: "/nowhere/modem", Data: "ppp", Quota: 1e6}, zap.NewNop())
+	router := modem.New(modem.Config{Name: "router", Data: "netdev", NetDevice: "rbnone0", Quota: 1e6}, zap.NewNop())
+	free := modem.New(modem.Config{Name: "free", Data: "none", Device: "/nowhere/other"}, zap.NewNop())
+	w := &wayIn{modems: []*modem.Modem{sim, router, free}}
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{w.Allow("lte", 0), "no modem is called"},
+		{w.Allow("free", 0), "has no quota"},
+		{w.Allow("stick", 0), "does not know its SIM yet"},
+		{w.Reset("lte", ""), "no modem is called"},
+		{w.Reset("stick", "hammer"), "there are attach, bearer, radio, restart, usb"},
+		{w.Reset("free", "reboot"), "cannot be reset by"},
+	} {
+		if c.err == nil || !strings.Contains(c.err.Error(), c.want) {
+			t.Errorf("%v, want %q", c.err, c.want)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() { _ = router.Run(ctx, func() {}) })
+	for end := time.Now().Add(30 * time.Second); w.Allow("router", 500) != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("its volume is never known: %v", w.Allow("router", 500))
+		}
+	}
+	list := w.Modems()
+	if got := list[1].Data.Quota; got != 1e6+500 {
+		t.Errorf("the quota is %d", got)
+	}
+	if err := w.Allow("router", 0); err != nil || w.Modems()[1].Data.Quota != 0 {
+		t.Errorf("%v; the quota is %d", err, w.Modems()[1].Data.Quota)
+	}
+}
