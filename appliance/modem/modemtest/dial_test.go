@@ -31,7 +31,7 @@ func expect(t *testing.T, f *os.File, r *bufio.Reader, word string) {
 	t.Helper()
 	timer := time.AfterFunc(time.Minute, func() { f.Close() })
 	defer timer.Stop()
-	for {
+	for word != "" {
 		line, err := r.ReadString('\n')
 		if err != nil {
 			t.Fatalf("waits for %q: %v", word, err)
@@ -73,6 +73,48 @@ func TestCallEndsWithTheCaller(t *testing.T) {
 		f.Close()
 		fake.Wait(t, "the end of the call", func() bool { return !fake.InCall() })
 	}
+}
+
+// The escape leads from a data call back to commands: three pluses with a silence on both sides, else they are data
+// like any other. Then ATO goes on with the call, and ATH ends it.
+func TestEscape(t *testing.T) {
+	fake := modemtest.Start(t)
+	fake.Guard = 300 * time.Millisecond
+	fake.Dial = modemtest.Program("sh", "-c", `exec <"$0" >"$0"; echo welcome; while read -r line; do echo "got $line"; done`, modemtest.TTY)
+	f, r := call(t, fake)
+	expect(t, f, r, "welcome")
+	say := func(text, answer string) {
+		t.Helper()
+		if _, err := f.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, f, r, answer)
+	}
+	silence := func() { time.Sleep(4 * fake.Guard) }
+	say("hello\n", "got hello")
+	say("+++\n", "got +++") // no silence before
+	silence()
+	say("+++AT+CSQ\r\n", "got +++AT+CSQ") // none behind
+	silence()
+	say("++", "") // half of it is data after a while
+	silence()
+	say("here\n", "got ++here")
+	if n := fake.Count("+++"); n != 0 {
+		t.Errorf("the modem took %d escapes where there was none", n)
+	}
+	silence()
+	say("+++", "OK")
+	if !fake.InCall() {
+		t.Error("the escape alone ended the call")
+	}
+	say("AT+CSQ\r", "+CSQ: 20")
+	say("ATO\r", "CONNECT")
+	say("again\n", "got again")
+	silence()
+	say("+++", "OK")
+	say("ATH\r", "OK")
+	fake.Wait(t, "the end of the call", func() bool { return !fake.InCall() })
+	say("AT+CSQ\r", "+CSQ: 20")
 }
 
 func TestNoCarrier(t *testing.T) {

@@ -101,7 +101,7 @@ func (m *Modem) raw(b []byte) {
 	m.mu.Lock()
 	var ports []*port
 	for p := range m.ports {
-		if !p.call.Load() {
+		if p.call.Load() == nil {
 			ports = append(ports, p)
 		}
 	}

@@ -52,6 +52,7 @@ type Modem struct {
 	Capacity                      int           // of the message store
 	BootTime                      time.Duration // from power-on to a ready SIM
 	Cooked                        bool          // the pty is left as the kernel makes it
+	Guard                         time.Duration // the silence around "+++" in a data call (S12)
 	// Dial is the network's side of a data call: it has the line from CONNECT until it returns. nil: NO CARRIER.
 	Dial func(line io.ReadWriter)
 
@@ -88,7 +89,7 @@ type Modem struct {
 func New() *Modem {
 	return &Modem{
 		Manufacturer: "Fake", Model: "F1", Firmware: "1.0", IMEI: "490154203237518", ICCID: "8970199000000000017", IMSI: "250011234567890",
-		Number: "+79160000001", Operator: "Testnet", PLMN: "25001", PIN: "1234", PUK: "12345678", Capacity: 20,
+		Number: "+79160000001", Operator: "Testnet", PLMN: "25001", PIN: "1234", PUK: "12345678", Capacity: 20, Guard: time.Second,
 		ports: map[*port]bool{}, heard: make(chan struct{}), pinLeft: 3, reg: Home, act: 7, rssi: 20, fun: 1, attach: true,
 		context: map[int]bool{}, values: map[string]string{},
 	}
@@ -261,7 +262,7 @@ func (m *Modem) InCall() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for p := range m.ports {
-		if p.call.Load() {
+		if p.call.Load() != nil {
 			return true
 		}
 	}

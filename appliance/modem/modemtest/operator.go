@@ -4,7 +4,6 @@ import (
 	"io"
 	"os/exec"
 	"sync"
-	"time"
 )
 
 // Operator is a network's side of data calls that a program plays, such as "pppd notty": it has the line as its
@@ -39,11 +38,9 @@ func (o *Operator) Dial(line io.ReadWriter) {
 		in.Close()
 	})
 	_ = cmd.Wait()
-	// The reader must not eat what is said to the modem after the call.
-	if l, ok := line.(interface{ SetReadDeadline(time.Time) error }); ok {
-		_ = l.SetReadDeadline(time.Now())
+	if l, ok := line.(interface{ hangUp() }); ok {
+		l.hangUp()
 		wg.Wait()
-		_ = l.SetReadDeadline(time.Time{})
 	}
 	close(end)
 }
@@ -53,13 +50,4 @@ func (o *Operator) Call() (*exec.Cmd, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.cmd, o.end
-}
-
-// SetReadDeadline bounds Read, for who has the line in a data call.
-func (p *port) SetReadDeadline(t time.Time) error {
-	c, ok := p.conn.(interface{ SetReadDeadline(time.Time) error })
-	if !ok {
-		return nil
-	}
-	return c.SetReadDeadline(t)
 }

@@ -17,8 +17,8 @@ type port struct {
 	conn io.ReadWriteCloser
 	mu   sync.Mutex // of writing
 	echo bool
-	rest []byte      // read, not yet understood
-	call atomic.Bool // a data call has the line
+	rest []byte               // read, not yet understood
+	call atomic.Pointer[call] // the data call that has the line
 }
 
 // serve reads commands until the port is closed.
@@ -71,7 +71,7 @@ func (p *port) next() (byte, error) {
 	return c, nil
 }
 
-// Read is the line's, for a data call too. Outside of a call nobody at the other end (EIO) is no end: the next may open the port.
+// Read is what comes in. Outside of a call nobody at the other end (EIO) is no end: the next may open the port.
 func (p *port) Read(b []byte) (int, error) {
 	if len(p.rest) > 0 {
 		n := copy(b, p.rest)
@@ -86,7 +86,7 @@ func (p *port) Read(b []byte) (int, error) {
 			<-stalled
 		}
 		n, err := p.conn.Read(b)
-		if n > 0 || err == nil || p.call.Load() || !errors.Is(err, unix.EIO) {
+		if n > 0 || err == nil || p.call.Load() != nil || !errors.Is(err, unix.EIO) {
 			return n, err
 		}
 		p.echo = true // who opens it next finds it as after power-on
@@ -94,14 +94,7 @@ func (p *port) Read(b []byte) (int, error) {
 	}
 }
 
-// hangUp ends a data call from the network's side: what waits for the caller's bytes ends.
-func (p *port) hangUp() {
-	if d, ok := p.conn.(interface{ SetReadDeadline(time.Time) error }); ok {
-		_ = d.SetReadDeadline(time.Now())
-	}
-}
-
-// Write is the line's, for a data call.
+// Write is what goes out.
 func (p *port) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,6 +150,9 @@ func (p *port) answer(cmd string) {
 	for _, one := range split(cmd) {
 		name, _, _ := strings.Cut(one, "=")
 		name = strings.ToUpper(name)
+		if p.inCall(one) {
+			return
+		}
 		switch {
 		case name == "+CMGS", name == "+CMGW":
 			p.compose(one)
@@ -213,26 +209,4 @@ func split(cmd string) []string {
 		cmd = strings.TrimLeft(cmd[n:], "; ")
 	}
 	return list
-}
-
-// dial hands the line over to the network until the call is over.
-func (p *port) dial(number string) {
-	p.m.mu.Lock()
-	dial := p.m.Dial
-	p.m.dialled = append(p.m.dialled, number)
-	ready := p.m.onlineLocked()
-	p.m.mu.Unlock()
-	if dial == nil || !ready {
-		p.say("NO CARRIER")
-		return
-	}
-	p.say("CONNECT 150000000")
-	p.call.Store(true)
-	p.echo = false
-	dial(p)
-	p.call.Store(false)
-	if d, ok := p.conn.(interface{ SetReadDeadline(time.Time) error }); ok {
-		_ = d.SetReadDeadline(time.Time{})
-	}
-	p.say("NO CARRIER")
 }

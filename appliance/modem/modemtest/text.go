@@ -78,19 +78,31 @@ func (m *Modem) DeliverTPDU(t tpdu.TPDU) error {
 	return nil
 }
 
-// DeliverPDU is one part as bytes, sound or not.
+// DeliverPDU is one part as bytes, sound or not. What finds no room waits, and comes in its turn.
 func (m *Modem) DeliverPDU(pdu []byte) {
 	m.mu.Lock()
-	if len(m.store) >= m.Capacity {
-		m.waiting = append(m.waiting, pdu)
-		m.mu.Unlock()
-		return
-	}
-	index := m.putLocked(pdu, 0)
-	on := strings.HasPrefix(m.values["+CNMI"], "1,1") || strings.HasPrefix(m.values["+CNMI"], "2,1")
+	m.waiting = append(m.waiting, pdu)
+	news := m.fillLocked()
 	m.mu.Unlock()
-	if on {
-		m.URC(fmt.Sprintf(`+CMTI: "SM",%d`, index))
+	m.announce(news)
+}
+
+// fillLocked stores what waits as far as there is room, and returns what is to be announced.
+func (m *Modem) fillLocked() (news []string) {
+	on := strings.HasPrefix(m.values["+CNMI"], "1,1") || strings.HasPrefix(m.values["+CNMI"], "2,1")
+	for len(m.waiting) > 0 && len(m.store) < m.Capacity {
+		index := m.putLocked(m.waiting[0], 0)
+		m.waiting = m.waiting[1:]
+		if on {
+			news = append(news, fmt.Sprintf(`+CMTI: "SM",%d`, index))
+		}
+	}
+	return news
+}
+
+func (m *Modem) announce(news []string) {
+	for _, line := range news {
+		m.URC(line)
 	}
 }
 
@@ -251,14 +263,8 @@ func (m *Modem) deleteLocked(arg string) ([]string, string) {
 	} else {
 		return nil, "+CMS ERROR: 321"
 	}
-	if n := min(len(m.waiting), m.Capacity-len(m.store)); n > 0 {
-		late := m.waiting[:n]
-		m.waiting = m.waiting[n:]
-		m.wg.Go(func() {
-			for _, pdu := range late {
-				m.DeliverPDU(pdu)
-			}
-		})
+	if news := m.fillLocked(); len(news) > 0 {
+		m.wg.Go(func() { m.announce(news) }) // behind the answer, or in its middle
 	}
 	return nil, "OK"
 }
