@@ -48,13 +48,20 @@ func (m *machine) followSteady(now time.Time) {
 		}
 		m.ping(now)
 	}
-	if m.due(m.asked.Add(u.rtt.late(u.Suspect)), now) {
-		m.doubt(now, m.asked)
+	if !m.due(later(m.asked, m.repeated).Add(u.rtt.late(u.Suspect)), now) {
+		return
 	}
+	if m.repeats < m.caution(now) {
+		m.repeats, m.repeated = m.repeats+1, now
+		m.out = append(m.out, action{do: doPing, uplink: m.active})
+		m.due(now.Add(u.rtt.late(u.Suspect)), now)
+		return
+	}
+	m.doubt(now, m.asked)
 }
 
 func (m *machine) ping(now time.Time) {
-	m.asked = now
+	m.asked, m.repeats, m.repeated = now, 0, time.Time{}
 	m.out = append(m.out, action{do: doPing, uplink: m.active})
 }
 
@@ -127,6 +134,9 @@ func (m *machine) followDoubt(now time.Time) {
 		}
 		m.due(m.beat, now)
 		m.duplicate(m.alone.IsZero() && m.count(now) > 1) // before the probe, so that it goes by all of them
+		if m.duplicates {
+			m.spend(now)
+		}
 		m.ping(now)
 	}
 }

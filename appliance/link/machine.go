@@ -35,6 +35,8 @@ const (
 //	              life ◄───────── │  mute  │ ──┘
 //	                              └────────┘
 //
+// Where doubts were many and cost, silence is that of several probes: caution.go.
+//
 // What it thinks of each uplink; only present ones are used, the best health first:
 //
 //	absent ──carrier, address, way──► unproven ──one good round, or the hub──► alive
@@ -62,9 +64,13 @@ type machine struct {
 	returned time.Time   // last failback
 
 	phase    phase
-	began    time.Time     // of doubt
-	since    time.Time     // life after this counts in doubt: when the unanswered probe was sent
-	asked    time.Time     // last inner probe that is not answered, or zero
+	began    time.Time // of doubt
+	since    time.Time // life after this counts in doubt: when the unanswered probe was sent
+	asked    time.Time // last inner probe that is not answered, or zero
+	repeats  int       // of it, before it is doubted (caution.go)
+	repeated time.Time // the last of them
+	doubled  int       // inner probes that cost, and when one of them was forgotten last
+	forgiven time.Time
 	answered time.Time     // last inner answer
 	life     time.Time     // last sign of it by the active uplink
 	busy     bool          // the tunnel spoke by itself lately

@@ -3,6 +3,7 @@ package link
 import (
 	"container/heap"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,9 @@ type site struct {
 	forced   map[int]bool // switches that a plug or a person forced
 	pings    int
 	rounds   []int
-	copies   int  // packets that left twice
+	copies   int // packets that left twice
+	doubts   int
+	luck     *rand.Rand
 	numb     bool // the tunnel does not say by which uplink it hears, and does not go by several
 }
 
@@ -37,6 +40,7 @@ type simulated struct {
 	unplugged, unrouted, dark, filtered bool // dark: nothing passes; filtered: the tunnel does not
 	oneWay, refuses                     bool // oneWay: nothing comes back; refuses: a send fails at once, and the tunnel goes by the others
 	latency                             time.Duration
+	loss                                float64       // of the tunnel's packets, each way
 	dialling                            time.Duration // of a bearer
 	up                                  bool          // a bearer
 }
@@ -73,7 +77,7 @@ func newSite(t testing.TB, change func(*Config)) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, now: theStart, use: -1, endpoint: -1, forced: map[int]bool{}, rounds: make([]int, len(c.Uplinks))}
+	s := &site{t: t, luck: rand.New(rand.NewPCG(1, 2)), now: theStart, use: -1, endpoint: -1, forced: map[int]bool{}, rounds: make([]int, len(c.Uplinks))}
 	for i := range c.Uplinks {
 		s.ups = append(s.ups, simulated{latency: time.Duration(1+4*i) * time.Millisecond, dialling: 5 * time.Second})
 	}
@@ -148,7 +152,9 @@ func (s *site) do(a action) {
 		s.use = a.uplink
 		s.packet(func(int) {}) // kicks
 	case doDuplicate:
-		s.dup = a.on
+		if s.dup = a.on; a.on {
+			s.doubts++
+		}
 	case doPing:
 		s.pings++
 		sent := s.now
@@ -196,6 +202,8 @@ func (s *site) passes(i int) bool {
 	return !u.unplugged && !u.dark && !u.refuses && (!s.m.ups[i].bearer || u.up)
 }
 
+func (s *site) lost(i int) bool { return s.ups[i].loss > 0 && s.luck.Float64() < s.ups[i].loss }
+
 func (s *site) tunnels(i int) bool { return s.passes(i) && !s.ups[i].filtered }
 
 func (s *site) hear(by int) {
@@ -216,7 +224,7 @@ func (s *site) packet(answer func(by int)) {
 		if i != s.use {
 			s.copies++
 		}
-		if !s.tunnels(i) {
+		if !s.tunnels(i) || s.lost(i) {
 			continue
 		}
 		s.at(s.ups[i].latency, func() {
@@ -231,7 +239,7 @@ func (s *site) packet(answer func(by int)) {
 }
 
 func (s *site) back(by int, answer func(by int)) {
-	if by < 0 || s.deaf || !s.tunnels(by) {
+	if by < 0 || s.deaf || !s.tunnels(by) || s.lost(by) {
 		return
 	}
 	s.at(s.ups[by].latency, func() {
