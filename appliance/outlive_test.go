@@ -441,7 +441,7 @@ func TestSwitchOutlivesTheDaemon(t *testing.T) {
 	t.Parallel()
 	begin := map[string]func(m *mortal){
 		"by hand":  func(m *mortal) { m.api.SwitchPower(m.t.Context(), "srv01", api.PowerAction{Action: "cycle"}) },
-		"an order": func(m *mortal) { m.order(api.NewOrder{}) },
+		"an order": func(m *mortal) { m.order(api.NewOrder{Confirmed: true}) },
 	}
 	for _, c := range []struct{ how, signal, log string }{
 		{"by hand", "KILL", "off on"},

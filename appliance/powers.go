@@ -171,6 +171,12 @@ func (p *machinePower) start(ctx context.Context, b bmc.Boot) (bmc.Next, error) 
 	return next, bySwitch(err)
 }
 
+// PullsPlug is that of puller.
+func (p *machinePower) PullsPlug() bool { return p.bmc == nil && power.PullsPlug(p.outlet) }
+
+// Untold is that of puller.
+func (p *machinePower) Untold() bool { return p.bmc == nil && p.texts }
+
 // Set takes back what a controller was told; a switch was told nothing.
 func (p *machinePower) Set(ctx context.Context, b bmc.Boot) (bmc.Next, error) {
 	if p.bmc != nil {

@@ -39,6 +39,25 @@ type button interface {
 	ShutDown(ctx context.Context) error
 }
 
+// puller is what a button may be besides.
+type puller interface {
+	// PullsPlug is that it pulls the machine's plug. That is done once for each time somebody said yes to it: a machine
+	// that did not ask for a network boot may be at work again, from its own disk.
+	PullsPlug() bool
+	// Untold is that nobody knows after a restart of the box whether it was pressed.
+	Untold() bool
+}
+
+func pullsPlug(c button) bool {
+	of, ok := c.(puller)
+	return ok && of.PullsPlug()
+}
+
+func untold(c button) bool {
+	of, ok := c.(puller)
+	return ok && of.Untold()
+}
+
 // progress keeps how far presses have come; *boot.Table does.
 type progress interface {
 	Pressed(orderID string, p boot.Press)
@@ -46,7 +65,7 @@ type progress interface {
 }
 
 // presser presses a machine's power button for an order, and again if nothing
-// comes of it: arm, one-time boot and power as one operation, wait for the network boot. Each step
+// comes of it, unless that would pull its plug unasked: arm, one-time boot and power as one operation, wait for the network boot. Each step
 // is stored before it is done, so that a press outlives the daemon.
 type presser struct {
 	orders   orders
@@ -94,6 +113,10 @@ func (p *presser) press(ctx context.Context, o boot.Order, c button, disk string
 		defer eject()
 		patience, missing = mediaPatience, "did not report from the virtual media"
 	}
+	most := presses
+	if pullsPlug(c) {
+		most, patience = 1, presses*patience
+	}
 	said := ""
 	sent, heard := p.sent(ctx, &o, c, events)
 	for ; ; sent = false {
@@ -104,16 +127,30 @@ func (p *presser) press(ctx context.Context, o boot.Order, c button, disk string
 			p.stepHeard(ctx, o)
 			return
 		}
-		said = p.ask(ctx, o, c, patience)
-		if o.Press.Tries >= presses {
+		said = p.ask(ctx, o, c, patience, most)
+		if o.Press.Tries >= most {
 			break
 		}
 	}
-	p.fail(ctx, o, fmt.Sprintf("%s was power cycled %d times and %s: %s", o.Machine, o.Press.Tries, missing, said))
+	if pullsPlug(c) {
+		said += "; its plug is not pulled again unasked: does it start when power comes back, and try the network first? Then order it again"
+	}
+	p.fail(ctx, o, fmt.Sprintf("%s was power cycled %s and %s: %s", o.Machine, times(o.Press.Tries), missing, said))
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // start sets what is booted and cycles power. It is false where that failed, and the order with it.
 func (p *presser) start(ctx context.Context, o *boot.Order, c button) bool {
+	if pullsPlug(c) && !o.Press.Confirmed { // as where the file of the site got another switch meanwhile
+		p.fail(ctx, *o, fmt.Sprintf("to start %s its plug would be pulled, and nobody was asked about that: order it again", o.Machine))
+		return false
+	}
 	o.Press.Tries++
 	p.step(o, boot.PressPower)
 	next := p.next(*o)
@@ -270,7 +307,7 @@ func fromMachine(e boot.Event, report bool) bool {
 }
 
 // ask tells what the controller says of a machine that was not heard of.
-func (p *presser) ask(ctx context.Context, o boot.Order, c button, patience time.Duration) string {
+func (p *presser) ask(ctx context.Context, o boot.Order, c button, patience time.Duration, most int) string {
 	var words []string
 	state, err := c.Power(ctx)
 	if err != nil {
@@ -283,7 +320,7 @@ func (p *presser) ask(ctx context.Context, o boot.Order, c button, patience time
 	}
 	said := strings.Join(words, " and ")
 	text := fmt.Sprintf("%s was not heard of within %s; %s", o.Machine, patience, said)
-	if o.Press.Tries < presses {
+	if o.Press.Tries < most {
 		text += "; once more"
 	}
 	e := boot.Event{Step: boot.StepPower, Machine: o.Machine, Order: o.ID, Text: text}

@@ -40,9 +40,9 @@ func (p *presser) sent(ctx context.Context, o *boot.Order, c button, events <-ch
 	switch heard = p.wasHeard(*o); {
 	case heard:
 		return true, true
-	case taken || o.Press.Step != boot.PressPower:
+	case taken || o.Press.Step != boot.PressPower || untold(c):
 		if state, heard = p.settled(ctx, *o, c, events); state != bmc.Off {
-			p.tell(*o, "power was switched already: it is waited for")
+			p.tell(*o, switched(taken || o.Press.Step != boot.PressPower))
 			return true, heard
 		}
 		p.tell(*o, "power is off, and was not given back")
@@ -51,6 +51,13 @@ func (p *presser) sent(ctx context.Context, o *boot.Order, c button, events <-ch
 	}
 	o.Press.Tries--
 	return false, false
+}
+
+func switched(sure bool) string {
+	if sure {
+		return "power was switched already: it is waited for"
+	}
+	return "power may have been switched already, nobody knows: it is waited for"
 }
 
 // wasHeard reports whether the timeline has the machine after the press.

@@ -212,6 +212,71 @@ func TestPress(t *testing.T) {
 	}
 }
 
+// plugButton is a switch that pulls the plug.
+type plugButton struct {
+	*fakeController
+	untold bool
+}
+
+func (plugButton) PullsPlug() bool { return true }
+func (b plugButton) Untold() bool  { return b.untold }
+
+// A plug is pulled once for one yes: not without it, not again for a machine that was not heard of, which may be at
+// work by then, and not again after a restart of the box, as far as can be known.
+func TestPressPullsPlugOnce(t *testing.T) {
+	const discoverAfter = 40 * time.Second
+	for _, c := range []struct {
+		name   string
+		press  boot.Press
+		untold bool
+		state  bmc.State
+		heard  bool
+		starts int
+		told   string
+		failed string
+		took   time.Duration
+	}{
+		{name: "confirmed", press: boot.Press{Confirmed: true, Step: boot.PressOrdered}, heard: true, starts: 1, took: discoverAfter},
+		{name: "not heard of", press: boot.Press{Confirmed: true, Step: boot.PressOrdered}, starts: 1, took: 2 * bootPatience,
+			failed: "srv01 was power cycled once and did not ask for a network boot: power is on and the next boot is network, UEFI; its plug is not pulled again unasked"},
+		{name: "nobody was asked", press: boot.Press{Step: boot.PressOrdered}, failed: "its plug would be pulled, and nobody was asked about that: order it again"},
+		{name: "restart while it waits", press: boot.Press{Confirmed: true, Step: boot.PressWait, Tries: 1}, state: bmc.On, took: 2 * bootPatience, failed: "power cycled once"},
+		{name: "restart in the press", press: boot.Press{Confirmed: true, Step: boot.PressPower, Tries: 1}, untold: true, state: bmc.On, took: 2 * bootPatience,
+			told: "power may have been switched already, nobody knows: it is waited for", failed: "power cycled once"},
+		{name: "restart in the press, and it is off", press: boot.Press{Confirmed: true, Step: boot.PressPower, Tries: 1}, untold: true, state: bmc.Off, heard: true, starts: 1, took: discoverAfter},
+		{name: "restart before the press", press: boot.Press{Confirmed: true, Step: boot.PressPower, Tries: 1}, state: bmc.On, heard: true, starts: 1, took: discoverAfter,
+			told: "its power was not touched yet"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				if c.press.Since = time.Now().Add(-time.Hour); c.press.Step == boot.PressOrdered {
+					c.press.Since = time.Now()
+				}
+				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed, Press: c.press}, open: true, events: make(chan boot.Event, 10)}
+				b := &fakeController{state: c.state, started: func(int) {
+					if c.heard {
+						time.AfterFunc(discoverAfter, func() { f.events <- boot.Event{Step: boot.StepDiscover, Order: "ab"} })
+					}
+				}}
+				begun := time.Now()
+				fakePresser(f).press(t.Context(), f.order, plugButton{b, c.untold}, "")
+				if b.starts != c.starts {
+					t.Errorf("its plug was pulled %d times, want %d", b.starts, c.starts)
+				}
+				if took := time.Since(begun); took != c.took {
+					t.Errorf("took %s, want %s", took, c.took)
+				}
+				if told := strings.Join(f.told, "|"); !strings.Contains(told, c.told) {
+					t.Errorf("told %q, want %q", told, c.told)
+				}
+				if !strings.Contains(f.failed, c.failed) || c.failed == "" && f.failed != "" {
+					t.Errorf("failed %q, want %q", f.failed, c.failed)
+				}
+			})
+		})
+	}
+}
+
 // A cancelled order is not pressed again, and does not fail once more.
 func TestPressCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -38,7 +38,7 @@ func (s switches) Means(machine string) admin.Means {
 		return admin.Means{}
 	}
 	return admin.Means{BMC: p.bmc != nil, Media: p.bmc != nil && p.config.Protocol != "ipmi",
-		Switch: p.outlet != nil, Soft: p.shutdown != nil || p.bmc != nil, Texts: p.texts, Caution: power.Warning(p.outlet)}
+		Switch: p.outlet != nil, Soft: p.shutdown != nil || p.bmc != nil, Texts: p.texts, Plug: power.PullsPlug(p.outlet), Caution: power.Warning(p.outlet)}
 }
 
 // State is that of admin.Powers.

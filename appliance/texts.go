@@ -60,7 +60,7 @@ func (o texting) Status(context.Context) string {
 	return strings.Join(parts, ", ")
 }
 
-// Boot is that of text.Acts.
+// Boot is that of text.Acts. The desk has asked back where it pulls the plug.
 func (o texting) Boot(_ context.Context, machine, image string) (string, error) {
 	if _, ok := o.table.Named(machine); !ok {
 		return "", fmt.Errorf("no machine is called %s", machine)
@@ -80,7 +80,7 @@ func (o texting) Boot(_ context.Context, machine, image string) (string, error) 
 	if by == api.Manual {
 		return fmt.Sprintf("%s boots %s as soon as somebody switches it on", machine, image), nil
 	}
-	if order, err = o.table.Powered(order.ID, string(by), boot.Press{}); err != nil {
+	if order, err = o.table.Powered(order.ID, string(by), boot.Press{Confirmed: true}); err != nil {
 		return "", err
 	}
 	o.pressFor(order)

@@ -68,7 +68,7 @@ func newWayIn(b *box) (*wayIn, error) {
 	}
 	if len(c.Modems) > 0 {
 		w.desk = &text.Desk{Site: c.Site, Senders: sendersOf(c.Text), Devices: socketsOf(c), Secrets: secrets,
-			Store: state.NewTable[text.Text](b.db, "texts", state.Durable), Acts: texting{b}, Out: w.send, Budget: c.Text.Budget,
+			Store: state.NewTable[text.Text](b.db, "texts", state.Durable), Acts: texting{b}, Plug: b.pullsPlug, Out: w.send, Budget: c.Text.Budget,
 			Clock: w.clock.now, Log: b.logOf("text")}
 	}
 	w.join(b)
@@ -248,6 +248,12 @@ func socketsOf(c *config.Config) (list []string) {
 		}
 	}
 	return list
+}
+
+// pullsPlug reports whether an order to boot a machine pulls its plug.
+func (b *box) pullsPlug(machine string) bool {
+	p := b.powers[machine]
+	return p != nil && p.PullsPlug()
 }
 
 // send sends a text message by the first modem that is in a network.

@@ -300,11 +300,13 @@ number = "`+anna+`"
 	p.says("vpn up", "VPN is being brought up")
 
 	p.says("boot bare rescue", "as soon as somebody switches it on")
-	p.says("boot srv01 rescue", "srv01 is being booted into rescue")
+	ask := p.says("boot srv01 rescue", "pulls its plug", "yes ")
+	_, yes, _ := strings.Cut(ask, "yes ")
+	p.says("yes "+strings.Fields(yes)[0], "srv01 is being booted into rescue")
 	waitFor(t, "the press", func() bool { text, _ := os.ReadFile(done); return bytes.Contains(text, []byte("cycle")) })
 	p.says("status", "srv01 rescue")
-	ask := p.says("power srv01 off", "yes ")
-	_, yes, _ := strings.Cut(ask, "yes ")
+	ask = p.says("power srv01 off", "yes ")
+	_, yes, _ = strings.Cut(ask, "yes ")
 	p.says("yes "+strings.Fields(yes)[0], "srv01: power off done")
 	if text, _ := os.ReadFile(done); !strings.HasSuffix(string(text), "off\n") {
 		t.Errorf("the switch was told %q", text)

@@ -17,7 +17,7 @@ func (h *service) arm(c *call) (any, error) {
 	if err := c.read(&o); err != nil {
 		return nil, err
 	}
-	c.note("%s %s ttl=%s no_power=%t soft=%t via=%s", quoteIfOdd(o.Machine), quoteIfOdd(o.Image), quoteIfOdd(o.TTL), o.NoPower, o.Soft, quoteIfOdd(o.Via))
+	c.note("%s %s ttl=%s no_power=%t soft=%t via=%s confirmed=%t", quoteIfOdd(o.Machine), quoteIfOdd(o.Image), quoteIfOdd(o.TTL), o.NoPower, o.Soft, quoteIfOdd(o.Via), o.Confirmed)
 	if _, err := h.findMachine(o.Machine); err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (h *service) arm(c *call) (any, error) {
 		return orderOf(order), nil
 	}
 	c.args += " power=" + string(by)
-	order, err = h.Boot.Powered(order.ID, string(by), boot.Press{Soft: o.Soft, Media: o.Via == viaMedia})
+	order, err = h.Boot.Powered(order.ID, string(by), boot.Press{Soft: o.Soft, Media: o.Via == viaMedia, Confirmed: o.Confirmed})
 	if err != nil {
 		return nil, err // replaced or cancelled in between
 	}

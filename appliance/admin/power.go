@@ -27,6 +27,7 @@ type Means struct {
 	Media  bool // the BMC may have virtual media
 	Switch bool
 	Soft   bool // its system can be asked to shut down
+	Plug   bool // the switch pulls the plug: an order that has it do so is to be confirmed
 	Texts  bool // the switch is spoken to by text messages, which takes minutes
 	// Caution is what a person is told before the switch is used: one sentence, or "".
 	Caution string
@@ -195,6 +196,9 @@ func (h *service) pressedBy(o api.NewOrder) (api.Power, error) {
 		return "", conflict("nobody can ask the system of %s to shut down", o.Machine).hint("add [machine.bmc] or [machine.shutdown] to the file of the site, or leave soft out")
 	case o.NoPower || h.Press == nil || len(list) == 0:
 		return api.Manual, nil
+	case list[0] == api.BySwitch && means.Plug && !o.Confirmed:
+		return "", newProblem(http.StatusConflict, api.Unconfirmed, "the order pulls the plug of %s, whatever it is doing", o.Machine).
+			hint("say that this is meant: confirmed (--yes); no_power (--no-power) leaves its power to a person")
 	}
 	return list[0], nil
 }

@@ -16,17 +16,19 @@ import (
 	"rescuebox/appliance/boot"
 )
 
-// fakePowers has a BMC and a switch for srv01, and nothing for others.
+// fakePowers has a BMC and a switch for srv01, and for others nothing but maybe a switch that pulls the plug.
 type fakePowers struct {
+	plug bool
+
 	mu   sync.Mutex
 	done []string
 }
 
-func (*fakePowers) Means(machine string) Means {
+func (f *fakePowers) Means(machine string) Means {
 	if machine != "srv01" {
-		return Means{}
+		return Means{Switch: f.plug, Plug: f.plug}
 	}
-	return Means{BMC: true, Media: true, Switch: true, Soft: true, Caution: "It pulls the plug."}
+	return Means{BMC: true, Media: true, Switch: true, Plug: true, Soft: true, Caution: "It pulls the plug."}
 }
 
 func (*fakePowers) State(_ context.Context, _ string, by api.Power) (bmc.State, error) {
@@ -151,6 +153,38 @@ func TestOrderPresses(t *testing.T) {
 		if again := decode[api.Order](t, ask(h, "GET", "/v1/orders/"+o.ID, token[api.Viewer], "")); again.Power != c.power {
 			t.Errorf("%s: later it says %q", name, again.Power)
 		}
+	}
+}
+
+// An order that pulls a plug is refused until it says that this is meant, before there is an order; and the press knows
+// that it does.
+func TestOrderPullsPlug(t *testing.T) {
+	s := newSite(t)
+	s.Powers = &fakePowers{plug: true}
+	var confirmed []bool
+	s.Press = func(o boot.Order) { confirmed = append(confirmed, o.Press.Confirmed) }
+	h, token := s.handler(t)
+	w := ask(h, "POST", "/v1/orders", token[api.Operator], `{"machine":"srv02","image":"dart"}`)
+	if no := decode[api.Error](t, w); w.Code != http.StatusConflict || no.Code != api.Unconfirmed || !strings.Contains(no.Message, "the plug of srv02") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if err := readDocument(t).checkAnswer(readDocument(t).Paths["/v1/orders"]["post"], w); err != nil {
+		t.Error(err)
+	}
+	if _, open := s.table.OpenOrder("srv02"); open || len(confirmed) > 0 {
+		t.Error("it was ordered all the same")
+	}
+	for body, power := range map[string]api.Power{
+		`{"machine":"srv02","image":"dart","no_power":true}`:  api.Manual,
+		`{"machine":"srv02","image":"dart","confirmed":true}`: api.BySwitch,
+		`{"machine":"srv01","image":"dart"}`:                  api.ByBMC, // which has a switch beside it
+	} {
+		if o := decode[api.Order](t, ask(h, "POST", "/v1/orders", token[api.Operator], body)); o.Power != power {
+			t.Errorf("%s: by %q", body, o.Power)
+		}
+	}
+	if len(confirmed) != 2 || confirmed[0] == confirmed[1] {
+		t.Errorf("the presses were confirmed: %t", confirmed)
 	}
 }
 

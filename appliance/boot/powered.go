@@ -29,9 +29,11 @@ var pressSteps = []PressStep{"", PressOrdered, PressShutdown, PressMedia, PressP
 type Press struct {
 	Soft  bool // its system is asked to shut down first
 	Media bool // it boots from a disk in its controller, not from the network
-	Step  PressStep
-	Since time.Time // of Step; that of PressWait is when power began to be switched
-	Tries int       // how often power was switched, the try of Step with it
+	// Confirmed is that somebody was asked whether the machine's plug may be pulled, and said yes: once.
+	Confirmed bool
+	Step      PressStep
+	Since     time.Time // of Step; that of PressWait is when power began to be switched
+	Tries     int       // how often power was switched, the try of Step with it
 }
 
 // Past reports whether a press has come further than a step.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -248,6 +249,36 @@ func TestGSMSocketPassword(t *testing.T) {
 			t.Errorf("the password stands in %v", err)
 		}
 	})
+}
+
+// Which switches pull the plug.
+func TestPullsPlug(t *testing.T) {
+	ask := (&socket{}).ask
+	programs := []string{"/bin/true"}
+	secret := func() (string, error) { return "", nil }
+	for name, c := range map[string]struct {
+		Config
+		want bool
+	}{
+		"a socket":                    {Config{Kind: "gsm-socket", Model: "simpal", Number: socketNumber, Ask: ask}, true},
+		"a socket that only gives it": {Config{Kind: "gsm-socket", Model: "custom", Number: socketNumber, Ask: ask, GSM: GSM{On: "ON"}}, false},
+		"an outlet":                   {Config{Kind: "pdu", Model: "apc", Host: "192.0.2.1", Outlet: 1, Community: secret}, true},
+		"a program":                   {Config{Kind: "command", Cycle: programs}, true},
+		"programs":                    {Config{Kind: "command", On: programs, Off: programs}, true},
+		"a program that only gives":   {Config{Kind: "command", On: programs}, false},
+		"a PiKVM":                     {Config{Kind: "pikvm", URL: "https://192.0.2.1", User: "admin", Password: secret}, false},
+		"Wake-on-LAN":                 {Config{Kind: "wol", MACs: []net.HardwareAddr{{2, 0, 0, 0, 0, 1}}, Interface: "lo"}, false},
+	} {
+		sw, err := New(c.Config)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if PullsPlug(sw) != c.want {
+			t.Errorf("%s pulls the plug: %t", name, !c.want)
+		}
+	}
+	if PullsPlug(nil) {
+		t.Error("no switch pulls the plug")
+	}
 }
 
 func TestGSMSocketConfig(t *testing.T) {

@@ -141,6 +141,24 @@ func Warning(s Switch) string {
 	return ""
 }
 
+// PullsPlug reports whether a cycle takes the power away from the machine as pulling its plug does. Wake-on-LAN takes
+// none, and a PiKVM holds the power button down, as a BMC does.
+func PullsPlug(s Switch) bool {
+	t, ok := s.(*turns)
+	if !ok {
+		return false
+	}
+	switch of := t.of.(type) {
+	case *pdu:
+		return true
+	case *command:
+		return of.off != nil || of.cycle != nil
+	case *gsmSocket:
+		return of.texts.Off != "" || of.texts.Cycle != ""
+	}
+	return false
+}
+
 // turns bounds a switch's operations in time, and has it do one thing at a time.
 type turns struct {
 	of                Switch

@@ -86,6 +86,8 @@ func (d *Desk) askBackLocked(o order) {
 	o.person.pending = pending{command: o.command, number: fmt.Sprint(n.Int64() + 100), until: time.Now().Add(yesFor)}
 	what := "cuts its power"
 	switch {
+	case o.verb == "boot" && d.Plug != nil && d.Plug(o.machine):
+		what = "pulls its plug"
 	case o.verb == "boot":
 		what = "restarts it"
 	case o.arg == "on":

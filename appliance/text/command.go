@@ -205,12 +205,12 @@ func (c command) looks() bool {
 }
 
 // askBack reports whether a command is asked back (see the package's table).
-func (c command) askBack(clockIsRight bool) bool {
+func (c command) askBack(clockIsRight bool, plug func(machine string) bool) bool {
 	switch c.verb {
 	case "power":
 		return c.arg == "off" || c.arg == "cycle" || c.arg == "on" && !clockIsRight
 	case "boot":
-		return !clockIsRight
+		return !clockIsRight || plug != nil && plug(c.machine)
 	}
 	return false
 }

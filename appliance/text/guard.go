@@ -63,7 +63,7 @@ func (d *Desk) readLocked(p *person, m Message, rest []string) (order, error) {
 	if !p.may(o.command) {
 		return order{}, fmt.Errorf("this number may not %s", o.command)
 	}
-	o.ask = !o.confirmed && o.askBack(d.isSure(m))
+	o.ask = !o.confirmed && o.askBack(d.isSure(m), d.Plug)
 	return o, nil
 }
 

@@ -25,6 +25,7 @@
 //	status, ticket, help               at once            at once
 //	link, vpn up, reset modem          at once            at once
 //	boot, power on                     at once            asked back
+//	boot where it pulls the plug       asked back         asked back
 //	power off, power cycle             asked back         asked back
 //
 // To ask back is to answer "yes 471", which with a further code does it. It is for what cuts the power of
@@ -105,6 +106,7 @@ type Desk struct {
 	Secrets string   // the directory of the codes' secrets, which only we read
 	Store   Store
 	Acts    Acts
+	Plug    func(machine string) bool // to boot it pulls its plug, as by a switch; nil: never
 	// Out sends one message, of several parts where it is long, and says what became of it. The network may try
 	// for valid to hand it over: the command to a switch must not come when nobody thinks of it any more.
 	Out    func(ctx context.Context, number, text string, valid time.Duration) (Result, error)

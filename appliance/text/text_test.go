@@ -145,7 +145,7 @@ func (w *world) desk(dir string, may ...string) *Desk {
 	core, logs := observer.New(zap.DebugLevel)
 	w.logs = logs
 	return &Desk{Site: "kazan-2", Senders: []Sender{{admin, may}, {second, []string{"status"}}}, Devices: []string{outlet},
-		Secrets: filepath.Join(dir, "secrets"), Store: w.store, Acts: w.acts, Out: w.send, Clock: w.now, Log: zap.New(core)}
+		Secrets: filepath.Join(dir, "secrets"), Store: w.store, Acts: w.acts, Plug: func(machine string) bool { return machine == "socket" }, Out: w.send, Clock: w.now, Log: zap.New(core)}
 }
 
 func (w *world) start() {
@@ -316,6 +316,13 @@ func TestTwoSteps(t *testing.T) {
 	w.text("power srv01 status " + w.code())
 	w.answer("power srv01 status: done")
 
+	n = ask("boot socket dart")
+	if list := w.acts.list(); slices.Contains(list, "boot socket dart") {
+		t.Errorf("a plug was pulled without a yes: %q", list)
+	}
+	w.text("yes " + n + " " + w.code())
+	w.answer("boot socket dart: done")
+
 	w.set(func() { w.unsure = true })
 	n = ask("boot srv01 dart")
 	w.text("yes " + n + " " + w.code())
@@ -329,7 +336,7 @@ func TestTwoSteps(t *testing.T) {
 	m.Time = m.Time.Add(3 * time.Hour)
 	w.Received(m)
 	w.answer("To do it send")
-	want := []string{"power srv01 cycle", "power srv01 off", "power srv01 status", "boot srv01 dart", "reset"}
+	want := []string{"power srv01 cycle", "power srv01 off", "power srv01 status", "boot socket dart", "boot srv01 dart", "reset"}
 	if got := w.acts.list(); !slices.Equal(got, want) {
 		t.Errorf("done %q, want %q", got, want)
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,7 +15,7 @@ import (
 
 func (c *cli) bootCommand() *cobra.Command {
 	var o api.NewOrder
-	var detach bool
+	var detach, yes bool
 	var ttl time.Duration
 	cmd := &cobra.Command{
 		Use:   "boot MACHINE IMAGE",
@@ -21,7 +23,9 @@ func (c *cli) bootCommand() *cobra.Command {
 		Long: `Order that a machine boots an image, once, and follow the timeline until the
 ticket is here; then print the one command that takes the machine over. A machine with
 a BMC or a switch is power cycled for it, at once: --soft asks its system to shut down
-first, --no-power leaves the button to you. --via media boots the image as the BMC's
+first, --no-power leaves the button to you. A switch that pulls its plug (a socket that
+obeys text messages, an outlet, a program of yours) is asked about first; scripts say
+--yes. One yes is for one time. --via media boots the image as the BMC's
 virtual CD, where the network cannot be booted from.
 
 Ctrl-C leaves the order armed: the machine boots the image whenever it is
@@ -46,6 +50,7 @@ powered on, until the order expires.`,
 				}
 				o.TTL = ttl.String()
 			}
+			o.Confirmed = yes
 			return c.boot(cmd.Context(), client, o, detach)
 		}),
 	}
@@ -54,13 +59,14 @@ powered on, until the order expires.`,
 	f.BoolVar(&o.Soft, "soft", false, "ask its system to shut down before power is cut")
 	f.StringVar(&o.Via, "via", "", "how the image comes to it: network, or media for the BMC's virtual CD (default network)")
 	_ = cmd.RegisterFlagCompletionFunc("via", cobra.FixedCompletions([]string{"network", "media"}, cobra.ShellCompDirectiveNoFileComp))
+	f.BoolVarP(&yes, "yes", "y", false, "do not ask before its plug is pulled")
 	f.BoolVar(&detach, "detach", false, "order only, do not wait")
 	f.DurationVar(&ttl, "ttl", 0, "how long the order stands (default as configured, 30m)")
 	return cmd
 }
 
 func (c *cli) boot(ctx context.Context, client *api.Client, ask api.NewOrder, detach bool) error {
-	order, err := client.Boot(ctx, ask)
+	order, err := c.order(ctx, client, ask)
 	if err != nil {
 		return err
 	}
@@ -74,6 +80,28 @@ func (c *cli) boot(ctx context.Context, client *api.Client, ask api.NewOrder, de
 		f.noTicket = image.Up == "served"
 	}
 	return f.run(ctx)
+}
+
+// order makes an order. The daemon knows which of them pull a plug: those are asked about first.
+func (c *cli) order(ctx context.Context, client *api.Client, ask api.NewOrder) (api.Order, error) {
+	order, err := client.Boot(ctx, ask)
+	if no := (*api.Error)(nil); !errors.As(err, &no) || no.Code != api.Unconfirmed {
+		return order, err
+	}
+	if !isTerminal(c.in) {
+		return order, &usageError{hinted(fmt.Errorf("%w: that is asked about first, and nobody is here to answer", err),
+			"in a script: rescuebox boot %s %s --yes; or --no-power, and somebody presses its button", ask.Machine, ask.Image)}
+	}
+	question := "Cut the power of %s by its switch, and boot it into "
+	if ask.Soft {
+		question = "Ask the system of %s to shut down, cut its power by its switch though it may not have, and boot it into "
+	}
+	p := &powerer{cli: c, client: client, machine: ask.Machine, by: api.BySwitch, question: question + strings.ReplaceAll(ask.Image, "%", "%%")}
+	if err := p.confirm(ctx); err != nil {
+		return order, err
+	}
+	ask.Confirmed = true
+	return client.Boot(ctx, ask)
 }
 
 func (c *cli) cancelCommand() *cobra.Command {

@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 //
 //	site up|down           start or stop the daemon's API, with the state kept
 //	site bmc               before up: srv01 has a BMC and a switch, and is on
+//	site socket            before up: and srv02 a socket that obeys text messages
 //	site pressed MACHINE   wait until its order has pressed the button
 //	site sound             nothing bad is found about it any more
 //	site uplinks           before up: the box has two uplinks, a VPN and a modem
@@ -96,6 +97,8 @@ func siteCommand(ts *testscript.TestScript, neg bool, args []string) {
 		err = s.loads(rest[0])
 	case "bmc":
 		s.bmc = &testBMC{state: bmc.On}
+	case "socket":
+		s.bmc = &testBMC{state: bmc.On, socket: true}
 	case "uplinks":
 		s.links = &testLinks{}
 	case "pressed":

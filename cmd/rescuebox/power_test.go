@@ -26,8 +26,10 @@ import (
 	"rescuebox/appliance/relay"
 )
 
-// testBMC is the controller and the switch of srv01.
+// testBMC is the controller and the switch of srv01, and maybe the socket of srv02.
 type testBMC struct {
+	socket bool // which obeys text messages
+
 	mu    sync.Mutex
 	state bmc.State
 	sound atomic.Bool // nothing bad is found
@@ -71,10 +73,14 @@ func (b *testBMC) pressed(machine string) error {
 }
 
 func (b *testBMC) Means(machine string) admin.Means {
-	if machine != "srv01" {
-		return admin.Means{}
+	const caution = "It pulls the plug by text message."
+	switch {
+	case machine == "srv01":
+		return admin.Means{BMC: true, Switch: true, Plug: true, Media: true, Soft: true, Texts: true, Caution: caution}
+	case b.socket:
+		return admin.Means{Switch: true, Plug: true, Soft: true, Texts: true, Caution: caution}
 	}
-	return admin.Means{BMC: true, Switch: true, Media: true, Soft: true, Texts: true, Caution: "It pulls the plug by text message."}
+	return admin.Means{}
 }
 
 func (b *testBMC) State(_ context.Context, _ string, by api.Power) (bmc.State, error) {

@@ -142,6 +142,9 @@ type NewOrder struct {
 	NoPower bool   `json:"no_power,omitempty"` // leave the machine's power alone
 	Soft    bool   `json:"soft,omitempty"`     // ask its system to shut down before power is cut
 	Via     string `json:"via,omitempty"`      // network, the default, or media: the BMC's virtual CD
+	// Confirmed is that somebody knows, and means, that the machine's switch pulls its plug. Without it such an
+	// order is refused as Unconfirmed; others need it not.
+	Confirmed bool `json:"confirmed,omitempty"`
 }
 
 // Power says who powers a machine on after an order.

@@ -24,6 +24,9 @@ type Error struct {
 	RetryAfter time.Duration `json:"-"`
 }
 
+// Unconfirmed is the code of an order that would pull a machine's plug and does not say that this is meant.
+const Unconfirmed = "unconfirmed"
+
 func (e *Error) Error() string { return e.Message }
 
 // maxAnswer bounds what the client reads as one answer.
