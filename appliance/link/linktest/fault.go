@@ -9,20 +9,39 @@ import (
 
 // ispRules make an isp: NAT towards the hubs; nothing from or to an interface in
 // the set silent is forwarded, and an isp that is deaf does not even answer for itself. What goes
-// over the branch's cable is counted, at the level of IP.
+// over the branch's cable is counted, at the level of IP, by direction and by what it is:
+// WireGuard's messages by their length with the header of UDP.
 const ispRules = `
 table inet isp {
 	set silent { type ifname; }
 	set deaf { type ifname; }
 	counter up { }
 	counter down { }
+	counter initiation { }
+	counter response { }
+	counter keepalive { }
+	counter data { }
+	counter ping { }
+	counter other { }
+	chain tunnel {
+		udp length 156 counter name "initiation" return
+		udp length 100 counter name "response" return
+		udp length 40 counter name "keepalive" return
+		counter name "data"
+	}
+	chain kinds {
+		udp dport 51820 goto tunnel
+		udp sport 51820 goto tunnel
+		icmp type { echo-request, echo-reply } counter name "ping" return
+		counter name "other"
+	}
 	chain pre {
 		type filter hook prerouting priority -300
-		iifname "lan" counter name "up"
+		iifname "lan" counter name "up" jump kinds
 	}
 	chain post {
 		type filter hook postrouting priority 300
-		oifname "lan" counter name "down"
+		oifname "lan" counter name "down" jump kinds
 	}
 	chain input {
 		type filter hook input priority 0
@@ -143,22 +162,43 @@ func (v Volume) Sub(earlier Volume) Volume {
 
 // Volume reads an uplink's counters.
 func (w *World) Volume(uplink string) (Volume, error) {
+	c, err := w.counters(uplink)
+	up, down := c["up"], c["down"]
+	return Volume{up.Packets + down.Packets, up.Bytes + down.Bytes}, err
+}
+
+// Kinds are what packets over an uplink may be.
+func Kinds() []string {
+	return []string{"initiation", "response", "keepalive", "data", "ping", "other"}
+}
+
+// VolumeOf reads an uplink's counters of one kind.
+func (w *World) VolumeOf(uplink, kind string) (Volume, error) {
+	c, err := w.counters(uplink)
+	return c[kind], err
+}
+
+func (w *World) counters(uplink string) (map[string]Volume, error) {
 	out, err := run(w.Uplink(uplink).ISP.Command("nft", "-j", "list", "counters", "table", "inet", "isp"), "")
 	if err != nil {
-		return Volume{}, err
+		return nil, err
 	}
 	var list struct {
-		Nftables []struct{ Counter *Volume }
-	}
-	if err := json.Unmarshal([]byte(out), &list); err != nil {
-		return Volume{}, fmt.Errorf("read nft's counters: %w", err)
-	}
-	var sum Volume
-	for _, item := range list.Nftables {
-		if item.Counter != nil {
-			sum.Packets += item.Counter.Packets
-			sum.Bytes += item.Counter.Bytes
+		Nftables []struct {
+			Counter *struct {
+				Name string
+				Volume
+			}
 		}
 	}
-	return sum, nil
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		return nil, fmt.Errorf("read nft's counters: %w", err)
+	}
+	counters := map[string]Volume{}
+	for _, item := range list.Nftables {
+		if c := item.Counter; c != nil {
+			counters[c.Name] = c.Volume
+		}
+	}
+	return counters, nil
 }

@@ -92,4 +92,18 @@ func TestWorld(t *testing.T) {
 	if v := after.Sub(lte); v.Packets != 0 {
 		t.Errorf("over lte went %+v", v)
 	}
+	all, err := w.Volume("wan")
+	must(t, err)
+	for _, kind := range Kinds() {
+		v, err := w.VolumeOf("wan", kind)
+		must(t, err)
+		all = all.Sub(v)
+		size := map[string]int64{"initiation": 148 + 28, "response": 92 + 28, "keepalive": 32 + 28}[kind] // whitepaper, section 5.4
+		if size != 0 && (v.Packets == 0 && kind != "keepalive" || v.Bytes != v.Packets*size) {
+			t.Errorf("of kind %s: %+v, want packets of %d bytes", kind, v, size)
+		}
+	}
+	if all != (Volume{}) {
+		t.Errorf("of no kind, or of several: %+v", all)
+	}
 }

@@ -185,25 +185,32 @@ func (m *measurement) stream() {
 	m.say("echo", ms(s.Worst()))
 }
 
-// idle leaves the box alone, and says what goes over each uplink.
+// idle leaves the box alone, and says what goes over each uplink, and over LTE of which kind.
 func (m *measurement) idle(seconds string) {
 	n, err := strconv.Atoi(seconds)
 	m.must(err)
 	time.Sleep(settle)
 	before := map[string]linktest.Volume{}
-	for _, u := range []string{"wan", "lte"} {
-		before[u], err = m.w.Volume(u)
-		m.must(err)
+	count := func(f func(name string, v linktest.Volume)) {
+		for _, u := range []string{"wan", "lte"} {
+			v, err := m.w.Volume(u)
+			m.must(err)
+			f(u, v)
+		}
+		for _, kind := range linktest.Kinds() {
+			v, err := m.w.VolumeOf("lte", kind)
+			m.must(err)
+			f("lte-"+kind, v)
+		}
 	}
+	count(func(name string, v linktest.Volume) { before[name] = v })
 	time.Sleep(time.Duration(n) * time.Second)
-	for _, u := range []string{"wan", "lte"} {
-		v, err := m.w.Volume(u)
-		m.must(err)
-		v = v.Sub(before[u])
-		m.say(u+"-packets", v.Packets)
-		m.say(u+"-bytes", v.Bytes)
-		m.say(u+"-month", fmt.Sprintf("%.2f", float64(v.Bytes)*30*24*3600/float64(n)/1e6))
-	}
+	count(func(name string, v linktest.Volume) {
+		v = v.Sub(before[name])
+		m.say(name+"-packets", v.Packets)
+		m.say(name+"-bytes", v.Bytes)
+		m.say(name+"-month", fmt.Sprintf("%.2f", float64(v.Bytes)*30*24*3600/float64(n)/1e6))
+	})
 }
 
 // speed fills the tunnel, and says how much memory that took.
@@ -218,6 +225,8 @@ func (m *measurement) speed() {
 	m.say("up", m.iperf())
 	m.say("down", m.iperf("-R"))
 	m.say("rss", m.box.memory("VmRSS"))
+	time.Sleep(time.Minute)
+	m.say("rss-later", m.box.memory("VmRSS"))
 	m.say("rss-peak", m.box.memory("VmHWM"))
 }
 
