@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -26,88 +25,93 @@ const (
 	saveEvery = 10 * time.Minute
 )
 
-// clock keeps the newest time that a hub took from us.
+// clock keeps the last time that a hub took from us.
 type clock struct {
-	file   string
-	newest time.Time // that is known
-	saved  time.Time // that is in the file
+	file  string
+	last  time.Time         // that is known
+	saved time.Time         // that is in the file
+	seen  map[int]time.Time // by hub, in this run
 }
 
-// readClock reads what was kept. A file that makes no sense counts for nothing: it must
+// readClock reads what was kept. A file that cannot be read or makes no sense counts for nothing: it must
 // not keep the box away for good.
-func readClock(file string) (*clock, error) {
-	c := &clock{file: file}
+func readClock(file string, log *zap.Logger) *clock {
+	c := &clock{file: file, seen: map[int]time.Time{}}
 	if file == "" {
-		return c, nil
+		return c
 	}
-	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read when a hub heard of us last: %w", err)
+	text, err := readSmall(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		log.Warn("cannot read when a hub heard of us last", zap.NamedError("err", err))
 	}
 	if at, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(string(text))); err == nil {
-		c.newest, c.saved = at, at
+		c.last, c.saved = at, at
 	}
-	return c, nil
+	return c
 }
 
 // behind says what is wrong with the clock; "" is nothing.
 func (c *clock) behind(now time.Time) string {
-	if missing := c.newest.Sub(now.Round(0)); missing > 0 {
+	if missing := c.last.Sub(now.Round(0)); missing > 0 {
 		return fmt.Sprintf("the box's clock says %s, but a hub took a handshake of %s: until then, or until it is restarted, it takes no other; set the clock (timedatectl)",
-			now.UTC().Format(time.DateTime), c.newest.UTC().Format(time.DateTime))
+			now.UTC().Format(time.DateTime), c.last.UTC().Format(time.DateTime))
 	}
 	return ""
 }
 
-// shook notes handshakes.
+// shook notes handshakes. One with an earlier time than the last counts as well: the hub was restarted, or it is
+// another one, and what it took it will take again.
 func (c *clock) shook(peers []peerState) {
+	var latest time.Time
 	for _, p := range peers {
-		if p.Handshake.After(c.newest) {
-			c.newest = p.Handshake
+		if p.Handshake.Equal(c.seen[p.Hub]) {
+			continue
+		}
+		c.seen[p.Hub] = p.Handshake
+		if p.Handshake.After(latest) {
+			latest = p.Handshake
 		}
 	}
-	if c.newest.Sub(c.saved) > saveEvery {
+	if latest.IsZero() {
+		return
+	}
+	c.last = latest
+	if c.last.Before(c.saved) || c.last.Sub(c.saved) > saveEvery {
 		_ = c.save() // a disk that takes nothing is told of by those who store more
 	}
 }
 
-// save writes the newest time down.
+// save writes the last time down.
 func (c *clock) save() error {
-	if c.file == "" || !c.newest.After(c.saved) {
+	if c.file == "" || c.last.Equal(c.saved) {
 		return nil
 	}
-	if err := writeFile(c.file, []byte(c.newest.UTC().Format(time.RFC3339Nano)+"\n")); err != nil {
+	if err := writeFile(c.file, []byte(c.last.UTC().Format(time.RFC3339Nano)+"\n")); err != nil {
 		return fmt.Errorf("keep when a hub heard of us last: %w", err)
 	}
-	c.saved = c.newest
+	c.saved = c.last
 	return nil
 }
 
 // waitForClock waits until the clock is past the last handshake. The part is ready while it
 // does: that the clock comes is not its doing.
-func (t *Tunnel) waitForClock(ctx context.Context, ready func()) (*clock, error) {
-	c, err := readClock(t.cfg.ClockFile)
-	if err != nil {
-		return nil, err
-	}
+func (t *Tunnel) waitForClock(ctx context.Context, ready func()) *clock {
+	c := readClock(t.cfg.ClockFile, t.log)
 	began := time.Now()
 	for {
 		reason := c.behind(time.Now())
 		t.holdBack(reason)
 		if reason == "" {
-			return c, nil
+			return c
 		}
 		ready()
 		if time.Since(began) > clockPatience {
 			t.log.Warn("calls the hub with a clock that is behind", zap.String("reason", reason))
-			return c, nil
+			return c
 		}
 		select {
 		case <-ctx.Done():
-			return c, nil
+			return c
 		case <-time.After(clockEvery):
 		}
 	}

@@ -73,9 +73,10 @@ type state struct {
 // peerState is a hub as seen by WireGuard.
 type peerState struct {
 	Hub       int
-	Endpoint  netip.AddrPort // where packets for it go now, by the uplink in use
-	Handshake time.Time      // of the last; zero: none
-	Rx, Tx    uint64         // bytes of WireGuard, as wg(8) counts
+	Endpoint  netip.AddrPort   // where packets for it go now, by the uplink in use
+	Heard     []netip.AddrPort // where it proved to be, by any uplink
+	Handshake time.Time        // of the last; zero: none
+	Rx, Tx    uint64           // bytes of WireGuard, as wg(8) counts
 	// Asked is when the oldest packet left that the hub had to answer and has not; zero
 	// where nothing is open. A keepalive needs no answer.
 	Asked time.Time

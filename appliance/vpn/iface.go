@@ -125,3 +125,25 @@ func reachOf(device string) (r reach) {
 	}
 	return r
 }
+
+// own are the networks where no hub is: those of the box's interfaces but of uplinks, of which it is its own address only.
+func (t *Tunnel) own() (list []netip.Prefix) {
+	t.mu.Lock()
+	uplinks := slices.Clone(t.devices)
+	t.mu.Unlock()
+	all, _ := net.Interfaces() // what could not be read is not known
+	for _, i := range all {
+		addrs, _ := i.Addrs()
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err != nil {
+				continue
+			}
+			if slices.Contains(uplinks, i.Name) {
+				p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
+			}
+			list = append(list, p.Masked())
+		}
+	}
+	return list
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -104,6 +105,16 @@ func (k key) public() (key, error) {
 		return key{}, err
 	}
 	return key(private.PublicKey().Bytes()), nil
+}
+
+// readSmall reads a file of the box's own, which are small: a longer one is damaged.
+func readSmall(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 1<<20))
 }
 
 // writeFile puts what only the daemon may read into file, whole or not at all, even if the

@@ -1,7 +1,6 @@
 package vpn
 
 import (
-	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -94,36 +93,52 @@ func TestClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := plain(t)
 		cfg.ClockFile = filepath.Join(filepath.Dir(cfg.KeyFile), "clock")
-		c := &clock{file: cfg.ClockFile}
+		keep := func(at time.Time) { writeTo(t, cfg.ClockFile, at.UTC().Format(time.RFC3339Nano)) }
+		c := readClock(cfg.ClockFile, zap.NewNop())
 		c.shook([]peerState{{Handshake: time.Now().Add(time.Minute)}})
 		ok(t, c.save())
 		tunnel, err := New(cfg, zap.NewNop())
 		ok(t, err)
 		ready := 0
-		began := time.Now()
-		_, err = tunnel.waitForClock(context.Background(), func() { ready++ })
-		ok(t, err)
-		if waited := time.Since(began); waited < time.Minute || waited > time.Minute+2*clockEvery {
-			t.Errorf("it was held back for %v", waited)
+		waits := func(want time.Duration) *clock {
+			t.Helper()
+			began := time.Now()
+			c := tunnel.waitForClock(t.Context(), func() { ready++ })
+			if waited := time.Since(began); waited < want || waited > want+2*clockEvery {
+				t.Errorf("it was held back for %v", waited)
+			}
+			return c
 		}
+		waits(time.Minute)
 		if ready == 0 {
 			t.Error("a box whose clock is behind does not get ready")
 		}
-		// A file from the far future does not keep it away for good.
-		c.newest = time.Now().Add(1000 * time.Hour)
-		ok(t, c.save())
-		began = time.Now()
-		_, err = tunnel.waitForClock(context.Background(), func() {})
-		ok(t, err)
-		if waited := time.Since(began); waited < clockPatience || waited > clockPatience+2*clockEvery {
-			t.Errorf("it was held back for %v", waited)
-		}
+		// A file from the far future does not keep it away for good,
+		keep(time.Now().Add(1000 * time.Hour))
+		c = waits(clockPatience)
 		if s := tunnel.Status(); s.Up || !strings.Contains(s.Reason, "clock") {
 			t.Errorf("%+v", s)
 		}
-		writeTo(t, cfg.ClockFile, "\x00\x00")
-		if c, err := readClock(cfg.ClockFile); err != nil || c.behind(time.Now()) != "" {
-			t.Errorf("a file that makes no sense: %+v, %v", c, err)
+		// and where the hub was restarted and took a handshake, the next start waits for nothing.
+		c.shook([]peerState{{Hub: 0, Handshake: time.Now()}, {Hub: 1, Handshake: time.Now().Add(-time.Minute)}, {Hub: 2}})
+		if reason := c.behind(time.Now()); reason != "" {
+			t.Error(reason)
+		}
+		waits(0)
+		for what, damage := range map[string]func(){
+			"of zeros":       func() { writeTo(t, cfg.ClockFile, "\x00\x00") },
+			"that is empty":  func() { writeTo(t, cfg.ClockFile, "") },
+			"of the year 0":  func() { writeTo(t, cfg.ClockFile, "0000-01-01T00:00:00Z") },
+			"without an end": func() { writeTo(t, cfg.ClockFile, strings.Repeat("9", 2<<20)) },
+			"that cannot be read": func() {
+				ok(t, os.RemoveAll(cfg.ClockFile))
+				ok(t, os.Mkdir(cfg.ClockFile, 0o700))
+			},
+		} {
+			t.Log("a file " + what)
+			damage()
+			waits(0)
+			ok(t, os.RemoveAll(cfg.ClockFile))
 		}
 	})
 }

@@ -98,7 +98,8 @@ func (h *hubPaths) unanswered() []byte {
 
 // path is where a hub is by one uplink: its addresses, of which one is in use.
 type path struct {
-	used atomic.Pointer[netip.AddrPort]
+	used   atomic.Pointer[netip.AddrPort]
+	proved atomic.Pointer[netip.AddrPort] // where the hub was last, as WireGuard knows for sure
 
 	mu     sync.Mutex
 	list   []netip.AddrPort // as configured or resolved, best first
@@ -126,20 +127,22 @@ func (p *path) has(a netip.AddrPort) bool {
 }
 
 // set gives the path its addresses. The one in use stays if it is one of them, or if they
-// are what they were: then the hub itself told us another one.
-func (p *path) set(list []netip.AddrPort) {
+// are what they were: then the hub itself told us another one. It stays, too, while the hub answers
+// there: whoever says that it is elsewhere may be early, or a liar.
+func (p *path) set(list []netip.AddrPort, answers bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	same := slices.Equal(p.list, list)
 	p.list = slices.Clone(list)
 	if len(list) == 0 {
 		p.used.Store(nil)
-	} else if now := p.current(); !now.IsValid() || !same && !slices.Contains(list, now) {
+	} else if now := p.current(); !now.IsValid() || !same && !answers && !slices.Contains(list, now) {
 		p.used.Store(&p.list[0])
 	}
 }
 
 func (p *path) follow(a netip.AddrPort) {
+	p.proved.Store(&a)
 	if p.current() != a {
 		p.used.Store(&a)
 	}

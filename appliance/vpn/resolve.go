@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,24 +38,21 @@ type book struct {
 	uplinks []Uplink
 	file    string
 	dial    func(device string) func(ctx context.Context, network, address string) (net.Conn, error)
+	inside  []netip.Prefix        // where no hub can be: in the tunnel, on the LAN,
+	own     func() []netip.Prefix // nor on the box itself or where no uplink leads to; nil: not known
+	log     *zap.Logger
 
+	writing sync.Mutex // of file; before mu, which nobody holds while the disk takes its time
 	mu      sync.Mutex
-	known   map[string]map[string][]netip.Addr // by uplink's name and host; "" is by any
+	known   map[string]map[string][]netip.Addr // by uplink's name and host; "" has those that a hub was heard from
 	asked   []map[string]time.Time             // by uplink and host
 	reach   []reach                            // by uplink
 	silent  bool                               // the hub in use does not answer
 	changed chan struct{}                      // somebody is to look whether a name is due
 }
 
-// place is an endpoint of the file.
-type place struct {
-	host string     // "" where addr is valid
-	addr netip.Addr //
-	port uint16
-}
-
-func newBook(cfg Config) (*book, error) {
-	b := &book{uplinks: slices.Clone(cfg.Uplinks), file: cfg.CacheFile, dial: dialBy,
+func newBook(cfg Config, log *zap.Logger) (*book, error) {
+	b := &book{uplinks: slices.Clone(cfg.Uplinks), file: cfg.CacheFile, dial: dialBy, log: log, inside: append([]netip.Prefix{cfg.Address.Masked()}, cfg.ShareLAN...),
 		known: map[string]map[string][]netip.Addr{}, changed: make(chan struct{}, 1)}
 	for range b.uplinks {
 		b.asked = append(b.asked, map[string]time.Time{})
@@ -78,128 +72,60 @@ func newBook(cfg Config) (*book, error) {
 		}
 		b.hubs = append(b.hubs, places)
 	}
-	return b, b.load()
+	b.load()
+	return b, nil
 }
 
-func parsePlace(endpoint string) (place, error) {
-	host, service, err := net.SplitHostPort(endpoint)
-	if err != nil {
-		return place{}, fmt.Errorf("%q is no host:port", endpoint)
-	}
-	port, err := strconv.ParseUint(service, 10, 16)
-	if err != nil || port == 0 || host == "" {
-		return place{}, fmt.Errorf("%q is no host:port", endpoint)
-	}
-	if a, err := netip.ParseAddr(host); err == nil {
-		return place{addr: a.Unmap(), port: uint16(port)}, nil
-	}
-	return place{host: host, port: uint16(port)}, nil
-}
-
-// load reads what was good before. A file that makes no sense is as none: it is only a memory.
-func (b *book) load() error {
+// load reads what was good before. A file that cannot be read or makes no sense is as none: it is only a memory. Of
+// names and uplinks that are no more, and of what no name server may say, nothing is taken over.
+func (b *book) load() {
 	if b.file == "" {
-		return nil
+		return
 	}
-	text, err := os.ReadFile(b.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	text, err := readSmall(b.file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.log.Warn("cannot read where the hubs were", zap.NamedError("err", err))
 	}
-	if err != nil {
-		return fmt.Errorf("read where the hubs were: %w", err)
+	var known map[string]map[string][]netip.Addr
+	if err != nil || json.Unmarshal(text, &known) != nil {
+		return
 	}
-	known := map[string]map[string][]netip.Addr{}
-	if json.Unmarshal(text, &known) == nil {
-		b.known = known
+	uplinks := []string{""}
+	for _, u := range b.uplinks {
+		uplinks = append(uplinks, u.Name)
 	}
-	return nil
-}
-
-// reach is which families an uplink's device has addresses of. Without an address the kernel
-// does not refuse to send: it takes another interface's and calls into the dark.
-type reach struct{ v4, v6 bool }
-
-// reaches notes what an uplink reaches, and reports a change.
-func (b *book) reaches(uplink int, r reach) bool {
-	if !r.v4 && !r.v6 {
-		r = reach{true, true} // nothing is known: let it try
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	changed := b.reach[uplink] != r
-	b.reach[uplink] = r
-	return changed
-}
-
-// endpoints are a hub's addresses by each uplink, in the order of the file: those that the
-// uplink reaches, or all where it reaches none. An uplink that resolved nothing itself takes
-// what another one did.
-func (b *book) endpoints(hub int) [][]netip.AddrPort {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	lists := make([][]netip.AddrPort, len(b.uplinks))
-	for i := range b.uplinks {
-		for _, p := range b.hubs[hub] {
-			for _, a := range b.addressesLocked(i, p) {
-				if ap := netip.AddrPortFrom(a, p.port); !slices.Contains(lists[i], ap) {
-					lists[i] = append(lists[i], ap)
-				}
+	for _, u := range uplinks {
+		for _, host := range append(b.names(), wellKnown) {
+			if list := b.believable(known[u][host]); len(list) > 0 {
+				b.keepLocked(u, host, list)
 			}
 		}
-		lists[i] = b.reach[i].choose(lists[i])
 	}
-	return lists
 }
 
-func (r reach) choose(list []netip.AddrPort) []netip.AddrPort {
-	var reached []netip.AddrPort
-	for _, a := range list {
-		if a.Addr().Is4() && r.v4 || a.Addr().Is6() && r.v6 {
-			reached = append(reached, a)
-		}
+func (b *book) keepLocked(uplink, host string, list []netip.Addr) {
+	if b.known[uplink] == nil {
+		b.known[uplink] = map[string][]netip.Addr{}
 	}
-	if len(reached) == 0 {
-		return list
-	}
-	return reached
+	b.known[uplink][host] = list
 }
 
-func (b *book) addressesLocked(uplink int, p place) []netip.Addr {
-	if p.host == "" {
-		own := []netip.Addr{p.addr}
-		if via, ok := throughNAT64(b.known[b.uplinks[uplink].Name][wellKnown], p.addr); ok {
-			own = append(own, via)
-		}
-		return own
+// save writes what is known down.
+func (b *book) save() {
+	if b.file == "" {
+		return
 	}
-	if list := b.known[b.uplinks[uplink].Name][p.host]; len(list) > 0 {
-		return list
+	b.writing.Lock()
+	defer b.writing.Unlock()
+	b.mu.Lock()
+	text, err := json.Marshal(b.known)
+	b.mu.Unlock()
+	if err == nil {
+		err = writeFile(b.file, append(text, '\n'))
 	}
-	for _, name := range slices.Sorted(maps.Keys(b.known)) {
-		if list := b.known[name][p.host]; len(list) > 0 {
-			return list
-		}
+	if err != nil {
+		b.log.Warn("cannot keep where the hubs are", zap.NamedError("err", err))
 	}
-	return nil
-}
-
-// wellKnown is the name that has only IPv4 addresses: an IPv6 one for it is made by the
-// operator's DNS64, and shows how its NAT64 is reached (RFC 7050).
-const wellKnown = "ipv4only.arpa"
-
-// throughNAT64 is how an operator without IPv4 reaches an IPv4 address, from its answers for
-// wellKnown (192.0.0.170 and 171). Its prefix has 96 bits wherever anybody looked; others (RFC 6052,
-// section 2.2) are left to names, which the operator translates itself.
-func throughNAT64(answers []netip.Addr, a netip.Addr) (netip.Addr, bool) {
-	for _, known := range answers {
-		bytes := known.As16()
-		if known.Is6() && a.Is4() && bytes[12] == 192 && bytes[13] == 0 && bytes[14] == 0 && bytes[15]|1 == 171 {
-			four := a.As4()
-			copy(bytes[12:], four[:])
-			return netip.AddrFrom16(bytes), true
-		}
-	}
-	return netip.Addr{}, false
 }
 
 // hosts are the names to resolve by an uplink: those of the file, and the way through NAT64
@@ -268,14 +194,14 @@ func (b *book) doubt(silent bool) {
 }
 
 // run keeps the names resolved, by each uplink on its own: one that is dead holds none up.
-func (b *book) run(ctx context.Context, log *zap.Logger, device func(uplink int) string, changed func()) {
+func (b *book) run(ctx context.Context, device func(uplink int) string, changed func()) {
 	var wg sync.WaitGroup
 	wake := make([]chan struct{}, len(b.uplinks))
 	for i := range b.uplinks {
 		wake[i] = make(chan struct{}, 1)
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				wait := b.due(ctx, i, device(i), log, changed)
+				wait := b.due(ctx, i, device(i), changed)
 				select {
 				case <-ctx.Done():
 				case <-wake[i]:
@@ -297,7 +223,7 @@ func (b *book) run(ctx context.Context, log *zap.Logger, device func(uplink int)
 }
 
 // due asks for the names whose time it is, and says when it is again.
-func (b *book) due(ctx context.Context, uplink int, device string, log *zap.Logger, changed func()) time.Duration {
+func (b *book) due(ctx context.Context, uplink int, device string, changed func()) time.Duration {
 	wait := askWell
 	if device == "" {
 		return wait // its device comes with again
@@ -305,7 +231,7 @@ func (b *book) due(ctx context.Context, uplink int, device string, log *zap.Logg
 	for _, host := range b.hosts(uplink) {
 		left := b.left(uplink, host)
 		if left <= 0 {
-			if b.ask(ctx, uplink, device, host, log) {
+			if b.ask(ctx, uplink, device, host) {
 				changed()
 			}
 			left = b.left(uplink, host)
@@ -335,35 +261,29 @@ func (b *book) left(uplink int, host string) time.Duration {
 }
 
 // ask resolves a name by an uplink. An answer that says nothing changes nothing.
-func (b *book) ask(ctx context.Context, uplink int, device, host string, log *zap.Logger) (changed bool) {
+func (b *book) ask(ctx context.Context, uplink int, device, host string) (changed bool) {
 	b.mu.Lock()
 	u := b.uplinks[uplink]
 	b.mu.Unlock()
 	list, err := b.lookup(ctx, device, u.DNS, host)
+	if err == nil {
+		if list = b.believable(list); len(list) == 0 {
+			err = errNowhere
+		}
+	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.asked[uplink][host] = time.Now()
+	if changed = err == nil && !slices.Equal(b.known[u.Name][host], list); changed {
+		b.keepLocked(u.Name, host, list)
+	}
+	b.mu.Unlock()
 	if err != nil {
-		log.Debug("cannot resolve the hub's name", zap.String("uplink", u.Name), zap.String("host", host), zap.NamedError("err", err))
-		return false
+		b.log.Debug("cannot resolve the hub's name", zap.String("uplink", u.Name), zap.String("host", host), zap.NamedError("err", err))
 	}
-	if slices.Equal(b.known[u.Name][host], list) {
-		return false
+	if changed {
+		b.save()
 	}
-	if b.known[u.Name] == nil {
-		b.known[u.Name] = map[string][]netip.Addr{}
-	}
-	b.known[u.Name][host] = list
-	if b.file != "" {
-		text, err := json.Marshal(b.known)
-		if err == nil {
-			err = writeFile(b.file, append(text, '\n'))
-		}
-		if err != nil {
-			log.Warn("cannot keep where the hubs are", zap.NamedError("err", err))
-		}
-	}
-	return true
+	return changed
 }
 
 // lookup asks for both families by a device. The order of the answers is kept stable, so that

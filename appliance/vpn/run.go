@@ -28,9 +28,9 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 		return t.watchExternal(ctx, ready)
 	}
 	ready = sync.OnceFunc(ready)
-	clock, err := t.waitForClock(ctx, ready)
-	if err != nil || ctx.Err() != nil {
-		return err
+	clock := t.waitForClock(ctx, ready)
+	if ctx.Err() != nil {
+		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -44,7 +44,7 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 	ready()
 	var wg sync.WaitGroup
 	wg.Go(func() { t.kickAgain(ctx) })
-	wg.Go(func() { t.book.run(ctx, t.log, t.deviceOf, func() { tell(t.wake) }) })
+	wg.Go(func() { t.book.run(ctx, t.deviceOf, func() { tell(t.wake) }) })
 	err = t.watch(ctx, links, clock)
 	cancel()
 	wg.Wait()
@@ -215,11 +215,16 @@ func (t *Tunnel) judge(clock *clock) (before, after int, changed bool, err error
 		return 0, 0, false, err
 	}
 	t.tie() // a socket that could not be opened is tried again
+	for _, p := range st.Peers {
+		for _, from := range p.Heard {
+			t.book.heardAt(p.Hub, from)
+		}
+	}
+	clock.shook(st.Peers)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seen.note(st)
 	now := time.Now()
-	clock.shook(st.Peers)
 	t.seen.clock = clock.behind(now)
 	t.book.doubt(t.contest.owed(now, st.Peers) > suspectAfter)
 	before = t.contest.using

@@ -48,6 +48,7 @@ type UplinkStatus struct {
 	Rx, Tx       uint64    // bytes with all headers
 	Port         int       // ours
 	Err          string    // why nothing goes by it
+	Lacks        string    // what it would need for the hub in use to be reached by it
 }
 
 // seen is what Run saw last.
@@ -124,7 +125,7 @@ func (t *Tunnel) Status() Status {
 
 // reason says why the tunnel is not up; "" is up.
 func (t *Tunnel) reason(s Status) string {
-	hub := s.Hubs[t.contest.using]
+	hub, way := s.Hubs[t.contest.using], s.Uplinks[t.wanted.Active]
 	switch {
 	case t.engine == nil && s.Clock != "":
 		return s.Clock
@@ -134,6 +135,8 @@ func (t *Tunnel) reason(s Status) string {
 		return fmt.Sprintf("hub %s has no address yet: its name could not be resolved by any uplink", s.Hub)
 	case s.Handshake.IsZero() && s.Clock != "":
 		return s.Clock
+	case way.Lacks != "":
+		return fmt.Sprintf("hub %s is not reached by %s: %s", s.Hub, way.Name, way.Lacks)
 	case s.Handshake.IsZero():
 		return fmt.Sprintf("hub %s has not answered: it is not reached, or does not know the box: give it what `rescuebox vpn show` prints", s.Hub)
 	case time.Since(s.Handshake) > sessionTime:
@@ -172,6 +175,9 @@ func (t *Tunnel) uplinkStatus() []UplinkStatus {
 			if w.Err != nil {
 				list[i].Err = w.Err.Error()
 			}
+		}
+		if list[i].Device != "" {
+			list[i].Lacks = t.book.outOfReach(t.contest.using, i)
 		}
 	}
 	return list

@@ -4,15 +4,20 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"rescuebox/appliance/link/linktest"
@@ -153,6 +158,57 @@ func TestHubAtName(t *testing.T) {
 	s.tunnel = again
 	s.start()
 	s.reached(30 * time.Second)
+}
+
+// A name server that begins to lie, as that of a line that is not paid for does, breaks no tunnel that lives, and a
+// restart neither; a hub that moved is found where its name leads then.
+func TestNameLeadsElsewhere(t *testing.T) {
+	s := newSite(t, 1, func(c *Config) { c.Hubs[0].Endpoints = []string{"hub.example:51820"} })
+	var says atomic.Value
+	says.Store("192.0.2.1")
+	dial := nameServer(t, func(dnsmessage.Question) []netip.Addr { return []netip.Addr{netip.MustParseAddr(says.Load().(string))} })
+	s.tunnel.book.dial = dial
+	s.start()
+	s.reached(handshakeTime)
+	at := func() string { return s.tunnel.Status().Endpoint }
+	ask := func(address string) {
+		t.Helper()
+		says.Store(address)
+		s.tunnel.book.again(0)
+		eventually(t, 20*time.Second, "the name's new address is known", func() bool {
+			return slices.Contains(s.tunnel.Outer(), netip.MustParseAddr(address))
+		})
+	}
+	eventually(t, 20*time.Second, "where the hub is, is kept", func() bool {
+		text, _ := os.ReadFile(s.tunnel.cfg.CacheFile)
+		return strings.Count(string(text), "192.0.2.1") == 2
+	})
+	ask("198.18.0.1")
+	time.Sleep(2 * lookEvery)
+	s.reached(time.Second)
+	if at() != "192.0.2.1:51820" {
+		t.Errorf("the hub that answers is called at %s", at())
+	}
+	s.stop()
+	again, err := New(s.tunnel.cfg, zap.NewNop())
+	ok(t, err)
+	again.book.dial, s.tunnel = dial, again
+	s.start()
+	s.reached(handshakeTime)
+	// The hub moves.
+	if out, err := s.hubs[0].Command("ip", "address", "add", "192.0.2.77/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, u := range []*linktest.Uplink{s.WAN, s.LTE} {
+		far := map[string]string{"wan": "203.0.113", "lte": "198.51.100"}[u.Name]
+		ok(t, u.ISP.IP("route add 192.0.2.77 via "+far+".1", "route del 192.0.2.1"))
+		ok(t, s.hubs[0].IP(fmt.Sprintf("route replace %s.0/28 dev e%d src 192.0.2.77", far, map[string]int{"wan": 1, "lte": 2}[u.Name])))
+	}
+	ask("192.0.2.77")
+	s.reached(60 * time.Second)
+	if at() != "192.0.2.77:51820" {
+		t.Errorf("the hub moved, and is called at %s", at())
+	}
 }
 
 // A hub that is dead by every uplink gives way to the next one.

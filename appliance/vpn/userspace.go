@@ -153,7 +153,7 @@ func (u *userspace) configure(peers []peer) error {
 	defer u.configuring.Unlock()
 	for _, p := range peers {
 		for i, list := range p.Endpoints {
-			u.bind.hubs[p.Hub].paths[i].set(list)
+			u.bind.hubs[p.Hub].paths[i].set(list, u.bind.ways[i].answers(p.Hub))
 		}
 	}
 	text := changes(*u.peers.Load(), peers)
@@ -269,6 +269,11 @@ func (u *userspace) state() (state, error) {
 		h := u.bind.hubs[st.Peers[i].Hub]
 		st.Peers[i].Asked = u.bind.when(h.asked.Load())
 		st.Peers[i].Endpoint = h.paths[u.bind.active.Load()].current()
+		for _, p := range h.paths {
+			if at := p.proved.Load(); at != nil {
+				st.Peers[i].Heard = append(st.Peers[i].Heard, *at)
+			}
+		}
 	}
 	for _, w := range u.bind.ways {
 		st.Ways = append(st.Ways, w.state())

@@ -116,11 +116,12 @@ func New(cfg Config, log *zap.Logger) (*Tunnel, error) {
 		t.keys, err = readKeys(cfg)
 	}
 	if err == nil {
-		t.book, err = newBook(cfg)
+		t.book, err = newBook(cfg, log)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make the tunnel: %w", err)
 	}
+	t.book.own = t.own
 	t.contest = contest{hubs: len(cfg.Hubs), best: -1}
 	for _, u := range cfg.Uplinks {
 		t.devices = append(t.devices, u.Device)

@@ -275,3 +275,9 @@ func (w *way) lastHeard() time.Time {
 	}
 	return w.b.when(last)
 }
+
+// answers reports that a hub was heard by this uplink not longer ago than a session lasts.
+func (w *way) answers(hub int) bool {
+	last := w.heard[hub].Load()
+	return last != 0 && w.b.now()-last < int64(sessionTime)
+}
