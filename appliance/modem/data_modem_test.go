@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"rescuebox/appliance/modem/modemtest"
 )
@@ -111,15 +114,7 @@ func TestModemLendsItsPort(t *testing.T) {
 	t.Parallel()
 	fake := modemtest.Start(t)
 	answering(fake)
-	dir := t.TempDir()
-	program := standIn(t, dir, standInUp)
-	m, _ := start(t, fake, func(m *Modem) {
-		m.Data, m.APN, m.IPType = "ppp", "internet", "v4"
-		if err := m.prepareData(); err != nil {
-			t.Fatal(err)
-		}
-		m.data.driver.(*ppp).connect = func(ctx context.Context) (net.Conn, error) { return inProcess(ctx, program), nil }
-	})
+	m := onePort(t, fake)
 	until(t, m, "registration", registered)
 	m.Want(true)
 	until(t, m, "data", func(s Status) bool { return s.Data.Link.Up() })
@@ -140,6 +135,46 @@ func TestResetAsksForThePortBack(t *testing.T) {
 	t.Parallel()
 	fake := modemtest.Start(t)
 	answering(fake)
+	resetWhileLent(t, fake)
+}
+
+// A modem that does not heed DTR (&D0) is in its call still when the port is back: the session ends that by the escape,
+// and nobody's command comes before.
+func TestResetEndsCallOfModemWithoutDTR(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	answering(fake)
+	keepDTR(t, fake)
+	resetWhileLent(t, fake)
+	if !escaped(fake, "+CFUN=4") {
+		t.Errorf("the modem heard no escape and hang-up before +CFUN=4: %q", fake.Log())
+	}
+}
+
+// A rung is not cut off by who wants the port for data just then: the radio would stay off.
+func TestPortIsNotLentInMidReset(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	answering(fake)
+	m := onePort(t, fake)
+	until(t, m, "registration", registered)
+	fake.Fault("+CFUN=4", modemtest.Answer{Lines: []string{}, Times: 1, Do: func() {
+		m.Want(true)
+		time.Sleep(time.Second)
+	}})
+	if err := m.Reset(t.Context(), "radio"); err != nil {
+		t.Errorf("the reset was cut off: %v", err)
+	}
+	until(t, m, "data after it", func(s Status) bool { return s.Data.Link.Up() && s.State == Lent })
+	log := fake.Log()
+	if off, on, dial := slices.Index(log, "+CFUN=4"), slices.Index(log, "+CFUN=1"), slices.Index(log, "D*99***1#"); off < 0 || on < off || dial < on {
+		t.Errorf("the modem heard %q", log)
+	}
+}
+
+// onePort is a modem whose only port carries the data too, with a program in place of pppd.
+func onePort(t *testing.T, fake *modemtest.Modem) *Modem {
+	t.Helper()
 	program := standIn(t, t.TempDir(), standInUp)
 	m, _ := start(t, fake, func(m *Modem) {
 		m.Data, m.APN, m.IPType = "ppp", "internet", "v4"
@@ -148,6 +183,23 @@ func TestResetAsksForThePortBack(t *testing.T) {
 		}
 		m.data.driver.(*ppp).connect = func(ctx context.Context) (net.Conn, error) { return inProcess(ctx, program), nil }
 	})
+	return m
+}
+
+// keepDTR has the fake not see that the port is closed.
+func keepDTR(t *testing.T, fake *modemtest.Modem) {
+	t.Helper()
+	f, err := os.OpenFile(fake.Path, os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+}
+
+// resetWhileLent switches the radio off and on of a modem that carries data by its only port.
+func resetWhileLent(t *testing.T, fake *modemtest.Modem) {
+	t.Helper()
+	m := onePort(t, fake)
 	m.Want(true)
 	until(t, m, "data by the port that is lent", func(s Status) bool { return s.Data.Link.Up() && s.State == Lent })
 	refused := make(chan error, 1)

@@ -122,20 +122,6 @@ func share(tty *os.File) error {
 	return errors.Join(err, set)
 }
 
-// hangUp drops DTR, at which a modem ends the call (V.250 &D2). A pty has none.
-func hangUp(tty *os.File) {
-	raw, err := tty.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if unix.IoctlSetPointerInt(int(fd), unix.TIOCMBIC, unix.TIOCM_DTR) == nil {
-			time.Sleep(500 * time.Millisecond)
-			_ = unix.IoctlSetPointerInt(int(fd), unix.TIOCMBIS, unix.TIOCM_DTR)
-		}
-	})
-}
-
 // speak has pppd speak on the tty until ctx is done or it ends; first, where there is one, dial dials on
 // it, while pppd waits.
 func (p *ppp) speak(ctx context.Context, path string, dial func() error, changed func(Link)) error {
@@ -304,31 +290,26 @@ func (d *dialler) dial(p *ppp) error {
 	return d.tty.SetDeadline(time.Time{})
 }
 
-// wake finds the modem listening to commands. One that still thinks itself in a call is
-// told by DTR, and by the escape of V.250.
+// wake finds the modem listening to commands, and no longer in a call.
 func (d *dialler) wake() error {
-	var err error
-	for try := range 4 {
-		if err = d.say("", 2*time.Second); err == nil || !errors.Is(err, errNoAnswer) || d.ctx.Err() != nil {
+	for try := range wakeTries {
+		err := d.say("", wakeAnswer)
+		if err == nil || !errors.Is(err, errNoAnswer) || d.ctx.Err() != nil {
 			return d.ctx.Err()
 		}
-		if try == 1 {
-			hangUp(d.tty)
-			if e := wait(d.ctx, 1100*time.Millisecond); e != nil {
-				return e
+		if try == 0 {
+			err := leaveCall(d.ctx, d.tty, func(cmd string) error { return d.say(cmd, shortAnswer) })
+			if err != nil && d.ctx.Err() != nil {
+				return d.ctx.Err()
 			}
-			_, _ = d.tty.WriteString("+++")
-			if e := wait(d.ctx, 1100*time.Millisecond); e != nil {
-				return e
-			}
-			_ = d.say("H", 5*time.Second)
 		}
 	}
 	return fmt.Errorf("%w: the modem says nothing on its port for data", errNoAnswer)
 }
 
-// say sends a command and reads to its result.
+// say sends a command and reads to its result. What came before is the answer to something else.
 func (d *dialler) say(cmd string, timeout time.Duration) error {
+	unread(d.tty)
 	if err := d.tty.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return fmt.Errorf("dial: %w", err)
 	}

@@ -19,6 +19,7 @@ const (
 	lookSoon    = 5 * time.Second // while there is no network
 	clockEvery  = 6 * time.Hour
 	wakeTries   = 4
+	wakeAnswer  = 2 * time.Second
 )
 
 // Run keeps the modem alive until ctx is done. A modem that is not there is no failure of
@@ -63,13 +64,28 @@ func (m *Modem) live(ctx context.Context) {
 		if errors.Is(err, errNoPort) {
 			delay = firstReopen // to look for it costs nothing
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(delay):
-		case l := <-m.loans:
+		if l := m.rest(ctx, delay); l != nil {
 			m.lendTo(ctx, l)
 		}
 		delay = min(2*delay, lastReopen)
+	}
+}
+
+// rest waits, or until somebody borrows the port.
+func (m *Modem) rest(ctx context.Context, d time.Duration) *loan {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
+		moved := m.change()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			return nil
+		case l := <-m.lendable():
+			return l
+		case <-moved:
+		}
 	}
 }
 
@@ -102,7 +118,7 @@ func (m *Modem) once(ctx context.Context) (*loan, error) {
 	m.noteUSB(id)
 	m.rival = m.places.rival(path)
 	s := newSession(p, path, m.log, nil)
-	m.setOpen(s)
+	m.show(func(to *Status) { to.Device = path })
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer func() {
@@ -120,6 +136,7 @@ func (m *Modem) attend(ctx context.Context, s *session, wg *sync.WaitGroup) (*lo
 	if err := m.wake(ctx, s); err != nil {
 		return nil, err
 	}
+	m.setOpen(s)
 	m.identify(ctx, s)
 	v := &visit{m: m, s: s, wg: wg, refused: map[string]bool{}}
 	for {
@@ -212,28 +229,40 @@ func (v *visit) wait(ctx context.Context, soon bool) (*loan, error) {
 	}
 	t := time.NewTimer(every)
 	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-v.s.closed():
-		return nil, v.s.err()
-	case l := <-v.m.loans:
-		return l, nil
-	case <-v.s.network:
-		// A modem that finds its network says five things in a second; one look is enough for them.
-		return nil, v.s.pause(ctx, time.Second/2)
-	case <-t.C:
-		return nil, nil
+	for {
+		moved := v.m.change()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-v.s.closed():
+			return nil, v.s.err()
+		case l := <-v.m.lendable():
+			return l, nil
+		case <-moved:
+		case <-v.s.network:
+			// A modem that finds its network says five things in a second; one look is enough for them.
+			return nil, v.s.pause(ctx, time.Second/2)
+		case <-t.C:
+			return nil, nil
+		}
 	}
 }
 
-// wake makes the modem talk as we want it. It may be half asleep, in the middle of a text, or echo.
+// wake makes the modem talk as we want it. It may be half asleep, in the middle of a text or of a call, or echo. Nobody
+// else has the session yet: what he says would go to the network too, and be no silence around the escape.
 func (m *Modem) wake(ctx context.Context, s *session) error {
 	s.at.Escape('\r', '\n')
+	say := func(cmd string) error {
+		_, err := s.command(ctx, cmd, "", wakeAnswer)
+		return err
+	}
 	var err error
-	for range wakeTries {
-		if _, err = s.command(ctx, "", "", 2*time.Second); err == nil || ctx.Err() != nil || s.over() {
+	for try := range wakeTries {
+		if err = say(""); err == nil || ctx.Err() != nil || s.over() {
 			break
+		}
+		if try == 0 && !s.wire.babbling() {
+			_ = leaveCall(ctx, s.wire.port, say) // the next try shows
 		}
 	}
 	if err != nil {

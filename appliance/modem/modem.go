@@ -61,13 +61,14 @@ type Modem struct {
 	mu      sync.Mutex
 	status  Status
 	want    bool
-	open    *session      // an open port, whatever the modem says there
+	open    *session      // a modem that takes commands, whatever its SIM says
 	current *session      // the same, once the SIM is unlocked
 	moved   chan struct{} // closed and made anew at each change that a loop waits for
 	loans   chan *loan
 	resets  chan *reset
 
 	resetting  atomic.Bool // a person's reset is under way
+	claims     int         // of rungs that speak by the port: it is not lent meanwhile
 	memoryLock sync.Mutex
 	memory     Record
 	retries    int  // of a PIN that cost no try; owned by the session's goroutine
@@ -159,7 +160,7 @@ func (m *Modem) session() (*session, error) {
 	return m.current, nil
 }
 
-// openSession is the session of the hour, even if the SIM is locked; nil if the port is not open.
+// openSession is the session of the hour, even if the SIM is locked; nil if the modem does not take commands.
 func (m *Modem) openSession() *session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -170,10 +171,29 @@ func (m *Modem) setOpen(s *session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.open = s
-	if s != nil {
-		m.status.Device = s.device
-	}
 	m.movedLocked()
+}
+
+// claim keeps the port from being lent until it is released: a rung that is cut off in its middle leaves the radio off.
+func (m *Modem) claim() (release func()) {
+	count := func(n int) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.claims += n
+		m.movedLocked()
+	}
+	count(1)
+	return func() { count(-1) }
+}
+
+// lendable is where those wait who want the port; nil while it is claimed. change tells when that is over.
+func (m *Modem) lendable() chan *loan {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.claims > 0 {
+		return nil
+	}
+	return m.loans
 }
 
 func (m *Modem) setCurrent(s *session) {

@@ -199,6 +199,7 @@ func (m *Modem) perform(ctx context.Context, name string) error {
 // says speaks to the open port, whatever the SIM says. An ERROR to one of them is no reason to leave out
 // the next: +CFUN=4 without +CFUN=1 would be worse than before.
 func (m *Modem) says(ctx context.Context, timeout time.Duration, cmds ...string) error {
+	defer m.claim()()
 	s := m.sessionBack(ctx)
 	if s == nil {
 		return errors.New("there is no AT session to say it in")
@@ -210,16 +211,21 @@ func (m *Modem) says(ctx context.Context, timeout time.Duration, cmds ...string)
 	return err
 }
 
-// sessionBack is the open session. A port that is lent is asked back, and waited for: the next rung risks more.
+// sessionBack is the open session. A port that is lent is asked back, and waited for: the next rung risks more. So is
+// one that changes hands just now.
 func (m *Modem) sessionBack(ctx context.Context) *session {
 	ctx, cancel := context.WithTimeout(ctx, lentPatience)
 	defer cancel()
 	for {
 		moved := m.change()
-		if s := m.openSession(); s != nil || m.state() != Lent {
+		switch s := m.openSession(); {
+		case s != nil:
 			return s
+		case m.state() == Lent:
+			m.Redial() // again and again: a bearer that comes up just now takes the first one for done
+		case slices.Contains([]State{NoPort, Absent, Mute}, m.state()):
+			return nil
 		}
-		m.Redial() // again and again: a bearer that comes up just now takes the first one for done
 		select {
 		case <-moved:
 		case <-time.After(5 * time.Second):
