@@ -140,6 +140,7 @@ func (c *checker) config(raw rawFile) *Config {
 	cfg.VPN = c.vpn(raw.VPN, cfg.Uplinks, cfg.LAN)
 	cfg.Text = c.text(raw.Text, cfg.Modems, cfg.Machines)
 	c.textNeedsModem(cfg)
+	c.textsBesideData(cfg)
 	if slices.Contains(dhcpPorts, cfg.TFTP.Port) {
 		c.wrong("tftp.port", *faultf("leave it at 69: firmware asks there", "%d is a port of the DHCP part", cfg.TFTP.Port))
 	}

@@ -76,6 +76,41 @@ func TestLinkErrors(t *testing.T) {
 	}
 }
 
+// Who counts on text messages is told that a modem with one port has none while it carries data.
+func TestTextsBesideData(t *testing.T) {
+	const (
+		sender = "[[text.sender]]\nnumber = \"+79161234567\"\n"
+		modem  = "[[modem]]\nname = \"lte\"\nport = \"/dev/ttyUSB2\"\n"
+		uplink = "[[uplink]]\nname = \"lte\"\nmodem = \"lte\"\n"
+		warns  = "site.toml:8: modem \"lte\": ppp_port: missing: no text message comes or goes by this modem while its only port carries data"
+	)
+	for _, tt := range []struct{ name, toml, want string }{
+		{"always", modem + uplink + sender, warns + `: always, with mode = "standby" (`},
+		{"sometimes", modem + uplink + sender + "[link]\nmode = \"dormant\"\n", warns + " ("},
+		{"who is told", modem + uplink + "[[notify.text]]\nto = [\"+79161234567\"]\n", warns},
+		{"a socket", modem + uplink + someMachine + "[machine.power]\nkind = \"gsm-socket\"\nmodel = \"isocket\"\nnumber = \"+79160000009\"\n", warns},
+		{"the same port twice", modem + "ppp_port = \"/dev/ttyUSB2\"\n" + uplink + sender, strings.Replace(warns, ":8:", ":11:", 1)},
+		{"nobody counts on any", modem + uplink, ""},
+		{"no data", modem + sender, ""},
+		{"two ports", modem + "ppp_port = \"/dev/ttyUSB3\"\n" + uplink + sender, ""},
+		{"another way", "[[modem]]\nname = \"lte\"\nport = \"/dev/ttyUSB2\"\ndata = \"ncm\"\ninterface = \"usb0\"\n" + uplink + sender, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, err := Parse("site.toml", []byte(least+"[rescue]\nssh_keys = [\""+annasKey+"\"]\n"+tt.toml))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, w := range cfg.Warnings {
+				got = append(got, w.Error())
+			}
+			if all := strings.Join(got, "\n"); (all == "") != (tt.want == "") || !strings.Contains(all, tt.want) {
+				t.Errorf("got %q, want %q", all, tt.want)
+			}
+		})
+	}
+}
+
 // A number of a person may be written as people write it, and each wire costs what the reference says.
 func TestLinkValues(t *testing.T) {
 	cfg, err := Parse("site.toml", []byte(least+someUplink+"[[modem]]\nname = \"lte\"\nport = \"/dev/ttyUSB2\"\n[[uplink]]\nname = \"lte\"\nmodem = \"lte\"\ninterval = \"1s\"\n"+

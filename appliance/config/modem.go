@@ -219,3 +219,26 @@ func (c *checker) textNeedsModem(cfg *Config) {
 		}
 	}
 }
+
+// textsBesideData warns where text messages have no way while data has the modem's only port.
+func (c *checker) textsBesideData(cfg *Config) {
+	socket := func(m Machine) bool { return m.Power != nil && m.Power.Kind == "gsm-socket" }
+	if len(cfg.Text.Senders)+len(cfg.Notify.Texts) == 0 && !slices.ContainsFunc(cfg.Machines, socket) {
+		return
+	}
+	taken := func(m Modem) bool {
+		return m.Data == "ppp" && (m.PPPPort == "" || m.PPPPort == m.Port) &&
+			slices.ContainsFunc(cfg.Uplinks, func(u Uplink) bool { return u.Modem == m.Name })
+	}
+	for i, m := range cfg.Modems {
+		if !taken(m) {
+			continue
+		}
+		text := "missing: no text message comes or goes by this modem while its only port carries data"
+		if cfg.Link.Mode != "dormant" {
+			text += `: always, with mode = "` + cfg.Link.Mode + `"`
+		}
+		c.warn(fmt.Sprintf("modem[%d].ppp_port", i), text,
+			`name its second port, as the Quectel's: ppp_port = "/dev/serial/by-id/usb-Quectel_EG25-G-if03-port0"`)
+	}
+}
