@@ -122,8 +122,17 @@ func TestModemLendsItsPort(t *testing.T) {
 	if _, err := m.command(t.Context(), "+CSQ", "+CSQ", shortAnswer); err == nil {
 		t.Error("a command went to a port that is pppd's")
 	}
+	if why := m.Status().Texts.Why; !strings.Contains(why, "ppp_port") {
+		t.Errorf("nobody is told that no text message comes: %q", why)
+	}
+	if result, err := m.Send(t.Context(), "+79160000000", "alive", 0); result != TextFailed || !strings.Contains(err.Error(), "ppp_port") {
+		t.Errorf("a text message by a port that is pppd's: %v, %v", result, err)
+	}
 	m.Want(false)
-	until(t, m, "the port is back", registered)
+	s := until(t, m, "the port is back", registered)
+	if s.Texts.Why != "" {
+		t.Errorf("text messages still do not come: %s", s.Texts.Why)
+	}
 	if _, err := m.command(t.Context(), "+CSQ", "+CSQ", shortAnswer); err != nil {
 		t.Error(err)
 	}

@@ -319,12 +319,27 @@ func (m *Modem) lend(ctx context.Context, use func(device string) error) error {
 	}
 }
 
+// lentWhy is what a modem without another port cannot do meanwhile.
+const lentWhy = "no text message comes or goes while data is up: the modem's only port carries it (ppp_port names a second one)"
+
 // lendTo waits until the port is given back.
 func (m *Modem) lendTo(ctx context.Context, l *loan) {
 	m.setState(Lent, "")
+	m.lentTexts(true)
+	defer m.lentTexts(false)
 	l.granted <- m.device()
 	select {
 	case <-l.done:
 	case <-ctx.Done():
+	}
+}
+
+// lentTexts shows whether the port is lent where people look for their messages.
+func (m *Modem) lentTexts(lent bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.texts.Why = ""
+	if lent {
+		m.texts.Why = lentWhy
 	}
 }

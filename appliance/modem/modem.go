@@ -154,7 +154,10 @@ func (m *Modem) command(ctx context.Context, cmd, prefix string, timeout time.Du
 func (m *Modem) session() (*session, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.current == nil {
+	switch {
+	case m.current == nil && m.status.State == Lent:
+		return nil, notNow(lentWhy)
+	case m.current == nil:
 		return nil, notNow(m.status.Why)
 	}
 	return m.current, nil
