@@ -3,6 +3,7 @@ package appliance
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -162,7 +163,7 @@ func (w *wayIn) Texting() api.Texting {
 	s := w.desk.Status()
 	to := api.Texting{Budget: s.Budget, Spent: s.Spent, Waiting: s.Waiting, Senders: []api.Sender{}}
 	for _, n := range s.Numbers {
-		to.Senders = append(to.Senders, api.Sender{Number: n.Number, May: append([]string{}, n.May...), Enrolled: n.Enrolled, Locked: n.Locked})
+		to.Senders = append(to.Senders, api.Sender{Number: n.Number, May: append([]string{}, n.May...), Enrolled: n.Enrolled, Locked: n.Locked, Left: n.Left})
 	}
 	return to
 }
@@ -197,6 +198,15 @@ func (w *wayIn) Enroll(number string) (string, error) {
 		return "", refused(err)
 	}
 	return uri, nil
+}
+
+// Forget is that of admin.Modems.
+func (w *wayIn) Forget(number string) error {
+	err := w.desk.Forget(number)
+	if errors.Is(err, text.ErrNoSender) {
+		return &boot.Refusal{Reason: err.Error(), Hint: "rescuebox modem sms status lists the numbers that have one"}
+	}
+	return err
 }
 
 func since(t time.Time) *time.Time {

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -25,6 +26,7 @@ type Modems interface {
 	Send(to, text string) (api.TextMessage, error)
 	Texting() api.Texting
 	Enroll(number string) (uri string, err error)
+	Forget(number string) error
 }
 
 // The bounds of a drill, and of a failure by hand.
@@ -33,6 +35,8 @@ const (
 	longestDrill  = 10 * time.Minute
 	longestFailed = 7 * 24 * time.Hour
 	drillLimit    = longestDrill + time.Minute // it ends when all is as it was
+	effectLimit   = 5 * time.Second            // for an order to take effect before it is answered how things stand
+	effectBeat    = 20 * time.Millisecond
 	mostTexts     = 1000
 	mostAllowed   = 1 << 50 // bytes: more is a mistake
 )
@@ -67,7 +71,42 @@ func (h *service) changeLink(c *call) (any, error) {
 	if err := h.Links.Change(a, span); err != nil {
 		return nil, err
 	}
-	return h.Links.Link(), nil
+	return h.changed(c.req.Context(), a), nil
+}
+
+// changed is how the box goes once an order took effect, or as it is after effectLimit: a bearer that has to come up
+// first takes longer, and what cannot be done by no other uplink never comes.
+func (h *service) changed(ctx context.Context, a api.LinkAction) api.Link {
+	ctx, cancel := context.WithTimeout(ctx, effectLimit)
+	defer cancel()
+	for {
+		l := h.Links.Link()
+		if inEffect(l, a) || ctx.Err() != nil {
+			return l
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(effectBeat):
+		}
+	}
+}
+
+// inEffect reports whether an order is seen in how the box goes: the uplink that failed is no longer used, unless there
+// is nothing else; the one restored is, if it works and is the better one.
+func inEffect(l api.Link, a api.LinkAction) bool {
+	place := func(name string) int {
+		return slices.IndexFunc(l.Uplinks, func(u api.Uplink) bool { return u.Name == name })
+	}
+	i, active := place(a.Uplink), place(l.Active)
+	switch {
+	case a.Action == "mode":
+		return l.Mode == a.Mode && (a.Mode != "lte-only" || active < 0 || l.Uplinks[active].Metered)
+	case i < 0:
+		return true
+	case a.Action == "fail":
+		return l.Uplinks[i].State == "failed" && (l.Active != a.Uplink || len(l.Uplinks) == 1)
+	}
+	return l.Uplinks[i].State == "up" && active >= 0 && (active <= i || l.Mode == "lte-only")
 }
 
 // drill answers POST /v1/link/drill.
@@ -220,6 +259,16 @@ func (h *service) enroll(c *call) (any, error) {
 	return api.Enrolled{Number: e.Number, URI: uri}, nil
 }
 
+// forget answers DELETE /v1/texts/senders/{number}.
+func (h *service) forget(c *call) (any, error) {
+	number := c.path("number")
+	c.note("%s", quoteIfOdd(number))
+	if h.Modems == nil {
+		return nil, noModem()
+	}
+	return nil, h.Modems.Forget(number)
+}
+
 // linkRoutes are those of the way in.
 func (h *service) linkRoutes() []route {
 	return []route{
@@ -233,5 +282,6 @@ func (h *service) linkRoutes() []route {
 		{method: "POST", path: "/v1/texts", role: api.Operator, changes: true, status: http.StatusCreated, do: h.sendText},
 		{method: "GET", path: "/v1/texts/senders", role: api.Operator, do: h.texting},
 		{method: "POST", path: "/v1/texts/senders", role: api.Admin, changes: true, status: http.StatusCreated, do: h.enroll},
+		{method: "DELETE", path: "/v1/texts/senders/{number}", role: api.Admin, changes: true, status: http.StatusNoContent, do: h.forget},
 	}
 }

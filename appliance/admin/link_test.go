@@ -1,9 +1,11 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,10 +13,31 @@ import (
 	"rescuebox/appliance/boot"
 )
 
-// fakeLinks has two uplinks, and a modem with text messages.
-type fakeLinks struct{ span time.Duration }
+// fakeLinks has two uplinks, and a modem with text messages. What is ordered it does after a while.
+type fakeLinks struct {
+	span time.Duration
 
-func (*fakeLinks) Link() api.Link {
+	mu     sync.Mutex
+	failed string
+	mode   string
+	never  bool // it does it never
+	acts   time.Time
+}
+
+func (f *fakeLinks) Link() api.Link {
+	l := f.before()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.never || time.Now().Before(f.acts) {
+		return l
+	}
+	if l.Mode = cmp.Or(f.mode, l.Mode); f.failed == "wan" {
+		l.Active, l.Why, l.Uplinks[0].State, l.Uplinks[1].State = "lte", "wan was failed by hand", "failed", "up"
+	}
+	return l
+}
+
+func (*fakeLinks) before() api.Link {
 	since := time.Now()
 	return api.Link{Mode: "standby", Active: "wan", Since: &since, Why: "it is the first that works", Uplinks: []api.Uplink{
 		{Name: "wan", Interface: "eth0", Addresses: []string{"192.0.2.2/24"}, Gateway: "192.0.2.1", State: "up", RTT: "12ms", Since: &since, Monthly: 11 << 30},
@@ -27,6 +50,14 @@ func (f *fakeLinks) Change(a api.LinkAction, span time.Duration) error {
 	f.span = span
 	if a.Uplink == "dsl" {
 		return &boot.Refusal{Reason: "no uplink is called dsl", Hint: "there are wan, lte"}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.acts = time.Now().Add(100 * time.Millisecond)
+	if f.mode = cmp.Or(a.Mode, f.mode); a.Action == "fail" {
+		f.failed = a.Uplink
+	} else {
+		f.failed = ""
 	}
 	return nil
 }
@@ -71,6 +102,13 @@ func (*fakeLinks) Enroll(number string) (string, error) {
 	return "otpauth://hotp/kazan-2:x?secret=GEZDGNBV", nil
 }
 
+func (*fakeLinks) Forget(number string) error {
+	if number != "+79161234567" {
+		return &boot.Refusal{Reason: number + " has no secret", Hint: "rescuebox modem sms status"}
+	}
+	return nil
+}
+
 // The secret of an enrolled number is in the answer, and nowhere in the audit log; nor is
 // the text of a message.
 func TestSecretsOfTexts(t *testing.T) {
@@ -91,6 +129,64 @@ func TestSecretsOfTexts(t *testing.T) {
 	}
 	if body := w.Body.String(); strings.Contains(body, "GEZDGNBV") || strings.Contains(body, "4711") || !strings.Contains(body, "+79161234567") {
 		t.Errorf("the audit log has %s", body)
+	}
+}
+
+// The answer to an order is how the box goes after it took effect, and comes soon where it does not.
+func TestOrderTakesEffect(t *testing.T) {
+	s := newSite(t)
+	links := &fakeLinks{}
+	s.Links = links
+	h, token := s.handler(t)
+	for _, c := range []struct{ body, active, mode string }{
+		{`{"action":"fail","uplink":"wan"}`, "lte", "standby"},
+		{`{"action":"restore","uplink":"wan"}`, "wan", "standby"},
+		{`{"action":"mode","mode":"dormant"}`, "wan", "dormant"},
+	} {
+		if l := decode[api.Link](t, ask(h, "POST", "/v1/link", token[api.Operator], c.body)); l.Active != c.active || l.Mode != c.mode {
+			t.Errorf("%s: answered %s, %s", c.body, l.Active, l.Mode)
+		}
+	}
+	links.never = true
+	began := time.Now()
+	if l := decode[api.Link](t, ask(h, "POST", "/v1/link", token[api.Operator], `{"action":"fail","uplink":"wan"}`)); l.Active != "wan" {
+		t.Errorf("%+v", l)
+	}
+	if took := time.Since(began); took < effectLimit {
+		t.Errorf("it was answered after %s", took)
+	}
+}
+
+// What an order is seen by.
+func TestInEffect(t *testing.T) {
+	uplinks := func(states ...string) (list []api.Uplink) {
+		for i, s := range states {
+			list = append(list, api.Uplink{Name: []string{"wan", "dsl", "lte"}[i], State: s, Metered: i == 2})
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		link   api.Link
+		action api.LinkAction
+		want   bool
+	}{
+		"not yet away":         {api.Link{Active: "wan", Uplinks: uplinks("failed", "up")}, api.LinkAction{Action: "fail", Uplink: "wan"}, false},
+		"away":                 {api.Link{Active: "dsl", Uplinks: uplinks("failed", "up")}, api.LinkAction{Action: "fail", Uplink: "wan"}, true},
+		"another one is used":  {api.Link{Active: "wan", Uplinks: uplinks("up", "failed")}, api.LinkAction{Action: "fail", Uplink: "dsl"}, true},
+		"the only one":         {api.Link{Active: "wan", Uplinks: uplinks("failed")}, api.LinkAction{Action: "fail", Uplink: "wan"}, true},
+		"not yet back":         {api.Link{Active: "dsl", Uplinks: uplinks("unproven", "up")}, api.LinkAction{Action: "restore", Uplink: "wan"}, false},
+		"good, not yet used":   {api.Link{Active: "dsl", Uplinks: uplinks("up", "up")}, api.LinkAction{Action: "restore", Uplink: "wan"}, false},
+		"back":                 {api.Link{Active: "wan", Uplinks: uplinks("up", "up")}, api.LinkAction{Action: "restore", Uplink: "wan"}, true},
+		"back beside a better": {api.Link{Active: "wan", Uplinks: uplinks("up", "up")}, api.LinkAction{Action: "restore", Uplink: "dsl"}, true},
+		"back behind LTE":      {api.Link{Mode: "lte-only", Active: "lte", Uplinks: uplinks("up", "up", "up")}, api.LinkAction{Action: "restore", Uplink: "wan"}, true},
+		"not yet by LTE":       {api.Link{Mode: "lte-only", Active: "wan", Uplinks: uplinks("up", "up", "up")}, api.LinkAction{Action: "mode", Mode: "lte-only"}, false},
+		"by LTE":               {api.Link{Mode: "lte-only", Active: "lte", Uplinks: uplinks("up", "up", "up")}, api.LinkAction{Action: "mode", Mode: "lte-only"}, true},
+		"dormant":              {api.Link{Mode: "dormant", Active: "wan", Uplinks: uplinks("up", "up", "up")}, api.LinkAction{Action: "mode", Mode: "dormant"}, true},
+		"nobody's":             {api.Link{Uplinks: uplinks("up")}, api.LinkAction{Action: "fail", Uplink: "x"}, true},
+	} {
+		if got := inEffect(c.link, c.action); got != c.want {
+			t.Errorf("%s: in effect: %t", name, got)
+		}
 	}
 }
 

@@ -387,6 +387,8 @@ func TestDocumentAnswers(t *testing.T) {
 		{"GET /v1/texts/senders", "", "", 200},
 		{"POST /v1/texts/senders", "", `{"number":"+79161234567"}`, 201},
 		{"POST /v1/texts/senders", "", `{"number":"+79161234568"}`, 409},
+		{"DELETE /v1/texts/senders/{number}", "/v1/texts/senders/+79161234567", "", 204},
+		{"DELETE /v1/texts/senders/{number}", "/v1/texts/senders/+79161234568", "", 409},
 		{"GET /v1/audit", "", "", 200},
 		{"GET /v1/audit", "/v1/audit?max=x", "", 400},
 	} {

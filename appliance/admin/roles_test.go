@@ -58,6 +58,7 @@ var who = map[string]api.Role{
 	"POST /v1/texts":                      api.Operator, // costs money
 	"GET /v1/texts/senders":               api.Operator, // whose number orders what
 	"POST /v1/texts/senders":              api.Admin,    // shows a secret
+	"DELETE /v1/texts/senders/{number}":   api.Admin,
 }
 
 // Every role against every route: 403 below the line, something else above it,

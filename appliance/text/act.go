@@ -173,8 +173,12 @@ func (d *Desk) act(ctx context.Context, o order) (said string) {
 	return said
 }
 
-// doneLocked answers an order that is over, and only then forgets that it was being done.
+// doneLocked answers an order that is over, and only then forgets that it was being done. A phone that was lost
+// meanwhile gets no answer.
 func (d *Desk) doneLocked(o order, said string) {
+	if o.person.record == nil {
+		return
+	}
 	d.answerLocked(o.person, Answer, said, o.verb == "ticket")
 	d.forgetLocked(o.person, o.doing())
 }

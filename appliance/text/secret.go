@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -32,7 +33,7 @@ const (
 	maxRecord  = 64 << 10
 )
 
-// ErrNoSender is the error for a number that is not in the file of the site.
+// ErrNoSender is the error for a number that is not in the file of the site, or has no secret to forget.
 var ErrNoSender = errors.New("no such sender")
 
 // Enroll makes a new secret for a number of the file and returns it as the URI that authenticator apps
@@ -54,25 +55,58 @@ func (d *Desk) Enroll(number string) (uri string, err error) {
 	if err := r.write(d.Secrets); err != nil {
 		return "", fmt.Errorf("enroll %s: %w", number, err)
 	}
-	p.record, p.pending = r, pending{}
+	d.dropLocked(p)
+	p.record = r
 	return r.uri(d.Site), nil
 }
 
-// Forget takes the secret of a number away, as of a phone that was lost.
+// Forget takes the secret of a number away, as of a phone that was lost: nothing counts any more that was not begun,
+// and no ticket goes there. A number that is not in the file any more has one, too, which would count again with the
+// number back in the file.
 func (d *Desk) Forget(number string) error {
 	d.load.Do(d.restore)
+	number, err := dialled(number)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNoSender, err)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	p := d.byNumber(number)
-	if p == nil {
-		return fmt.Errorf("%w: %q is not in the file of the site", ErrNoSender, number)
+	file := recordFile(d.Secrets, number)
+	known := false
+	for _, p := range d.people {
+		if recordFile(d.Secrets, p.Number) == file { // with or without a plus
+			known = p.record != nil
+			d.dropLocked(p)
+		}
 	}
-	p.record, p.pending = nil, pending{}
-	err := os.Remove(recordFile(d.Secrets, number))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget the secret of %s: %w", number, err)
+	d.left = slices.DeleteFunc(d.left, func(n string) bool { return recordFile(d.Secrets, n) == file })
+	for _, name := range []string{file, file + ".new"} {
+		err := os.Remove(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("no command of %s is followed until the box restarts, but its secret stays on the disk: %w", number, err)
+		}
+		known = known || err == nil
+	}
+	if !known {
+		return fmt.Errorf("%w: %s has no secret", ErrNoSender, number)
 	}
 	return syncDir(d.Secrets)
+}
+
+// dropLocked takes from a number its secret, and what it ordered that was not begun.
+func (d *Desk) dropLocked(p *person) {
+	p.record, p.pending = nil, pending{}
+	d.jobs = slices.DeleteFunc(d.jobs, func(o order) bool { return o.person == p })
+	d.keepSecretLocked(func(number string) bool { return number == p.Number })
+}
+
+// keepSecretLocked has what takes a machine over not sent to some numbers.
+func (d *Desk) keepSecretLocked(from func(number string) bool) {
+	for _, t := range d.texts {
+		if t.Private && t.queued && t.State == Waiting && from(t.Number) {
+			d.endLocked(t, Failed, "its number may not have it any more")
+		}
+	}
 }
 
 func (d *Desk) byNumber(number string) *person {
@@ -97,6 +131,20 @@ func recordFile(dir, number string) string {
 		return -1
 	}, number)
 	return filepath.Join(dir, "text-"+name+".json")
+}
+
+// leftovers are the numbers that have a secret and are not in the file any more.
+func (d *Desk) leftovers() (list []string) {
+	names, _ := filepath.Glob(filepath.Join(d.Secrets, "text-*.json")) // the pattern is right
+	for _, name := range names {
+		number := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(name), "text-"), ".json")
+		for _, plus := range []string{"+" + number, number} {
+			if r, err := readRecord(d.Secrets, plus); err == nil && r != nil && d.byNumber(plus) == nil {
+				list = append(list, plus)
+			}
+		}
+	}
+	return list
 }
 
 // readRecord reads a number's record; nil is none.

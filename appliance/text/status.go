@@ -19,6 +19,7 @@ type Number struct {
 	Number   string
 	May      []string
 	Enrolled bool
+	Left     bool // it is not in the file any more, and its secret is there
 	Locked   bool // a single code opens nothing
 }
 
@@ -35,6 +36,9 @@ func (d *Desk) Status() Status {
 	for _, p := range d.people {
 		s.Numbers = append(s.Numbers, Number{Number: p.Number, May: slices.Clone(p.May), Enrolled: p.record != nil,
 			Locked: p.record != nil && d.lockedLocked(p, now)})
+	}
+	for _, n := range d.left {
+		s.Numbers = append(s.Numbers, Number{Number: n, Enrolled: true, Left: true})
 	}
 	return s
 }

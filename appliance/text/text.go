@@ -119,6 +119,7 @@ type Desk struct {
 	load    sync.Once
 	mu      sync.Mutex
 	people  []*person
+	left    []string // numbers that have a secret and are not in the file any more
 	devices map[string]*device
 	texts   map[string]*Text
 	serial  uint64
@@ -244,5 +245,10 @@ func (d *Desk) restore() {
 		}
 		d.people = append(d.people, &person{Sender: s, record: r})
 	}
+	d.left = d.leftovers()
+	for _, n := range d.left {
+		d.log().Warn("a number that is not in the file any more has a secret: rescuebox modem forget takes it away", zap.String("from", n))
+	}
 	d.restoreTexts()
+	d.keepSecretLocked(func(number string) bool { return d.byNumber(number) == nil })
 }

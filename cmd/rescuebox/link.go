@@ -88,6 +88,9 @@ func (c *cli) changeLink(ctx context.Context, client *api.Client, a api.LinkActi
 	if err != nil {
 		return err
 	}
+	if a.Action == "fail" && l.Active == a.Uplink && !c.json {
+		fmt.Fprintf(c.errOut, "%s is used all the same until another one works\n", clean(a.Uplink))
+	}
 	return c.show(l, func(w io.Writer) error { return c.printLink(w, l) })
 }
 

@@ -21,6 +21,7 @@ type testLinks struct {
 	failed  string
 	mode    string
 	allowed int64
+	forgot  string
 }
 
 func (l *testLinks) Link() api.Link {
@@ -90,9 +91,18 @@ func (*testLinks) Send(to, text string) (api.TextMessage, error) {
 
 const testURI = "otpauth://hotp/rescuebox%20kazan-2:+79161234567?algorithm=SHA256&counter=0&digits=8&issuer=rescuebox&secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 
-func (*testLinks) Texting() api.Texting {
-	return api.Texting{Budget: 50, Spent: 3, Senders: []api.Sender{{Number: "+79161234567", May: []string{"status", "boot srv01"}, Enrolled: true, Locked: true},
-		{Number: "+79161234568", May: []string{"status"}}}}
+func (l *testLinks) Texting() api.Texting {
+	on := l.forgot == ""
+	return api.Texting{Budget: 50, Spent: 3, Senders: []api.Sender{{Number: "+79161234567", May: []string{"status", "boot srv01"}, Enrolled: on, Locked: on},
+		{Number: "+79161234568", May: []string{"status"}}, {Number: "+79161234569", May: []string{}, Enrolled: true, Left: true}}}
+}
+
+func (l *testLinks) Forget(number string) error {
+	if number != "+79161234567" {
+		return &boot.Refusal{Reason: number + " has no secret", Hint: "rescuebox modem sms status"}
+	}
+	l.forgot = number
+	return nil
 }
 
 func (*testLinks) Enroll(number string) (string, error) {

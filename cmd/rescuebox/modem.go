@@ -17,7 +17,7 @@ import (
 
 func (c *cli) modemCommand() *cobra.Command {
 	return group("modem", "The box's modems and text messages", "  rescuebox modem status",
-		c.modemStatus(), c.modemReset(), c.modemAllow(), c.modemEnroll(),
+		c.modemStatus(), c.modemReset(), c.modemAllow(), c.modemEnroll(), c.modemForget(),
 		group("sms", "Text messages", "  rescuebox modem sms list", c.smsList(), c.smsSend(), c.smsStatus()))
 }
 
@@ -228,8 +228,9 @@ func (c *cli) modemEnroll() *cobra.Command {
 text message, and show it as a QR code for an authenticator app (HOTP, 8 digits,
 SHA-256). It is shown this once; the number's older secret is worth nothing from now
 on. Each command then ends with the next code of the app: status 12345678.`,
-		Example: "  rescuebox modem enroll +79161234567",
-		Args:    cobra.ExactArgs(1),
+		Example:           "  rescuebox modem enroll +79161234567",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.complete(senderNames(func(s api.Sender) bool { return !s.Left })),
 		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
 			e, err := client.Enroll(cmd.Context(), args[0])
 			if err != nil {
@@ -237,6 +238,43 @@ on. Each command then ends with the next code of the app: status 12345678.`,
 			}
 			return c.show(e, func(w io.Writer) error { return printSecret(w, e) })
 		}),
+	}
+}
+
+func (c *cli) modemForget() *cobra.Command {
+	return &cobra.Command{
+		Use:   "forget NUMBER",
+		Short: "Take a phone number's secret away: it commands the box no more",
+		Long: `Take away the secret with which a number commands the box by text message, as of a
+phone that was lost. From now on no code of that phone counts, what it ordered and was
+not begun yet is not done, and no ticket that waits is sent to it. The number may stay
+in [[text.sender]]: enroll gives it another secret. News go to [[notify.text]] all the
+same; take it out there.`,
+		Example:           "  rescuebox modem forget +79161234567",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: c.complete(senderNames(func(s api.Sender) bool { return s.Enrolled })),
+		RunE: c.reading(func(cmd *cobra.Command, client *api.Client, args []string) error {
+			if err := client.Forget(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return c.show(api.Enroll{Number: args[0]}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s has no secret any more: no command of it is followed\n", clean(args[0]))
+				return err
+			})
+		}),
+	}
+}
+
+// senderNames are the numbers of some senders.
+func senderNames(which func(api.Sender) bool) lister {
+	return func(ctx context.Context, client *api.Client) (names []string, err error) {
+		t, err := client.Texting(ctx)
+		for _, s := range t.Senders {
+			if which(s) {
+				names = append(names, s.Number)
+			}
+		}
+		return names, err
 	}
 }
 
@@ -345,6 +383,8 @@ func printTexting(w io.Writer, t api.Texting) error {
 	for _, s := range t.Senders {
 		state := "enrolled"
 		switch {
+		case s.Left:
+			state = "not in the file any more, its secret is there: rescuebox modem forget " + s.Number
 		case !s.Enrolled:
 			state = "no secret: rescuebox modem enroll " + s.Number
 		case s.Locked:

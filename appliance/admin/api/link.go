@@ -154,6 +154,7 @@ type Sender struct {
 	May      []string `json:"may"`
 	Enrolled bool     `json:"enrolled"` // it has a secret
 	Locked   bool     `json:"locked"`   // wrong codes came: for an hour it takes two codes in a row
+	Left     bool     `json:"left"`     // it is not in the file of the site any more, and its secret is still there
 }
 
 // NewTextMessage asks to send one.
@@ -231,4 +232,9 @@ func (c *Client) Enroll(ctx context.Context, number string) (Enrolled, error) {
 	var e Enrolled
 	err := c.do(ctx, http.MethodPost, "/v1/texts/senders", Enroll{Number: number}, &e)
 	return e, err
+}
+
+// Forget takes a number's secret away: it commands nothing any more.
+func (c *Client) Forget(ctx context.Context, number string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/texts/senders/"+segment(number), nil, nil)
 }
