@@ -168,6 +168,7 @@ func TestRealModemManager(t *testing.T) {
 	t.Logf("pppd would speak on %s", strings.SplitN(slurp(t, dir+"/args"), "\n", 2)[0])
 	// The call ends: the network's side, and then pppd, as it would by its echoes. It must not be taken for
 	// one that still stands.
+	eventually(t, "the network takes the call", func() bool { call, _ := o.Call(); return call != nil })
 	call, _ := o.Call()
 	call.Process.Kill()
 	pid, err := strconv.Atoi(strings.TrimSpace(slurp(t, dir+"/pid")))

@@ -15,8 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ppp dials with ATD on a tty, and has pppd speak on it from CONNECT on. The network
@@ -93,34 +91,17 @@ func (p *ppp) hold(ctx context.Context, changed func(Link)) error {
 			return err
 		}
 		defer port.Close()
-		tty, ok := port.(*os.File)
-		if !ok {
-			return fmt.Errorf("%s is no serial port", path)
-		}
-		// The port stays open here as well: to dial, and because a pty whose last user goes away hangs up.
-		if err := share(tty); err != nil {
+		// The port stays open here as well: to dial, and because a pty whose last user goes away hangs up. pppd opens it too.
+		if err := release(port); err != nil {
 			return err
 		}
-		defer hangUp(tty)
-		return p.speak(ctx, path, func() error { return (&dialler{tty: tty, ctx: ctx}).dial(p) }, changed)
+		defer hangUp(port)
+		return p.speak(ctx, path, func() error { return (&dialler{tty: port, ctx: ctx}).dial(p) }, changed)
 	})
 }
 
 // down has nothing to do: hold leaves no pppd behind, and nor does a daemon that died.
 func (p *ppp) down(context.Context) error { return nil }
-
-// share lets pppd open the port too.
-func share(tty *os.File) error {
-	raw, err := tty.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var set error
-	err = raw.Control(func(fd uintptr) {
-		set = errors.Join(unix.IoctlSetInt(int(fd), unix.TIOCNXCL, 0), unix.Flock(int(fd), unix.LOCK_UN))
-	})
-	return errors.Join(err, set)
-}
 
 // speak has pppd speak on the tty until ctx is done or it ends; first, where there is one, dial dials on
 // it, while pppd waits.
@@ -258,7 +239,7 @@ func (p *ppp) adverts(ctx context.Context, changed func(Link)) {
 // dialler speaks AT on the tty that pppd gets afterwards: one byte at a time, for what
 // stands behind CONNECT is pppd's.
 type dialler struct {
-	tty *os.File
+	tty *tty
 	ctx context.Context
 }
 
@@ -316,7 +297,7 @@ func (d *dialler) say(cmd string, timeout time.Duration) error {
 	if d.ctx.Err() != nil { // its deadline was overwritten
 		return d.ctx.Err()
 	}
-	if _, err := d.tty.WriteString("AT" + cmd + "\r"); err != nil {
+	if _, err := d.tty.Write([]byte("AT" + cmd + "\r")); err != nil {
 		return d.fault(err)
 	}
 	for lines := 0; lines < 64; lines++ {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,6 +56,27 @@ func TestCommand(t *testing.T) {
 	if !errors.As(err, &cme) || cme != "13" || isUnknown(err) || !isRefusal(err) {
 		t.Errorf("an error of the modem comes as %v", err)
 	}
+}
+
+// A port that was closed can be had at once, though a process that starts just now has it still: a fork of ours has all
+// that we had open until it is the other program, which on a busy machine takes its time.
+func TestClosedPortIsFree(t *testing.T) {
+	fake := modemtest.Start(t)
+	p, err := openTTY(fake.Path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forked, err := syscall.Dup(int(p.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(forked)
+	p.Close()
+	again, err := openTTY(fake.Path, 0)
+	if err != nil {
+		t.Fatalf("after it was closed: %v", err)
+	}
+	again.Close()
 }
 
 // A pty that nobody made raw echoes the modem's words back to it, and ends lines otherwise.

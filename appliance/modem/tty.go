@@ -19,7 +19,7 @@ type port interface {
 
 // openTTY opens an AT port: raw before the first byte, for a cooked tty echoes the modem's words back to it. The file
 // is non-blocking, so that Close ends a Read and a deadline a Write, which a blocking one does not.
-func openTTY(path string, speed int) (port, error) {
+func openTTY(path string, speed int) (*tty, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, ttyError(path, err)
@@ -28,13 +28,30 @@ func openTTY(path string, speed int) (port, error) {
 		unix.Close(fd)
 		return nil, ttyError(path, err)
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return &tty{os.NewFile(uintptr(fd), path)}, nil
+}
+
+// tty is an open serial port that is ours alone.
+type tty struct{ *os.File }
+
+// Close lets others have the port at once. Its lock and its mark of exclusive use would else stay as long as a process
+// that we start just now holds what we had open: until it is the other program.
+func (t *tty) Close() error {
+	return errors.Join(release(t), t.File.Close())
+}
+
+// release takes back what makeRaw took the port by.
+func release(p port) (err error) {
+	onTTY(p, func(fd int) {
+		err = errors.Join(unix.IoctlSetInt(fd, unix.TIOCNXCL, 0), unix.Flock(fd, unix.LOCK_UN))
+	})
+	return err
 }
 
 // makeRaw takes the tty for us alone and makes it a plain pipe of bytes.
 func makeRaw(fd, speed int) error {
 	// The lock tells programs that ask (ModemManager, picocom) and keeps us off theirs; TIOCEXCL stops the rest.
-	// A process that we start just now holds what we had open until it is the other program: hence more than one try.
+	// A process of somebody who died just now may hold it for a moment: hence more than one try.
 	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 	for tries := 0; errors.Is(err, unix.EWOULDBLOCK) && tries < 10; tries++ {
 		time.Sleep(20 * time.Millisecond)
