@@ -2,7 +2,10 @@ package appliance
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +58,42 @@ func allowed(from, to string) bool {
 		}
 		return to == pattern
 	})
+}
+
+// Whoever reads the box's packet filters finds each table of ours explained in the README, and no other there.
+func TestTablesInReadme(t *testing.T) {
+	names := func(pattern string, text []byte) (list []string) {
+		for _, m := range regexp.MustCompile(pattern).FindAllSubmatch(text, -1) {
+			list = append(list, string(m[1]))
+		}
+		slices.Sort(list)
+		return slices.Compact(list)
+	}
+	var code []byte
+	for _, part := range []string{"link", "vpn", "modem"} {
+		files, err := filepath.Glob(part + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasSuffix(name, "_test.go") {
+				code = append(code, text...)
+			}
+		}
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := names(`(?m)Table += "(?:inet )?(rescuebox_\w+)"$`, code)
+	told := names("(?m)^\\| `(?:inet|netdev) (rescuebox_\\w+)` \\|", readme)
+	if len(ours) < 4 || !slices.Equal(ours, told) {
+		t.Errorf("the box has the tables %q, the README tells of %q", ours, told)
+	}
 }
 
 func TestFormat(t *testing.T) {

@@ -3,6 +3,7 @@ package appliance
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"rescuebox/appliance/admin/api"
+	"rescuebox/appliance/boot"
 	"rescuebox/appliance/config"
 	"rescuebox/appliance/link"
 	"rescuebox/appliance/modem"
@@ -327,6 +329,14 @@ number = "`+anna+`"
 		t.Fatal(err)
 	}
 	fake.Wait(t, "restart", func() bool { return fake.Count("+CFUN=1,1") == 1 })
+
+	var no *boot.Refusal
+	if err := b.in.Forget("+79160000777"); !errors.As(err, &no) || no.Hint == "" {
+		t.Errorf("a number without a secret is forgotten: %v", err)
+	}
+	if err := b.in.Forget(anna); err != nil || b.in.Texting().Senders[0].Enrolled {
+		t.Errorf("a phone that was lost commands the box: %v, %+v", err, b.in.Texting())
+	}
 }
 
 // runParts runs some parts of a box until the test ends.
