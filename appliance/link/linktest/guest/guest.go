@@ -12,6 +12,9 @@
 //
 // scripts/test has a stage "guest" for these; elsewhere they are skipped, since
 // they take a minute each: QEMU computes all instructions itself, the build machine's KVM cannot run Debian's kernel.
+//
+// Variables of the environment whose names begin with GUEST_ are the test's in the guest as well. Of them
+// GUEST_PATIENCE is how long it may take, such as "30m", and with GUEST_LOG its console is shown as it is written.
 package guest
 
 import (
@@ -33,10 +36,31 @@ const (
 	Wanted = "RESCUEBOX_TEST_GUEST"
 	// inside tells a test that it runs in the guest.
 	inside = "RESCUEBOX_GUEST"
-	// patience is how long a guest may take: on a busy machine it is slow.
-	patience = 10 * time.Minute
-	memory   = "1500" // MB; files, programs and the tests' memory
+	// usualPatience is how long a guest may take: on a busy machine it is slow.
+	usualPatience = 10 * time.Minute
+	memory        = "1500" // MB; files, programs and the tests' memory
+	// passed is how the names begin of what the guest gets of the environment.
+	passed = "GUEST_"
 )
+
+// patience is how long a guest may take here.
+func patience() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv(passed + "PATIENCE")); err == nil && d > time.Minute {
+		return d
+	}
+	return usualPatience
+}
+
+// exports are the shell's words for what the guest gets of an environment.
+func exports(environment []string) string {
+	var b strings.Builder
+	for _, v := range environment {
+		if name, value, _ := strings.Cut(v, "="); strings.HasPrefix(name, passed) {
+			fmt.Fprintf(&b, "export %s='%s'\n", name, strings.ReplaceAll(value, "'", `'\''`))
+		}
+	}
+	return b.String()
+}
 
 // tools are this system's programs that a guest has, with the Debian packages that bring them.
 var tools = map[string]string{
@@ -65,7 +89,8 @@ func Inside(t testing.TB) bool {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the test for the guest: %v\n%s", err, out)
 	}
-	out := Run(t, map[string]string{"/test": program}, "cd /tmp && /test -test.v -test.timeout 9m -test.run '^"+t.Name()+"$'")
+	script := fmt.Sprintf("%scd /tmp && /test -test.v -test.timeout %v -test.run '^%s$'", exports(os.Environ()), patience()-time.Minute, t.Name())
+	out := Run(t, map[string]string{"/test": program}, script)
 	t.Log(out)
 	if !strings.Contains(out, "--- PASS: "+t.Name()) {
 		t.Error("it did not pass in the guest")
@@ -142,7 +167,7 @@ func kernelDir() (string, error) {
 
 // boot runs QEMU until the guest powers off. What its script says comes over the second serial port.
 func boot(ctx context.Context, kernel, initrd, console string) (out, consoleText string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, patience())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory,
 		"-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-kernel", kernel, "-initrd", initrd,
@@ -160,7 +185,7 @@ func boot(ctx context.Context, kernel, initrd, console string) (out, consoleText
 		os.Stderr.Write(said)
 	}
 	if ctx.Err() != nil {
-		err = fmt.Errorf("the guest did not end within %v", patience)
+		err = fmt.Errorf("the guest did not end within %v", patience())
 	}
 	return strings.ReplaceAll(text.String(), "\r", ""), tail(string(said), 4000), err
 }

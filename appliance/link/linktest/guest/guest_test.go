@@ -2,6 +2,7 @@ package guest
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -33,5 +34,14 @@ func TestGuestInside(t *testing.T) {
 	}
 	if _, err := os.Stat("/modules.wanted"); err != nil {
 		t.Error(err)
+	}
+}
+
+// What the guest gets of the environment passes through a shell unharmed.
+func TestExports(t *testing.T) {
+	script := exports([]string{"HOME=/root", "GUEST_ROUNDS=20", "GUEST_TEXT=it's $HOME", "NOT_GUEST_=1"}) + `echo "$GUEST_ROUNDS $GUEST_TEXT"`
+	out, err := exec.Command("sh", "-c", script).CombinedOutput()
+	if want := "20 it's $HOME\n"; err != nil || string(out) != want || strings.Contains(script, "root") {
+		t.Errorf("%v: %q, not %q, by\n%s", err, out, want, script)
 	}
 }

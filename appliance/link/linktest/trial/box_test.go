@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -54,17 +55,22 @@ func TestMain(m *testing.M) {
 //	three   our tunnel, switched after three probes of 200 ms had no answer
 //	metric  WireGuard as it is, and a script that swaps the routes' metrics after three of a second, or when the carrier goes
 //	lte     WireGuard as it is, on LTE alone
-type boxConfig struct{ Kind, Dir, HubKey, Hub, Modem string }
+type boxConfig struct {
+	Kind, Dir, HubKey string
+	Hub               string // where it is; of a daemon also several, separated by spaces
+	LTE               string // of a daemon, for its file: how LTE's data comes about. "": lte0 is there
+	Mode              string // of a daemon, "": standby
+}
 
 // box is the process at the branch's end.
 type box struct{ cmd *exec.Cmd }
 
 // startBox starts a box that the hub has let in.
-func (m *measurement) startBox(kind string) { m.startBoxWith(kind, "") }
+func (m *measurement) startBox(kind string) { m.startBoxOf(boxConfig{Kind: kind}) }
 
-// startBoxWith is startBox with a modem at a port.
-func (m *measurement) startBoxWith(kind, modem string) {
-	c := boxConfig{Kind: kind, Modem: modem, Dir: m.TempDir(), HubKey: m.h.PublicKey, Hub: m.h.Endpoint.String()}
+// startBoxOf is startBox where there is more to say.
+func (m *measurement) startBoxOf(c boxConfig) {
+	c.Dir, c.HubKey, c.Hub = m.TempDir(), m.h.PublicKey, cmp.Or(c.Hub, m.h.Endpoint.String())
 	private, err := wgtypes.GeneratePrivateKey()
 	m.must(err)
 	m.must(os.WriteFile(filepath.Join(c.Dir, "vpn.key"), []byte(private.String()+"\n"), 0o600))
@@ -114,20 +120,15 @@ func (m *measurement) daemon(c boxConfig) *exec.Cmd {
 	m.must(os.MkdirAll(secrets, 0o700))
 	m.must(os.Rename(filepath.Join(c.Dir, "vpn.key"), filepath.Join(secrets, "vpn.key")))
 	file := filepath.Join(c.Dir, "rescuebox.toml")
-	lte := "interface = \"lte0\"\nmetered = true\n"
-	if c.Modem != "" {
-		lte = fmt.Sprintf("modem = \"lte\"\n[[modem]]\nname = \"lte\"\nport = %q\napn = \"internet\"\nip = \"v4\"\ndata = \"ppp\"\n", c.Modem)
-	}
-	m.must(os.WriteFile(file, fmt.Appendf(nil, siteFile, lte, m.mode(), failback, c.HubKey, c.Hub, c.Dir, state), 0o644))
+	lte := cmp.Or(c.LTE, "interface = \"lte0\"\nmetered = true")
+	hubs := `"` + strings.Join(strings.Fields(c.Hub), `", "`) + `"`
+	m.must(os.WriteFile(file, fmt.Appendf(nil, siteFile, lte, cmp.Or(c.Mode, "standby"), failback, c.HubKey, hubs, c.Dir, state), 0o644))
 	return m.daemonOf(file)
 }
 
-// mode is dormant where a modem dials.
-func (m *measurement) mode() string {
-	if m.config.Modem != "" {
-		return "dormant"
-	}
-	return "standby"
+// byModem is LTE's data by a modem at a port.
+func byModem(port, more string) string {
+	return fmt.Sprintf("modem = \"lte\"\n[[modem]]\nname = \"lte\"\nport = %q\napn = \"internet\"\n%s", port, more)
 }
 
 const siteFile = `site = "measured"
@@ -149,7 +150,7 @@ max_switches = 1000
 address = "10.99.0.2/24"
 [[vpn.hub]]
 public_key = "%s"
-endpoint = ["%s"]
+endpoint = [%s]
 [admin]
 socket = "%s/api.sock"
 [state]
