@@ -24,10 +24,26 @@ func (w *wayIn) Link() api.Link {
 	}
 	s := w.watch.Status()
 	to.Mode, to.Active, to.Why, to.Switches, to.Since = string(s.Mode), s.Active, s.Reason, s.Switches, since(s.Since)
+	lacks := w.lacks()
 	for _, u := range s.Uplinks {
-		to.Uplinks = append(to.Uplinks, w.uplink(u))
+		up := w.uplink(u)
+		if why := lacks[u.Name]; why != "" && (u.Health == link.Alive || u.Health == link.Unproven) {
+			up.Why += "; but the VPN cannot go by it: " + why
+		}
+		to.Uplinks = append(to.Uplinks, up)
 	}
 	return to
+}
+
+// lacks is what uplinks would need for the VPN to go by them.
+func (w *wayIn) lacks() map[string]string {
+	list := map[string]string{}
+	if w.tunnel != nil {
+		for _, u := range w.tunnel.Status().Uplinks {
+			list[u.Name] = u.Lacks
+		}
+	}
+	return list
 }
 
 // states are the words for healths, which people take for what can be done about them.
