@@ -44,7 +44,8 @@ type puller interface {
 	// PullsPlug is that it pulls the machine's plug. That is done once for each time somebody said yes to it: a machine
 	// that did not ask for a network boot may be at work again, from its own disk.
 	PullsPlug() bool
-	// Untold is that nobody knows after a restart of the box whether it was pressed.
+	// Untold is that nobody knows after a restart of the box whether it was pressed, and that to ask it for its state
+	// costs a text message.
 	Untold() bool
 }
 
@@ -239,7 +240,7 @@ func (p *presser) eject(ctx context.Context, o boot.Order, m bmc.Media) {
 // shutDown asks the system to shut down before its power is cut. One that may have been asked before is
 // waited for though it refuses: it does so because it is shutting down.
 func (p *presser) shutDown(ctx context.Context, o boot.Order, c button, again bool) {
-	state, unknown := c.Power(ctx)
+	state, unknown := down(ctx, c)
 	if unknown == nil && state == bmc.Off {
 		return
 	}
@@ -261,7 +262,7 @@ func (p *presser) shutDown(ctx context.Context, o boot.Order, c button, again bo
 		if !sleep(ctx, softPoll) {
 			return
 		}
-		if state, err := c.Power(ctx); err == nil && state == bmc.Off {
+		if state, err := down(ctx, c); err == nil && state == bmc.Off {
 			p.tell(o, "the system has shut down")
 			return
 		}
@@ -271,6 +272,17 @@ func (p *presser) shutDown(ctx context.Context, o boot.Order, c button, again bo
 		return
 	}
 	p.tell(o, fmt.Sprintf("the system was not seen to shut down within %s, power is cut", softPatience))
+}
+
+// errPlug is why a socket that obeys text messages is not asked: that it gives power says nothing of what takes it.
+var errPlug = errors.New("its socket knows the plug, and nothing of what runs behind it")
+
+// down asks whether a system is down.
+func down(ctx context.Context, c button) (bmc.State, error) {
+	if untold(c) {
+		return bmc.Unknown, errPlug
+	}
+	return c.Power(ctx)
 }
 
 // heard waits for the machine: for its network boot, or, where it boots from a disk that

@@ -164,8 +164,23 @@ func TestTidy(t *testing.T) {
 	}
 }
 
+// A socket that is silent after a cycle, or stays off, does not use up the day's text messages.
+func TestGiveBackByText(t *testing.T) {
+	for name, outlet := range map[string]*outletSwitch{"silent": {state: power.Off, err: power.ErrSilent}, "stays off": {state: power.Off, onErr: power.ErrNotTaken}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &powering{presser: *fakePresser(&fakeOrders{})}
+			p.taken = newTaken(fakeTaken{"srv01": {Machine: "srv01", By: api.BySwitch, Time: time.Now()}}, nil)
+			p.giveBack(t.Context(), "srv01", &machinePower{name: "srv01", outlet: outlet, texts: true, taken: p.taken})
+			if said := outlet.asked + len(outlet.log); outlet.asked < 5 || said > 25 {
+				t.Errorf("%s: asked %d times in a day, %d messages", name, outlet.asked, said)
+			}
+		})
+	}
+}
+
 // outletSwitch is an outlet with a state.
 type outletSwitch struct {
+	asked int
 	fakeSwitch
 	changes []change[*outletSwitch]
 	state   power.State
@@ -174,6 +189,7 @@ type outletSwitch struct {
 }
 
 func (o *outletSwitch) State(context.Context) (power.State, error) {
+	o.asked++
 	o.changes = due(o.changes, o)
 	return o.state, o.err
 }

@@ -216,6 +216,14 @@ func TestPress(t *testing.T) {
 type plugButton struct {
 	*fakeController
 	untold bool
+	asked  *int // for its state
+}
+
+func (b plugButton) Power(ctx context.Context) (bmc.State, error) {
+	if b.asked != nil {
+		*b.asked++
+	}
+	return b.fakeController.Power(ctx)
 }
 
 func (plugButton) PullsPlug() bool { return true }
@@ -259,7 +267,7 @@ func TestPressPullsPlugOnce(t *testing.T) {
 					}
 				}}
 				begun := time.Now()
-				fakePresser(f).press(t.Context(), f.order, plugButton{b, c.untold}, "")
+				fakePresser(f).press(t.Context(), f.order, plugButton{b, c.untold, nil}, "")
 				if b.starts != c.starts {
 					t.Errorf("its plug was pulled %d times, want %d", b.starts, c.starts)
 				}
@@ -275,6 +283,23 @@ func TestPressPullsPlugOnce(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Each question to a socket costs a text message, and none says whether a system has shut down.
+func TestSoftAsksNoSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed, Press: boot.Press{Soft: true, Confirmed: true, Step: boot.PressOrdered}}, open: true, events: make(chan boot.Event, 10)}
+		asked := 0
+		b := &fakeController{state: bmc.On, started: func(int) { f.events <- boot.Event{Step: boot.StepDiscover, Order: "ab"} }}
+		begun := time.Now()
+		fakePresser(f).press(t.Context(), f.order, plugButton{b, true, &asked}, "")
+		if told := strings.Join(f.told, "|"); asked > 0 || time.Since(begun) != softPatience || !strings.Contains(told, "whether it is down cannot be seen: its socket knows the plug") {
+			t.Errorf("asked %d times in %s, told %q", asked, time.Since(begun), told)
+		}
+		if log := strings.Join(b.log, " "); log != "soft start network uefi=true" {
+			t.Errorf("it got %q", log)
+		}
+	})
 }
 
 // A cancelled order is not pressed again, and does not fail once more.

@@ -25,6 +25,7 @@ const (
 	restFor   = 10 * time.Second // where controller or outlet are in mid-cycle themselves, they get that long to end it
 	glance    = 2 * time.Second
 	askAgain  = 5 * time.Minute // one that does not answer is asked again so often, at last
+	textAgain = 4 * time.Hour   // and one where each question is a text message, from the day's budget
 )
 
 // takenPower says that a machine's power was taken for a cycle, and is not known to be back.
@@ -205,7 +206,12 @@ func (g *giver) run(ctx context.Context) {
 	}
 	begun := time.Now()
 	falls, rests := begun.Add(offWithin-age), begun.Add(restFor-age)
-	for wait := glance; ; wait = min(2*wait, askAgain) {
+	soon, last := glance, askAgain
+	costs := g.one.By == api.BySwitch && g.busy.texts
+	if costs {
+		soon, last = askAgain, textAgain
+	}
+	for wait := soon; ; wait = min(2*wait, last) {
 		state, err := g.look(ctx)
 		now := time.Now()
 		switch unseen := errors.Is(err, bmc.ErrUnsupported); {
@@ -218,14 +224,16 @@ func (g *giver) run(ctx context.Context) {
 			g.is()
 			return
 		case err == nil && state == bmc.On, err == nil && state == bmc.Off && now.Before(rests):
-			wait = glance
+			wait = soon
 		case err == nil && state == bmc.Off, unseen:
 			err = g.on(ctx, state)
 			if unseen && (err == nil || errors.Is(err, bmc.ErrUnsupported)) { // there is no more to be done
 				g.end("whether power is back cannot be seen: look at it")
 				return
 			}
-			wait = glance
+			if err == nil || !costs {
+				wait = soon
+			}
 		}
 		if err != nil {
 			g.tell(fmt.Sprintf("power was taken for a cycle that did not come to its end, and whether it is back is not known: %v; it is asked again", err))
