@@ -10,7 +10,30 @@ import (
 	"go.uber.org/zap"
 
 	"rescuebox/appliance/modem"
+	"rescuebox/appliance/modem/modemtest"
 )
+
+// "reset modem" resets each that does not work; one that cannot be reset keeps nobody from the others, and hides nothing.
+func TestResetByText(t *testing.T) {
+	fake := modemtest.Start(t)
+	fake.Insert(modemtest.WantsPUK)
+	router := modem.New(modem.Config{Name: "router", Data: "none"}, zap.NewNop())
+	stick := modem.New(modem.Config{Name: "stick", Device: fake.Path, Data: "none"}, zap.NewNop())
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() { _ = stick.Run(ctx, func() {}) })
+	fake.Wait(t, "a locked SIM", func() bool { return stick.Status().State == modem.Locked })
+	o := texting{&box{in: &wayIn{modems: []*modem.Modem{router, stick}}}}
+	said, err := o.ResetModem(ctx)
+	if err != nil || !strings.Contains(said, "modem router cannot be reset") || !strings.Contains(said, "modem stick was reset") {
+		t.Errorf("%q, %v", said, err)
+	}
+	if fake.Count("+CFUN=") == 0 {
+		t.Errorf("the modem heard %q", fake.Log())
+	}
+}
 
 // What is asked of a modem by its name is refused with a reason, or done.
 func TestModemByItsName(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"rescuebox/appliance/admin/api"
@@ -164,8 +165,9 @@ func (o texting) VPN(context.Context) (string, error) {
 	return "VPN is being brought up", nil
 }
 
-// ResetModem is that of text.Acts: the modems that do not work, or the first where all do. The answer
-// waits until there is one again to send it with.
+// ResetModem is that of text.Acts: the modems that do not work, or the first where all do. There is one answer, once
+// it is done, which for a port that is lent to pppd takes up to a minute: it shows that the modem speaks again. One that
+// says that the command came would cost another message, and could not be sent where a reset is needed.
 func (o texting) ResetModem(ctx context.Context) (string, error) {
 	if len(o.in.modems) == 0 {
 		return "", errors.New("the box has no modem")
@@ -174,14 +176,21 @@ func (o texting) ResetModem(ctx context.Context) (string, error) {
 	if len(list) == 0 {
 		list = o.in.modems[:1]
 	}
-	var done []string
-	for _, m := range list {
-		if err := m.Reset(ctx, ""); err != nil {
-			return "", err
-		}
-		done = append(done, m.Name)
+	said, failed := make([]string, len(list)), make([]error, len(list))
+	var wg sync.WaitGroup
+	for i, m := range list {
+		wg.Go(func() {
+			said[i] = fmt.Sprintf("modem %s was reset", m.Name)
+			if failed[i] = m.Reset(ctx, ""); failed[i] != nil {
+				said[i] = failed[i].Error()
+			}
+		})
 	}
-	return fmt.Sprintf("modem %s was reset", strings.Join(done, ", ")), nil
+	wg.Wait()
+	if !slices.Contains(failed, nil) {
+		return "", failed[0]
+	}
+	return strings.Join(said, "; "), nil
 }
 
 // Ticket is that of text.Acts: what takes the machine over, of its newest ticket.

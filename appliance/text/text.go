@@ -31,7 +31,7 @@
 // To ask back is to answer "yes 471", which with a further code does it. It is for what cuts the power of
 // a machine that may be at work; and, as it proves that the order is of now, for whatever must not be done
 // hours late by a box that cannot tell how old a message is. To reset the modem is not asked
-// back: who needs it may have one that hears and no longer speaks.
+// back: who needs it may have one that hears and no longer speaks. It is answered once, when it is done.
 //
 // # What it may cost
 //
