@@ -314,7 +314,8 @@ const maxWaiting = 256
 
 func newPowering(b *box) *powering {
 	return &powering{presser: presser{orders: b.table, progress: b.table, taken: b.taken, firmware: b.firmwareOf,
-		lastLine: func(machine string) string { return b.serial.lastLine(machine) }}, powers: b.powers,
+		lastLine: func(machine string) string { return b.serial.lastLine(machine) },
+		spare:    func(machine string) bool { m := b.powers[machine]; return m != nil && m.bmc != nil && m.outlet != nil }}, powers: b.powers,
 		waiting: make(chan boot.Order, maxWaiting), began: b.started, all: func() []boot.Order { return b.table.AllOrders(maxOrders) }, disk: b.diskFor}
 }
 

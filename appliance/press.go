@@ -75,6 +75,8 @@ type presser struct {
 	firmware func(machine string) (uefi, known bool) // by which the machine boots
 	// lastLine is what its console said last, or "".
 	lastLine func(machine string) string
+	// spare is that it has a switch beside its BMC.
+	spare func(machine string) bool
 }
 
 // bootText says what was set, and where they differ, what is read back: some controllers keep
@@ -357,6 +359,9 @@ func (p *presser) tell(o boot.Order, text string) {
 func (p *presser) fail(ctx context.Context, o boot.Order, reason string) {
 	if ctx.Err() != nil || !p.stands(o) {
 		return
+	}
+	if p.spare(o.Machine) && !o.Press.Media { // the last resort, and for a person to decide
+		reason += fmt.Sprintf("; without its BMC: rescuebox boot %s %s --no-power, then rescuebox power %s cycle --switch", o.Machine, o.Image, o.Machine)
 	}
 	if err := p.orders.Fail(o.ID, reason); err != nil && !errors.As(err, new(*boot.Refusal)) {
 		p.tell(o, fmt.Sprintf("%s; the order could not be ended: %v", reason, err))

@@ -131,7 +131,7 @@ func fakePresser(f interface {
 	progress
 }) *presser {
 	return &presser{orders: f, progress: f, taken: newTaken(fakeTaken{}, zap.NewNop()),
-		firmware: func(string) (bool, bool) { return true, true }, lastLine: func(string) string { return "" }}
+		firmware: func(string) (bool, bool) { return true, true }, lastLine: func(string) string { return "" }, spare: func(string) bool { return false }}
 }
 
 func TestPress(t *testing.T) {
@@ -142,6 +142,7 @@ func TestPress(t *testing.T) {
 		soft       bool
 		media      string
 		console    string
+		spare      bool
 		heardAt    int // the press after which the machine is heard of; 0: never
 		log        []string
 		told       string // joined
@@ -157,6 +158,8 @@ func TestPress(t *testing.T) {
 		{name: "never", log: []string{"start network uefi=true", "start network uefi=true"}, took: 2 * bootPatience,
 			failed: "srv01 was power cycled 2 times and did not ask for a network boot: power is on and the next boot is network, UEFI"},
 		{name: "no BMC", controller: fakeController{startErr: bmc.ErrSilent}, log: []string{"start network uefi=true"}, failed: "power: the controller does not answer"},
+		{name: "a BMC that is dead, beside a switch", spare: true, controller: fakeController{startErr: bmc.ErrSilent}, log: []string{"start network uefi=true"},
+			failed: "power: the controller does not answer; without its BMC: rescuebox boot srv01 dart --no-power, then rescuebox power srv01 cycle --switch"},
 		{name: "soft", controller: fakeController{state: bmc.On, softTime: 12 * time.Second}, soft: true, heardAt: 1, took: 15*time.Second + discoverAfter,
 			log: []string{"soft", "start network uefi=true"}, told: "the system is asked to shut down|the system has shut down"},
 		{name: "soft does not help", controller: fakeController{state: bmc.On}, soft: true, heardAt: 1, took: softPatience + discoverAfter,
@@ -177,7 +180,7 @@ func TestPress(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed, Token: "s3cret"}, open: true, events: make(chan boot.Event, 10)}
+				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", Image: "dart", State: boot.Armed, Token: "s3cret"}, open: true, events: make(chan boot.Event, 10)}
 				f.order.Press = boot.Press{Soft: c.soft, Media: c.media != "", Step: boot.PressOrdered}
 				c.controller.started = func(n int) {
 					f.events <- boot.Event{Step: boot.StepPower, Order: "ab"}
@@ -193,6 +196,7 @@ func TestPress(t *testing.T) {
 				}
 				p := fakePresser(f)
 				p.lastLine = func(string) string { return c.console }
+				p.spare = func(string) bool { return c.spare }
 				begun := time.Now()
 				p.press(t.Context(), f.order, &c.controller, c.media)
 				if took := time.Since(begun); took != c.took {
