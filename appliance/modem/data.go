@@ -226,7 +226,11 @@ func (d *data) hold(ctx context.Context) error {
 		}
 		d.tell(s)
 	})
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+	switch cause := context.Cause(ctx); {
+	case cause == nil || errors.Is(cause, context.Canceled):
+	case errors.Is(cause, errNoAnswer) && passing(err):
+		return err // it was not the network that gave no answer: it was not asked
+	default:
 		return cause
 	}
 	if err == nil {

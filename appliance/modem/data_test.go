@@ -1,6 +1,7 @@
 package modem
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -21,6 +22,7 @@ type dummy struct {
 	began  time.Time
 	refuse error         // to every dial
 	silent bool          // a dial comes to nothing, ever
+	port   error         // why a silent dial was not even begun
 	last   time.Duration // a bearer is lost after that; 0: never
 	held   bool
 }
@@ -28,7 +30,7 @@ type dummy struct {
 func (d *dummy) hold(ctx context.Context, changed func(Link)) error {
 	d.mu.Lock()
 	d.dials = append(d.dials, time.Since(d.began))
-	refuse, silent, last := d.refuse, d.silent, d.last
+	refuse, silent, last, port := d.refuse, d.silent, d.last, d.port
 	d.held = true
 	d.mu.Unlock()
 	defer func() {
@@ -38,7 +40,7 @@ func (d *dummy) hold(ctx context.Context, changed func(Link)) error {
 	}()
 	if silent {
 		<-ctx.Done()
-		return ctx.Err()
+		return cmp.Or(port, ctx.Err())
 	}
 	if err := wait(ctx, time.Second); err != nil {
 		return err
@@ -193,8 +195,13 @@ func TestDialThatNeverEnds(t *testing.T) {
 		if l, _ := k.state(); !errors.Is(l.Err, errNoAnswer) {
 			t.Errorf("it says %v", l.Err)
 		}
+		d.set(func() { d.port = notNow("the port was not free") })
+		pass(dialTimeout + 3*time.Second) // the network is not blamed for what it was not asked
+		if l, _ := k.state(); l.Err == nil || !strings.Contains(l.Err.Error(), "not free") {
+			t.Errorf("without the port it says %v", l.Err)
+		}
 		d.set(func() { d.silent = false })
-		pass(time.Minute)
+		pass(2 * dialTimeout)
 		if l, _ := k.state(); !l.Up() {
 			t.Errorf("it is not dialled again: %v", l)
 		}

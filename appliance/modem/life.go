@@ -304,7 +304,7 @@ func (m *Modem) lend(ctx context.Context, use func(device string) error) error {
 	select {
 	case m.loans <- l:
 	case <-ctx.Done():
-		return ctx.Err()
+		return notNow("the modem's only port was not free for data: the modem is " + string(m.state()))
 	}
 	select {
 	case device := <-l.granted:

@@ -162,10 +162,18 @@ func TestForgeryByModem(t *testing.T) {
 			}
 		}
 	}
-	for left := s.fake.Waiting(); left > 0; left /= 2 { // a slow machine has as long as it takes, as long as it goes on
-		s.fake.Wait(t, "room in the store", func() bool { return s.fake.Waiting() <= left/2 })
+	for left := s.fake.Waiting(); left > 0; { // a slow machine has as long as it takes, as long as it goes on
+		left = max(0, left-many/20)
+		s.fake.Wait(t, "room in the store", func() bool { return s.fake.Waiting() <= left })
 	}
 	s.fake.Wait(t, "an empty store", func() bool { return s.fake.Stored() == 0 && s.fake.Waiting() == 0 })
+	defer func() { // why one was not followed, if it was not
+		for _, m := range s.List() {
+			if t.Failed() && m.Error != "" {
+				t.Logf("%s from %s: %s", m.Text, m.Number, m.Error)
+			}
+		}
+	}()
 	s.fake.Wait(t, "the commands", func() bool { return len(s.acts.list()) == commands })
 	took := time.Since(began)
 	s.fake.Wait(t, "the answers", func() bool { return s.Status().Waiting == 0 })
