@@ -117,6 +117,17 @@ func TestEscape(t *testing.T) {
 	say("AT+CSQ\r", "+CSQ: 20")
 }
 
+// A modem ends, however soon after its beginning.
+func TestCloseAtOnce(t *testing.T) {
+	for range 2000 {
+		fake := modemtest.New()
+		if err := fake.Open(t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+		fake.Close()
+	}
+}
+
 func TestNoCarrier(t *testing.T) {
 	fake := modemtest.Start(t)
 	f, err := os.OpenFile(fake.Path, os.O_RDWR, 0)

@@ -135,7 +135,8 @@ func (m *Modem) AddPort() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	m.wg.Go(func() { m.Serve(master) })
+	p := m.port(master) // before it is served: a test may be over before that begins
+	m.wg.Go(func() { m.serve(p) })
 	return name, nil
 }
 
@@ -152,16 +153,23 @@ func (m *Modem) Unplug() {
 }
 
 // Serve is one AT port until it is closed: a socket, for the real ModemManager.
-func (m *Modem) Serve(conn io.ReadWriteCloser) {
+func (m *Modem) Serve(conn io.ReadWriteCloser) { m.serve(m.port(conn)) }
+
+// port is a new AT port.
+func (m *Modem) port(conn io.ReadWriteCloser) *port {
 	p := &port{m: m, conn: conn, echo: true}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.ports[p] = true
-	m.mu.Unlock()
+	return p
+}
+
+func (m *Modem) serve(p *port) {
 	p.serve()
 	m.mu.Lock()
 	delete(m.ports, p)
 	m.mu.Unlock()
-	conn.Close()
+	p.conn.Close()
 }
 
 // Log is each command it was sent, in order.
