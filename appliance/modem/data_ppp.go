@@ -278,8 +278,8 @@ func (d *dialler) wake() error {
 		if err == nil || !errors.Is(err, errNoAnswer) || d.ctx.Err() != nil {
 			return d.ctx.Err()
 		}
-		if try == 0 {
-			err := leaveCall(d.ctx, d.tty, func(cmd string) error { return d.say(cmd, shortAnswer) })
+		if try%2 == 0 { // twice: a busy system may have spoiled the first silence
+			err := leaveCall(d.ctx, d.tty, func(cmd string) error { return d.say(cmd, wakeAnswer) })
 			if err != nil && d.ctx.Err() != nil {
 				return d.ctx.Err()
 			}
