@@ -28,6 +28,7 @@ type sight struct {
 	why       string // why it cannot be used
 	addresses []netip.Prefix
 	v4, v6    way
+	err       error // the kernel could not be asked, and nothing is known
 }
 
 func (s sight) routed() bool { return s.v4.ok || s.v6.ok }
@@ -44,9 +45,12 @@ func look(u Uplink, b BearerState, last sight) sight {
 		return s
 	}
 	l, err := netlink.LinkByName(s.device)
-	if err != nil {
+	switch {
+	case errors.As(err, &netlink.LinkNotFoundError{}):
 		s.why = fmt.Sprintf("there is no interface %s", s.device)
 		return s
+	case err != nil:
+		return sight{err: fmt.Errorf("ask the kernel for %s: %w", s.device, err)}
 	}
 	a := l.Attrs()
 	s.index = a.Index
@@ -63,8 +67,13 @@ func look(u Uplink, b BearerState, last sight) sight {
 	}
 	s.carrier = true
 	direct := a.RawFlags&(unix.IFF_POINTOPOINT|unix.IFF_NOARP) != 0
-	gateways := gatewaysOf(l, u, b)
-	s.addresses = addressesOf(l)
+	gateways, err := gatewaysOf(l, u, b)
+	if err == nil {
+		s.addresses, err = addressesOf(l)
+	}
+	if err != nil {
+		return sight{err: fmt.Errorf("ask the kernel for routes and addresses of %s: %w", s.device, err)}
+	}
 	s.v4 = wayOf(gateways, s.addresses, last.v4, direct, netip.Addr.Is4)
 	s.v6 = wayOf(gateways, s.addresses, last.v6, direct, netip.Addr.Is6)
 	switch {
@@ -83,8 +92,11 @@ func carrier(device string) bool {
 }
 
 // addressesOf are a device's addresses that can reach the Internet.
-func addressesOf(l netlink.Link) (list []netip.Prefix) {
-	addrs, _ := netlink.AddrList(l, netlink.FAMILY_ALL) // none, if the device goes just now
+func addressesOf(l netlink.Link) (list []netip.Prefix, err error) {
+	addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if fails(err) {
+		return nil, err
+	}
 	for _, a := range addrs {
 		ip, ok := netip.AddrFromSlice(a.IP)
 		bits, _ := a.Mask.Size()
@@ -92,18 +104,22 @@ func addressesOf(l netlink.Link) (list []netip.Prefix) {
 			list = append(list, netip.PrefixFrom(ip, bits))
 		}
 	}
-	return list
+	return list, nil
 }
+
+// fails is not where something changed meanwhile: that is told, and looked at again.
+func fails(err error) bool { return err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) }
 
 // gatewaysOf are the routers on a device: the configured one, that of its bearer, those of the kernel's
 // default routes, whoever made them.
-func gatewaysOf(l netlink.Link, u Uplink, b BearerState) (list []way) {
+func gatewaysOf(l netlink.Link, u Uplink, b BearerState) (list []way, err error) {
 	for _, ip := range []netip.Addr{u.Gateway, b.Gateway, b.Gateway6} {
 		if ip.IsValid() {
 			list = append(list, way{true, ip})
 		}
 	}
-	for _, r := range defaults(netlink.FAMILY_ALL) {
+	routes, err := defaults(netlink.FAMILY_ALL)
+	for _, r := range routes {
 		for _, hop := range hops(r) {
 			if hop.LinkIndex != l.Attrs().Index {
 				continue
@@ -118,12 +134,15 @@ func gatewaysOf(l netlink.Link, u Uplink, b BearerState) (list []way) {
 			list = append(list, way{true, ip.Unmap()})
 		}
 	}
-	return list
+	return list, err
 }
 
 // defaults are the default routes of table main, the best first.
-func defaults(family int) []netlink.Route {
-	all, _ := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+func defaults(family int) ([]netlink.Route, error) {
+	all, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if fails(err) {
+		return nil, err
+	}
 	all = slices.DeleteFunc(all, func(r netlink.Route) bool {
 		ones := 0
 		if r.Dst != nil {
@@ -132,7 +151,7 @@ func defaults(family int) []netlink.Route {
 		return ones != 0 || r.Type != unix.RTN_UNICAST
 	})
 	slices.SortStableFunc(all, func(a, b netlink.Route) int { return a.Priority - b.Priority })
-	return all
+	return all, nil
 }
 
 // hops are a route's next hops: one, or those of a multipath route.

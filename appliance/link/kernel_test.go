@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 
 	"rescuebox/appliance/link/linktest"
@@ -378,5 +379,20 @@ func TestIPv6(t *testing.T) {
 	stop()
 	if got := output("ip", "-6", "rule", "show") + output("ip", "-6", "route", "show", "table", "all"); strings.Contains(got, "71") && strings.Contains(got, "proto 114") {
 		t.Errorf("left behind:\n%s", got)
+	}
+}
+
+// An uplink that the kernel could not be asked for is not one that is not there.
+func TestLookWithoutDescriptors(t *testing.T) {
+	linktest.New(t)
+	before := look(Uplink{Device: "wan0"}, BearerState{}, sight{})
+	var usual unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &usual))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: usual.Max}))
+	blind := look(Uplink{Device: "wan0"}, BearerState{}, before)
+	_, err := leads()
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &usual))
+	if !errors.Is(blind.err, unix.EMFILE) || !errors.Is(err, unix.EMFILE) || !before.carrier || before.err != nil {
+		t.Errorf("seen without descriptors %+v, the default routes %v; with them %+v", blind, err, before)
 	}
 }

@@ -129,13 +129,17 @@ func families() []int {
 }
 
 // leads is the device of main's best default route, by family.
-func leads() (to [2]int) {
+func leads() (to [2]int, err error) {
 	for _, family := range families() {
-		if list := defaults(family); len(list) > 0 {
+		list, err := defaults(family)
+		if err != nil {
+			return to, fmt.Errorf("ask the kernel for its default routes: %w", err)
+		}
+		if len(list) > 0 {
 			to[place(family)] = hops(list[0])[0].LinkIndex
 		}
 	}
-	return to
+	return to, nil
 }
 
 func place(family int) int {

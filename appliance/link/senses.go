@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // see looks at the kernel.
@@ -17,6 +19,10 @@ func (w *Watch) see(now time.Time) {
 			}
 		}
 		s := w.world.look(u, w.bearers[i], last)
+		if s.err != nil {
+			w.blind(s.err)
+			continue
+		}
 		if s.index != 0 && last.index != 0 && s.index != last.index {
 			w.m.link(i, now, false, false, s.device+" was made anew") // what was known was of the old one
 		}
@@ -30,7 +36,22 @@ func (w *Watch) see(now time.Time) {
 			return
 		}
 	}
-	w.leads = w.world.leads()
+	leads, err := w.world.leads()
+	if err != nil {
+		w.blind(err)
+		return
+	}
+	w.leads = leads
+}
+
+// blindFor is the time between two looks at a kernel that cannot be asked.
+const blindFor = time.Second
+
+// blind takes that the kernel could not be asked, such as when all file descriptors are in use: all stays as
+// it was seen last, for an uplink is no worse for that. Nobody tells when it can be asked again.
+func (w *Watch) blind(err error) {
+	w.c.Log.Warn("an uplink was not looked at", zap.NamedError("err", err))
+	time.AfterFunc(blindFor, w.look)
 }
 
 // glance looks at an uplink's carrier, beside the loop, while the tunnel is silent by it: the kernel tells of changes
@@ -87,7 +108,7 @@ func (w *Watch) hub() (netip.Addr, bool) {
 type kernel struct{}
 
 func (kernel) look(u Uplink, b BearerState, last sight) sight { return look(u, b, last) }
-func (kernel) leads() [2]int                                  { return leads() }
+func (kernel) leads() ([2]int, error)                         { return leads() }
 func (kernel) carrier(device string) bool                     { return carrier(device) }
 func (kernel) ask(ctx context.Context, by path, p Probe) error {
 	return by.ask(ctx, p)

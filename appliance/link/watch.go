@@ -50,7 +50,7 @@ type Watch struct {
 // world is the kernel and the network, as the loop needs them.
 type world interface {
 	look(u Uplink, b BearerState, last sight) sight
-	leads() [2]int
+	leads() ([2]int, error)
 	carrier(device string) bool
 	pinger(device string, v6 bool) (echoer, error)
 	ask(ctx context.Context, by path, p Probe) error

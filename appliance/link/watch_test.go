@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 )
 
 // lab is kernel, network, tunnel and hub in one, in the bubble's time.
@@ -21,6 +22,7 @@ type lab struct {
 	mu    sync.Mutex
 	dead  map[string]bool // by uplink
 	gone  map[string]bool
+	blind map[string]bool // the kernel cannot be asked
 	use   string
 	dup   bool
 	heard map[string]time.Time
@@ -29,7 +31,7 @@ type lab struct {
 }
 
 func newLab() *lab {
-	return &lab{dead: map[string]bool{}, gone: map[string]bool{}, heard: map[string]time.Time{}, asked: map[string]int{}}
+	return &lab{dead: map[string]bool{}, gone: map[string]bool{}, blind: map[string]bool{}, heard: map[string]time.Time{}, asked: map[string]int{}}
 }
 
 func (l *lab) Use(uplink string) {
@@ -61,13 +63,16 @@ func (l *lab) set(what map[string]bool, uplink string, is bool) {
 func (l *lab) look(u Uplink, _ BearerState, _ sight) sight {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.blind[u.Name] {
+		return sight{err: unix.EMFILE}
+	}
 	if l.gone[u.Name] {
 		return sight{device: u.Device, why: "it is gone"}
 	}
 	return sight{device: u.Device, index: 1, carrier: true, v4: way{ok: true, gateway: netip.MustParseAddr("10.0.0.1")}}
 }
 
-func (l *lab) leads() [2]int { return [2]int{} }
+func (l *lab) leads() ([2]int, error) { return [2]int{}, nil }
 
 func (l *lab) carrier(device string) bool {
 	l.mu.Lock()
@@ -193,6 +198,33 @@ func TestLoop(t *testing.T) {
 		stop()
 		if n := testutil.CollectAndCount(reg, "rescuebox_link_switches_total"); n != 2 {
 			t.Errorf("%d counters of switches, want one for each uplink", n)
+		}
+	})
+}
+
+// While the kernel cannot be asked, nothing is known, and all goes on as it was; then what happened meanwhile is seen
+// soon, although nobody tells of it again.
+func TestBlind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		w, stop := l.start(t, nil, nil)
+		defer stop()
+		time.Sleep(10 * time.Second)
+		l.set(l.blind, "wan", true)
+		l.set(l.blind, "lte", true)
+		w.look()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s := w.Status(); s.Active != "wan" || s.Uplinks[0].Health != Alive || len(l.uses) != 1 {
+			t.Fatalf("the tunnel was put on %q; %+v", l.uses, s)
+		}
+		l.set(l.blind, "wan", false)
+		l.set(l.blind, "lte", false)
+		l.set(l.gone, "lte", true)
+		time.Sleep(blindFor + time.Millisecond)
+		synctest.Wait()
+		if h := w.Status().Uplinks[1].Health; h != Absent {
+			t.Errorf("lte, which went meanwhile, is %s", h)
 		}
 	})
 }
@@ -334,7 +366,7 @@ func TestNeed(t *testing.T) {
 type answering map[string]error
 
 func (answering) look(Uplink, BearerState, sight) sight          { return sight{} }
-func (answering) leads() [2]int                                  { return [2]int{} }
+func (answering) leads() ([2]int, error)                         { return [2]int{}, nil }
 func (answering) carrier(string) bool                            { return true }
 func (answering) pinger(string, bool) (echoer, error)            { return nil, errSilent }
 func (a answering) ask(_ context.Context, _ path, p Probe) error { return a[p.Host] }
