@@ -39,3 +39,16 @@ func TestGate(t *testing.T) {
 		waits("at the end", 0)
 	})
 }
+
+// A gate makes no garbage: it stands in each packet's way.
+func TestGateMakesNoGarbage(t *testing.T) {
+	g, quit := newGate(), make(chan struct{})
+	close(quit)
+	if n := testing.AllocsPerRun(1000, func() {
+		g.enter(2 * gateLimit)
+		g.wait(time.Hour, quit)
+		g.leave(2 * gateLimit)
+	}); n >= 1 {
+		t.Errorf("%v allocations for one passage", n)
+	}
+}

@@ -2,7 +2,6 @@ package vpn
 
 import (
 	"encoding/binary"
-	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -11,45 +10,31 @@ import (
 // read waits for datagrams and puts them into packets, at most one each. What does not fit
 // comes at the next call.
 func (s *socket) read(packets [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
-	if s.next == len(s.pending) {
+	if len(s.pending.data) == 0 {
 		if err := s.fetch(); err != nil {
 			return 0, err
 		}
 	}
-	n := 0
-	for n < len(packets) && s.next < len(s.pending) {
-		d := &s.pending[s.next]
+	d, n := &s.pending, 0
+	for n < len(packets) && len(d.data) > 0 {
 		one := d.data[:min(d.size, len(d.data))]
 		// A longer one than the buffer cannot be: both are as long as a datagram may be.
 		sizes[n], from[n] = copy(packets[n], one), d.from
 		n++
-		if d.data = d.data[len(one):]; len(d.data) == 0 {
-			s.next++
-		}
+		d.data = d.data[len(one):]
 	}
 	return n, nil
 }
 
-// fetch waits for messages, and notes where each one's datagrams are.
+// fetch waits for a message. One at a time: the kernel has joined what came together, and
+// the call for several makes garbage of each address (see gate).
 func (s *socket) fetch() error {
-	for i := range s.incoming {
-		s.incoming[i].OOB = s.incoming[i].OOB[:cap(s.incoming[i].OOB)]
-	}
-	n, err := s.batch.ReadBatch(s.incoming, 0)
+	n, control, _, from, err := s.conn.ReadMsgUDPAddrPort(s.incoming, s.beside)
 	if err != nil {
 		return err
 	}
-	s.pending, s.next = s.pending[:0], 0
-	for i := range s.incoming[:n] {
-		m := &s.incoming[i]
-		addr, ok := m.Addr.(*net.UDPAddr)
-		if !ok || m.N == 0 {
-			continue
-		}
-		from := addr.AddrPort()
-		s.pending = append(s.pending, datagrams{data: m.Buffers[0][:m.N], size: joinedSize(m.OOB[:m.NN], m.N),
-			from: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())})
-	}
+	s.pending = datagrams{data: s.incoming[:n], size: joinedSize(s.beside[:control], n),
+		from: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
 	return nil
 }
 

@@ -23,9 +23,6 @@ const (
 	maxDatagram  = 1<<16 - 1
 	maxPayload   = maxDatagram - 40 - 8
 	maxSegments  = 64
-	// receiveMessages is how many messages one system call may bring. Each has a buffer
-	// of 64 KiB, of which only what is used becomes memory.
-	receiveMessages = 8
 )
 
 // socket is a UDP socket tied to a device, for both families. It never blocks its sender:
@@ -44,16 +41,16 @@ type socket struct {
 
 	sendMu   sync.Mutex
 	outgoing []ipv6.Message
+	to       *net.UDPAddr // of the last ones
 
 	// Of the one reader.
-	incoming []ipv6.Message
-	pending  []datagrams // what came and was not read yet, from next on
-	next     int
+	incoming []byte
+	beside   []byte    // what the kernel says of incoming
+	pending  datagrams // what of it was not read yet
 }
 
 // batcher is what ipv4.PacketConn and ipv6.PacketConn have in common.
 type batcher interface {
-	ReadBatch([]ipv6.Message, int) (int, error)
 	WriteBatch([]ipv6.Message, int) (int, error)
 }
 
@@ -92,11 +89,7 @@ func openSocket(device string, port int, must bool) (*socket, error) {
 		s.batch = ipv4.NewPacketConn(conn)
 	}
 	s.offload()
-	s.incoming = make([]ipv6.Message, receiveMessages)
-	for i := range s.incoming {
-		s.incoming[i].Buffers = [][]byte{make([]byte, maxDatagram)}
-		s.incoming[i].OOB = make([]byte, unix.CmsgSpace(4))
-	}
+	s.incoming, s.beside = make([]byte, maxDatagram), make([]byte, unix.CmsgSpace(4))
 	return s, nil
 }
 
@@ -201,7 +194,10 @@ func lasting(err error) bool {
 }
 
 func (s *socket) write(bufs [][]byte, to netip.AddrPort, joined bool) error {
-	messages := s.pack(bufs, net.UDPAddrFromAddrPort(to), joined)
+	if s.to == nil || s.to.AddrPort() != to {
+		s.to = net.UDPAddrFromAddrPort(to)
+	}
+	messages := s.pack(bufs, s.to, joined)
 	for len(messages) > 0 {
 		n, err := s.batch.WriteBatch(messages, unix.MSG_DONTWAIT)
 		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) {

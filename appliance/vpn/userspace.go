@@ -31,7 +31,7 @@ type userspace struct {
 
 // batch is how many packets are handled at once. WireGuard has a buffer of 64 KiB for each
 // packet on its way, and its own 128 make a daemon of hundreds of megabytes; see throughput_test.go.
-const batch = 16
+const batch = 8
 
 // newUserspace makes the interface and starts WireGuard on it. It has no peers yet.
 func newUserspace(s setup, log *zap.Logger) (engine, error) {

@@ -41,7 +41,10 @@ type way struct {
 	port    int           // the last one, which is asked for again
 	changed chan struct{} // closed when the socket was replaced, or open changed
 
-	from []netip.AddrPort // of what the one reader read last
+	// Of the one reader: where what it read last came from.
+	from []netip.AddrPort
+	last *endpoint
+	made int64 // bind.now
 
 	heard  []atomic.Int64 // by hub
 	rx, tx atomic.Uint64
@@ -182,16 +185,15 @@ func (w *way) wait() bool {
 }
 
 // sort says of each packet whose it is. Packets of one hub from one address, which is nearly
-// all, share one endpoint.
+// all, share one endpoint, for a second: a hub is followed once to where each leads.
 func (w *way) sort(packets [][]byte, sizes []int, eps []conn.Endpoint) {
 	now := w.b.now()
-	var last *endpoint
 	for i, p := range packets {
 		hub := w.b.heard(w, p[:sizes[i]], w.from[i], now)
-		if last == nil || last.hub != hub || last.addr != w.from[i] {
-			last = &endpoint{hub: hub, way: w.index, addr: w.from[i]}
+		if w.last == nil || w.last.hub != hub || w.last.addr != w.from[i] || now-w.made > int64(time.Second) {
+			w.last, w.made = &endpoint{hub: hub, way: w.index, addr: w.from[i]}, now
 		}
-		eps[i] = last
+		eps[i] = w.last
 		w.rx.Add(uint64(sizes[i] + overhead(w.from[i].Addr())))
 	}
 }
