@@ -5,7 +5,7 @@ import "time"
 // What doubts may cost. While the tunnel is doubted its packets also go by uplinks where each byte costs; a wire that
 // loses one probe of a hundred would be doubted twenty times a minute, for tens of megabytes a month.
 const (
-	allowed     = 8               // probes that were doubled without more caution
+	allowed     = 6               // probes that were doubled without more caution
 	forgiveness = 2 * time.Minute // after so long one of them is forgotten: 30 in an hour, 4 MB in 30 days
 	mostCaution = 4               // probes that are repeated first, at most
 )
