@@ -144,10 +144,15 @@ func (m *machine) followDoubt(now time.Time) {
 // weigh decides about an active uplink while the hub is heard by another only. If its own probes are
 // answered, it may be that the other one is merely quicker: the hub answers by the uplink of
 // the first copy. Then one probe goes by the active one alone. If that stays without an answer
-// again and again, something there stops the tunnel.
+// again and again, something there stops the tunnel. There is nothing to try where it was never heard by the active
+// one, and the other is preferred anyway.
 func (m *machine) weigh(now time.Time, by int) {
 	u := &m.ups[m.active]
 	switch {
+	case (!m.muted.IsZero() || u.heard.Before(m.switched)) && m.place(by) < m.place(m.active) && m.rank(by, now) == works:
+		m.recent, m.returned = append(m.recent, now), now
+		m.use(now, by, fmt.Sprintf("the hub did not answer by %s, and does by %s", m.name(m.active), m.name(by)))
+		return
 	case !u.proved.After(m.since):
 		m.turn(m.active, now, Dead, fmt.Sprintf("the hub answers by %s only", m.name(by)))
 	case m.refuted >= refutals:

@@ -47,7 +47,8 @@ const (
 //
 // From a worse to a better health it goes at once; between two that are alive, to the preferred one
 // after the hold: Failback without one bad round since the last switch, twice as long with each
-// return that did not last an hour. A switch forgets all rounds, so that the hold begins anew.
+// return that did not last an hour. A switch forgets all rounds, so that the hold begins anew. There is
+// no hold where the hub did not answer by the worse one at all, and does by the preferred one.
 type machine struct {
 	ups      []uplink
 	pref     []int // uplinks in order of preference
@@ -337,6 +338,9 @@ func (m *machine) turn(i int, now time.Time, h Health, reason string) {
 	}
 	if h == Alive {
 		u.good = now
+		if m.phase == mute && i != m.active {
+			m.trial = now // the hub may answer by it
+		}
 	}
 }
 

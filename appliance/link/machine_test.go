@@ -276,6 +276,34 @@ func TestTrial(t *testing.T) {
 	s.want("lte")
 }
 
+// The WAN is dead, and LTE has Internet that leads to no hub. When the WAN is back the box waits for nothing: where it is
+// nobody reaches it.
+func TestBackFromNowhere(t *testing.T) {
+	s := newSite(t, nil)
+	s.run(5 * time.Second)
+	s.ups[0].dark, s.ups[1].filtered = true, true
+	s.run(3 * time.Hour)
+	if s.m.muted.IsZero() {
+		t.Fatalf("the hub answers\n%s", s.story())
+	}
+	s.ups[0].dark = false
+	s.run(20 * time.Second)
+	s.want("wan")
+	if s.m.phase != steady {
+		t.Errorf("it is %s\n%s", s.m.phase, s.story())
+	}
+	if h := s.m.ups[1].health; h != Alive {
+		t.Errorf("LTE, whose probes were answered all the time, is %s", h)
+	}
+	s.run(2 * time.Minute)
+	s.ups[0].dark = true // for a moment
+	s.run(time.Second)
+	s.want("lte")
+	s.ups[0].dark = false
+	s.run(15 * time.Second)
+	s.want("wan")
+}
+
 func TestAllDead(t *testing.T) {
 	s := newSite(t, nil)
 	s.run(5 * time.Second)
