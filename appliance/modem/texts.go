@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warthog618/modem/at"
 	"go.uber.org/zap"
 )
 
@@ -280,15 +281,25 @@ func (b *mailbox) settle(ctx context.Context, d delivery) (freed int, err error)
 		b.modem.receive(*d.text)
 	}
 	for _, l := range d.letters {
-		_, err = b.session.command(ctx, fmt.Sprintf("+CMGD=%d", l.index), "", longAnswer)
-		if err != nil {
+		_, failed := b.session.command(ctx, fmt.Sprintf("+CMGD=%d", l.index), "", longAnswer)
+		if failed != nil && !isEmptyPlace(failed) {
 			b.remember(l)
-			return freed, fmt.Errorf("delete a text message: %w: when the store is full nothing comes any more", err)
+			err = cmp.Or(err, fmt.Errorf("delete a text message: %w: when the store is full nothing comes any more", failed))
+			if isUnknown(failed) {
+				return freed, err
+			}
+			continue // the rest of a long message must not be taken for another one
 		}
 		delete(b.stuck, l.key())
 		freed++
 	}
-	return freed, nil
+	return freed, err
+}
+
+// isEmptyPlace reports whether there is nothing to be deleted any more (3GPP TS 27.005, section 3.2.5: invalid memory index).
+func isEmptyPlace(err error) bool {
+	var cms at.CMSError
+	return errors.As(err, &cms) && cms == "321"
 }
 
 // key has no store: some modems show the same one under two names.

@@ -135,7 +135,10 @@ func (b *mailbox) collect(l letter, t *Text, p part) []delivery {
 		s = &set{parts: map[int]*piece{}, of: p.of, since: time.Now()}
 		b.sets[p.key] = s
 	}
-	if old := s.parts[p.no]; old != nil && old.stored || old != nil && old.letter.pdu != l.pdu {
+	switch old := s.parts[p.no]; {
+	case old != nil && old.stored && old.letter.key() == l.key() && old.letter.store != l.store:
+		return nil // the same place under another name of the store
+	case old != nil && (old.stored || old.letter.pdu != l.pdu):
 		return []delivery{{nil, []letter{l}}}
 	}
 	s.parts[p.no] = &piece{Text: t, letter: l, stored: true}

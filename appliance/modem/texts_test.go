@@ -92,6 +92,41 @@ func TestReceive(t *testing.T) {
 	}
 }
 
+// A modem that shows one store under two names: a part of a long message stays in it until the message is whole, and
+// nothing is deleted twice.
+func TestPartUnderTwoNames(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	m, b := receiving(t, fake)
+	fake.Wait(t, "the modem's first list", func() bool { return fake.Count("+CMGL") >= 2 })
+	parts, err := sms.Encode([]byte(strings.Repeat("0123456789", 20)), sms.AsDeliver, sms.From(correspondent))
+	if err != nil || len(parts) != 2 {
+		t.Fatal(parts, err)
+	}
+	for i := range parts {
+		parts[i].SCTS = tpdu.Timestamp{Time: time.Now()}
+	}
+	before := fake.Count("+CMGL")
+	if err := fake.DeliverTPDU(parts[0]); err != nil {
+		t.Fatal(err)
+	}
+	fake.Wait(t, "both names", func() bool { return fake.Count("+CMGL") >= before+2 })
+	before = fake.Count("+CMGL")
+	fake.URC(`+CMTI: "SM",1`) // the end of the first look
+	fake.Wait(t, "both names again", func() bool { return fake.Count("+CMGL") >= before+2 })
+	if n := fake.Stored(); n != 1 {
+		t.Errorf("%d parts are in the modem while the message is not whole", n)
+	}
+	if err := fake.DeliverTPDU(parts[1]); err != nil {
+		t.Fatal(err)
+	}
+	b.wait(t, fake, 1)
+	fake.Wait(t, "an end without a complaint", func() bool { return m.Texts().Why == "" })
+	if n := fake.Count("+CMGD"); n != 2 {
+		t.Errorf("%d deletions of two parts", n)
+	}
+}
+
 // A message is in the modem's store as long as it is not in ours.
 func TestStoreFirst(t *testing.T) {
 	fake := modemtest.Start(t)
