@@ -5,9 +5,9 @@ import "time"
 // What doubts may cost. While the tunnel is doubted its packets also go by uplinks where each byte costs; a wire that
 // loses one probe of a hundred would be doubted twenty times a minute, for tens of megabytes a month.
 const (
-	allowed     = 6               // probes that were doubled without more caution
-	forgiveness = 2 * time.Minute // after so long one of them is forgotten: 30 in an hour, 4 MB in 30 days
-	mostCaution = 4               // probes that are repeated first, at most
+	allowed     = 4               // probes that were doubled without more caution
+	forgiveness = 4 * time.Minute // after so long one of them is forgotten: 15 in an hour, 2 to 4 MB in 30 days
+	mostCaution = 6               // probes that are repeated first, at most
 )
 
 // spend notes that a probe went by an uplink where each byte costs, beside the active one.
@@ -16,7 +16,7 @@ func (m *machine) spend(now time.Time) {
 		return
 	}
 	m.spentOn(now)
-	m.doubled++
+	m.doubled = min(m.doubled+1, allowed*(mostCaution+1)) // a long outage is no reason for more
 }
 
 // spentOn forgets what is long past.

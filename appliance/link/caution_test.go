@@ -20,10 +20,10 @@ func TestStandbyVolume(t *testing.T) {
 		left time.Duration // after a silent cut
 	}{
 		{"clean", 0, 1, 95 * time.Millisecond},
-		{"one of a thousand is lost", 0.0005, 8, 130 * time.Millisecond},
-		{"one of a hundred", 0.005, 8, 130 * time.Millisecond},
-		{"three of a hundred", 0.015, 8, 160 * time.Millisecond},
-		{"one of ten", 0.05, 8, 250 * time.Millisecond},
+		{"one of a thousand is lost", 0.0005, 5, 190 * time.Millisecond},
+		{"one of a hundred", 0.005, 5, 190 * time.Millisecond},
+		{"three of a hundred", 0.015, 5, 220 * time.Millisecond},
+		{"one of ten", 0.05, 5, 250 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newSite(t, nil)
