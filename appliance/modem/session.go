@@ -238,6 +238,9 @@ func (s *session) ask(ctx context.Context, q request) ([]string, error) {
 
 // exchange is one command and its answer, in step.
 func (s *session) exchange(q request) ([]string, error) {
+	if s.over() { // while it waited for its turn
+		return nil, notNow(s.err().Error())
+	}
 	if s.late != "" {
 		if err := s.resync(); err != nil {
 			return nil, notNow(err.Error())
@@ -250,6 +253,9 @@ func (s *session) exchange(q request) ([]string, error) {
 			s.late = "-"
 		}
 		return lines, fmt.Errorf("%s: %w", commandName(q.cmd), timedOut(q.timeout))
+	}
+	if errors.Is(err, at.ErrClosed) && !s.wire.begun() {
+		return nil, notNow(s.err().Error())
 	}
 	if errors.Is(err, at.ErrClosed) {
 		return lines, s.err()

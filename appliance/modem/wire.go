@@ -31,6 +31,7 @@ type wire struct {
 	cmd     string // what was sent, to know its echo
 	prefix  string // of the wanted lines, "+CSQ"; "" wants all
 	prompt  bool   // the command waits for "> "
+	wrote   bool   // something of it went out
 	answer  int    // bytes of the answer so far
 	quiet   time.Time
 	follows string // the unsolicited line whose second line is due (+CMT: and the like)
@@ -51,13 +52,20 @@ func newWire(p port, urc func(string)) *wire {
 func (w *wire) begin(cmd, prefix string, prompt bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.running, w.cmd, w.prefix, w.prompt, w.answer = true, "AT"+cmd, prefix, prompt, 0
+	w.running, w.cmd, w.prefix, w.prompt, w.answer, w.wrote = true, "AT"+cmd, prefix, prompt, 0, false
 }
 
 func (w *wire) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.running, w.prompt = false, false
+}
+
+// begun reports whether something of the last command went out.
+func (w *wire) begun() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.wrote
 }
 
 // silence is how long the modem has said nothing.
@@ -80,6 +88,9 @@ func (w *wire) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := w.port.Write(b)
+	w.mu.Lock()
+	w.wrote = w.wrote || n > 0
+	w.mu.Unlock()
 	if err != nil {
 		// Half a command may stand in the modem's buffer now; only a new session knows where it is.
 		w.port.Close()
