@@ -2,6 +2,7 @@ package vpn
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -20,15 +21,16 @@ func (s *site) lan() *linktest.Place {
 			s.t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 	}
-	run("ip", "netns", "add", "vpn-machine")
-	s.t.Cleanup(func() { run("ip", "netns", "del", "vpn-machine") })
-	run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", "vpn-machine")
+	name := fmt.Sprintf("vpn-machine-%d", os.Getpid()) // the names are the whole system's
+	run("ip", "netns", "add", name)
+	s.t.Cleanup(func() { run("ip", "netns", "del", name) })
+	run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", name)
 	s.t.Cleanup(func() { run("ip", "link", "del", "lan0") })
 	run("ip", "address", "add", "192.168.77.1/24", "dev", "lan0")
 	run("ip", "link", "set", "lan0", "up")
-	run("ip", "-n", "vpn-machine", "address", "add", "192.168.77.21/24", "dev", "eth0")
-	run("ip", "-n", "vpn-machine", "link", "set", "eth0", "up")
-	machine, err := linktest.OpenPlace("/run/netns/vpn-machine")
+	run("ip", "-n", name, "address", "add", "192.168.77.21/24", "dev", "eth0")
+	run("ip", "-n", name, "link", "set", "eth0", "up")
+	machine, err := linktest.OpenPlace("/run/netns/" + name)
 	ok(s.t, err)
 	return machine
 }

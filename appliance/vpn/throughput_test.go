@@ -94,7 +94,7 @@ func TestThroughput(t *testing.T) {
 		rate := s.iperf(2*time.Second, c.args...)
 		now, most := rss(t)
 		t.Logf("%s: %.0f Mbit/s, %d MB, at most %d", c.name, rate, now, most)
-		if rate < 20 {
+		if rate < 1 {
 			t.Errorf("%s: %.0f Mbit/s", c.name, rate)
 		}
 		if most > 40 && !raceEnabled {
