@@ -232,26 +232,28 @@ func (m *measurement) speed() {
 
 // iperf is the tunnel's throughput in Mbit/s.
 func (m *measurement) iperf(args ...string) int {
-	var report struct {
-		End struct {
-			Received struct {
-				Rate float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		}
-		Error string
-	}
+	said := ""
 	for range 50 { // until the server listens: with -J iperf3 calls it no failure that it does not
 		ctx, stop := context.WithTimeout(m.Context(), 20*time.Second)
 		out, err := exec.CommandContext(ctx, "iperf3", append([]string{"-c", linktest.HubInner, "--connect-timeout", "3000", "-t", "5", "-O", "1", "-J"}, args...)...).Output()
 		stop()
 		if err == nil {
+			var report struct {
+				End struct {
+					Received struct {
+						Rate float64 `json:"bits_per_second"`
+					} `json:"sum_received"`
+				}
+				Error string
+			}
 			m.must(json.Unmarshal(out, &report))
 			if report.Error == "" {
 				return int(report.End.Received.Rate / 1e6)
 			}
+			said = report.Error
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	m.Fatalf("iperf3 gets no further: %s", report.Error)
+	m.Fatalf("iperf3 gets no further: %s", said)
 	return 0
 }
