@@ -48,13 +48,14 @@ type bind struct {
 
 	// broken is told when a socket's device is no more: somebody has to look whether it is
 	// there again under another index.
-	broken chan struct{}
+	broken  chan struct{}
+	callers callers
 }
 
 // newBind makes a bind without sockets. WireGuard opens it, and steering gives it devices.
 func newBind(s setup, batchSize int) *bind {
 	b := &bind{born: time.Now().Add(-time.Hour), batchSize: batchSize,
-		inbound: newGate(), outbound: newGate(), broken: make(chan struct{}, 1)}
+		inbound: newGate(), outbound: newGate(), broken: make(chan struct{}, 1), callers: callers{came: make(chan struct{}, 1)}}
 	for i, u := range s.Uplinks {
 		b.ways = append(b.ways, newWay(b, i, u, s))
 	}
@@ -161,6 +162,9 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 		return nil
 	}
 	first, _ := parseMessage(bufs[0])
+	if e.hub == nobody && first.kind != cookie {
+		b.callers.answered(e, first)
+	}
 	if e.hub == nobody || first.kind == cookie {
 		return b.ways[e.way].answer(bufs, e.addr)
 	}

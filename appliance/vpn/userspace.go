@@ -21,6 +21,7 @@ import (
 type userspace struct {
 	bind *bind
 	dev  *device.Device
+	log  *zap.Logger
 
 	configuring sync.Mutex
 	peers       atomic.Pointer[[]peer]
@@ -43,7 +44,7 @@ func newUserspace(s setup, log *zap.Logger) (engine, error) {
 		_ = t.Close()
 		return nil, fmt.Errorf("set up the interface %s: %w", s.Interface, err)
 	}
-	u := &userspace{bind: newBind(s, batch), quit: make(chan struct{})}
+	u := &userspace{bind: newBind(s, batch), log: log, quit: make(chan struct{})}
 	u.peers.Store(&[]peer{})
 	u.dev = device.NewDevice(newEdge(t, u.bind), u.bind, deviceLog(log))
 	err = u.dev.IpcSet("private_key=" + s.PrivateKey.hex() + "\n")
@@ -209,20 +210,24 @@ func (u *userspace) tie(devices []string) {
 	}
 }
 
-// mend opens a socket anew when sending says that its device is another one now.
+// mend opens a socket anew when sending says that its device is another one now, and finds out who called us.
 func (u *userspace) mend() {
 	for {
 		select {
 		case <-u.quit:
 			return
+		case <-u.bind.callers.came:
+			if err := u.greet(); err != nil {
+				u.log.Warn("a hub called from an unknown address", zap.NamedError("err", err))
+			}
 		case <-u.bind.broken:
-		}
-		for i, w := range u.bind.ways {
-			if w.mend() && i == int(u.bind.active.Load()) {
-				u.kickAll()
+			for i, w := range u.bind.ways {
+				if w.mend() && i == int(u.bind.active.Load()) {
+					u.kickAll()
+				}
 			}
 		}
-		select { // where there is no device, each packet says so
+		select { // where there is no device, each packet says so; and each from a hub until it is known
 		case <-u.quit:
 		case <-time.After(mendEvery):
 		}
