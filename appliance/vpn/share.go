@@ -93,30 +93,42 @@ func (f filter) text() string {
 
 // share puts the packet filter in place and lets packets through between tunnel and LAN.
 // Forwarding is switched on for these two interfaces and for no other: the host's own
-// ip_forward stays as it is.
+// ip_forward stays as it is. The filter stands also where the LAN's interface is missing, and
+// where nothing is shared: a host that forwards would let the tunnel go anywhere.
 func (t *Tunnel) share() error {
 	f := filter{Interface: t.cfg.Interface, LAN: t.cfg.LANInterface, MSS4: t.cfg.MTU - 40, MSS6: t.cfg.MTU - 60}
 	for _, p := range t.cfg.ShareLAN {
 		f.Share = append(f.Share, p.Masked())
 	}
+	var missing error
 	if len(f.Share) > 0 {
-		on, err := forwards(f.LAN)
-		if err != nil {
-			return fmt.Errorf("share the LAN: %w", err)
+		var on bool
+		if on, missing = forwards(f.LAN); missing != nil {
+			missing = fmt.Errorf("share the LAN: %w", missing)
 		}
-		t.wasOff = t.wasOff || !on || leftOn()
+		t.wasOff = t.wasOff || missing == nil && !on || leftOn()
 		f.WasOff = t.wasOff
 	}
 	if text := f.text(); text != t.filtered || !tableThere() {
 		if err := nft(text); err != nil {
-			return fmt.Errorf("put the tunnel's packet filter in place: %w", err)
+			return errors.Join(fmt.Errorf("put the tunnel's packet filter in place: %w", err), t.shut())
 		}
 		t.filtered = text
 	}
-	if len(f.Share) == 0 {
-		return nil
+	if len(f.Share) == 0 || missing != nil {
+		return missing
 	}
 	return errors.Join(forward(t.cfg.Interface, true), forward(f.LAN, true))
+}
+
+// shut lets nothing through where there is no packet filter: nothing from the tunnel, even on a host
+// that forwards, and nothing from a LAN that we opened.
+func (t *Tunnel) shut() error {
+	err := forward(t.cfg.Interface, false)
+	if t.wasOff {
+		err = errors.Join(err, forward(t.cfg.LANInterface, false))
+	}
+	return err
 }
 
 // unshare takes it all away again, and what a crash left too.

@@ -98,6 +98,52 @@ func TestShareLAN(t *testing.T) {
 	}
 }
 
+// On a host that forwards all, a site's router for one, only what is shared opens the tunnel: neither a LAN that is not
+// there yet nor one that is not shared lets admins go elsewhere.
+func TestHostForwards(t *testing.T) {
+	lan := netip.MustParsePrefix("192.168.77.0/24")
+	for name, change := range map[string]func(*Config){
+		"the LAN is missing": func(c *Config) { c.ShareLAN, c.LANInterface = []netip.Prefix{lan}, "lan0" },
+		"nothing is shared":  nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, 1, change)
+			const all = "/proc/sys/net/ipv4/ip_forward"
+			ok(t, os.WriteFile(all, []byte("1\n"), 0o644))
+			t.Cleanup(func() { ok(t, os.WriteFile(all, []byte("0\n"), 0o644)) })
+			// The branch's router knows the way back, and a machine of the LAN knows it by itself.
+			ok(t, s.WAN.ISP.IP("route add 10.99.0.0/24 via 192.168.1.2"))
+			ok(t, s.hubs[0].IP("route replace 192.168.1.1/32 dev hub0", "route replace 192.168.77.0/24 dev hub0"))
+			for _, n := range []netip.Prefix{netip.MustParsePrefix("192.168.1.1/32"), lan} {
+				ok(t, s.hubs[0].Share(s.tunnel.keys.public.String(), n))
+			}
+			s.start()
+			s.reached(handshakeTime)
+			if s.hubs[0].Command("ping", "-c", "1", "-W", "1", "192.168.1.1").Run() == nil {
+				t.Error("the admin reaches the branch's router through the box")
+			}
+			if missing := strings.Contains(strings.Join(s.tunnel.Status().Notes, "\n"), "lan0"); missing != (change != nil) {
+				t.Errorf("the notes are %q", s.tunnel.Status().Notes)
+			}
+			s.lan()
+			ok(t, s.tunnel.right())
+			if got := s.hubs[0].Command("ping", "-c", "1", "-w", "5", "192.168.77.21").Run() == nil; got != (change != nil) {
+				t.Errorf("that the admin reaches the LAN, which has come, is %v", got)
+			}
+			// Without a packet filter nothing is let through at all.
+			ok(t, s.tunnel.shut())
+			ok(t, nft("delete table "+filterTable+"\n"))
+			if s.hubs[0].Command("ping", "-c", "1", "-W", "1", "192.168.1.1").Run() == nil {
+				t.Error("the admin reaches the branch's router where no packet filter can be had")
+			}
+			ok(t, forward("rescuevpn", true))
+			if s.hubs[0].Command("ping", "-c", "1", "-w", "5", "192.168.1.1").Run() != nil {
+				t.Error("the test itself: without all of it the router is reached")
+			}
+		})
+	}
+}
+
 // A daemon that was killed left the LAN's forwarding on; the next one knows that it was not
 // the site's.
 func TestShareAfterCrash(t *testing.T) {
