@@ -48,10 +48,11 @@ func (e external) status(cfg Config) Status {
 // unit while it is down. Whatever is wrong with it is a state, and no failure of this part.
 func (t *Tunnel) watchExternal(ctx context.Context, ready func()) error {
 	starter := &starter{unit: t.cfg.Unit, start: startUnit, pause: firstPause}
-	links, err := watchLinks(ctx)
+	links, err := watchLinks()
 	if err != nil {
 		return err
 	}
+	defer links.close()
 	ticker := time.NewTicker(externalEvery)
 	defer ticker.Stop()
 	t.lookExternal(ctx, starter)
@@ -61,14 +62,7 @@ func (t *Tunnel) watchExternal(ctx context.Context, ready func()) error {
 		case <-ctx.Done():
 			starter.wg.Wait()
 			return nil
-		case u, ok := <-links:
-			if !ok {
-				links = nil // there was more news than the socket holds: the ticker looks all the same
-				continue
-			}
-			if u.Attrs().Name != t.cfg.External {
-				continue
-			}
+		case <-links.changed:
 		case <-ticker.C:
 		}
 		t.lookExternal(ctx, starter)

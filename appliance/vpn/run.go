@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -34,10 +33,11 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	links, err := watchLinks(ctx) // it ends with this ctx, and so never before it
+	links, err := watchLinks()
 	if err != nil {
 		return err
 	}
+	defer links.close()
 	if err := t.start(); err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { t.kickAgain(ctx) })
 	wg.Go(func() { t.book.run(ctx, t.deviceOf, func() { tell(t.wake) }) })
-	err = t.watch(ctx, links, clock)
+	err = t.watch(ctx, links.changed, clock)
 	cancel()
 	wg.Wait()
 	return errors.Join(err, t.end(clock))
@@ -131,7 +131,7 @@ func (t *Tunnel) configure() error {
 const trialKeepalive = 25 * time.Second
 
 // watch looks after the running tunnel.
-func (t *Tunnel) watch(ctx context.Context, links <-chan netlink.LinkUpdate, clock *clock) (err error) {
+func (t *Tunnel) watch(ctx context.Context, links <-chan struct{}, clock *clock) (err error) {
 	look, right := time.NewTicker(lookEvery), time.NewTicker(rightEvery)
 	defer look.Stop()
 	defer right.Stop()
@@ -139,18 +139,10 @@ func (t *Tunnel) watch(ctx context.Context, links <-chan netlink.LinkUpdate, clo
 		select {
 		case <-ctx.Done():
 			return nil
-		case u, ok := <-links:
-			switch {
-			case ok:
-				err = t.linkChanged(u)
-			case ctx.Err() != nil:
-				return nil // it ended with us
-			default: // there was more news than the socket holds, and some of it is lost
-				if links, err = watchLinks(ctx); err == nil {
-					t.tie()
-					err = t.intact()
-				}
-			}
+		case <-links:
+			// An uplink's interface may have become another one under the same name; the tunnel's own must stay.
+			t.tie()
+			err = t.intact()
 		case <-t.wake:
 			if err = t.right(); err == nil {
 				err = t.configure()
@@ -164,22 +156,6 @@ func (t *Tunnel) watch(ctx context.Context, links <-chan netlink.LinkUpdate, clo
 			return err
 		}
 	}
-}
-
-// linkChanged hears that an interface came, went or changed: the tunnel's own must stay, an
-// uplink's may have become another one under the same name.
-func (t *Tunnel) linkChanged(u netlink.LinkUpdate) error {
-	name := u.Attrs().Name
-	if name == t.cfg.Interface {
-		return t.intact()
-	}
-	t.mu.Lock()
-	ours := slices.Contains(t.devices, name)
-	t.mu.Unlock()
-	if ours {
-		t.tie()
-	}
-	return nil
 }
 
 // intact looks at the tunnel's interface as it is now: the news may be older.
@@ -259,13 +235,4 @@ func (t *Tunnel) deviceOf(uplink int) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.devices[uplink]
-}
-
-// watchLinks subscribes to the kernel's news of interfaces, until ctx is done.
-func watchLinks(ctx context.Context) (<-chan netlink.LinkUpdate, error) {
-	links := make(chan netlink.LinkUpdate, 64)
-	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
-		return nil, fmt.Errorf("subscribe to news of interfaces: %w", err)
-	}
-	return links, nil
 }
