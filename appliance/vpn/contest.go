@@ -117,12 +117,13 @@ func (c *contest) use(i int, now time.Time, metered bool) {
 	c.next = now.Add(between(metered))
 }
 
-// answered is the first of the hubs before limit that shook hands since the trial began, but
-// the one in use; -1 is none.
+// answered is the first of the hubs before limit that shook hands since the trial began, but the one in use; -1
+// is none. Others than that are WireGuard's peers only during a trial, and so each handshake of theirs is from it. When it
+// was says nothing: that is by the wall clock, which may have been set meanwhile.
 func (c *contest) answered(peers []peerState, limit int) int {
 	first := -1
 	for _, p := range peers {
-		if p.Hub != c.using && p.Hub < limit && p.Handshake.After(c.began) && (first < 0 || p.Hub < first) {
+		if p.Hub != c.using && p.Hub < limit && !p.Handshake.IsZero() && (first < 0 || p.Hub < first) {
 			first = p.Hub
 		}
 	}

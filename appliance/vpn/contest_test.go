@@ -7,7 +7,8 @@ import (
 )
 
 // play lets a contest go on each second, with hubs that live when alive says so, and returns
-// which hub was in use at each second.
+// which hub was in use at each second. As of WireGuard, a hub that is not called is no peer, and as a new one it has
+// shaken no hands; when it did is by the wall clock, which is set back while the first hub is missed.
 func play(hubs, seconds int, metered bool, alive func(hub, second int) bool) (used []int, calls []int) {
 	c := contest{hubs: hubs, best: -1}
 	began := time.Now()
@@ -16,22 +17,30 @@ func play(hubs, seconds int, metered bool, alive func(hub, second int) bool) (us
 	calls = make([]int, hubs)
 	for i := range seconds {
 		now := began.Add(time.Duration(i) * time.Second)
+		wall := now.Round(0)
+		if i >= 23 {
+			wall = wall.Add(-time.Hour)
+		}
+		called := c.called()
 		var peers []peerState
-		for _, h := range c.called() {
-			calls[h]++
-			p := peerState{Hub: h, Handshake: shook[h]}
-			if alive(h, i) {
-				shook[h] = now
+		for h := range hubs {
+			if !slices.Contains(called, h) {
+				shook[h] = time.Time{}
+				continue
 			}
+			calls[h]++
+			if alive(h, i) {
+				shook[h] = wall
+			}
+			if h == c.using && alive(h, i) {
+				asked = time.Time{}
+			} else if h == c.using && asked.IsZero() {
+				asked = now
+			}
+			p := peerState{Hub: h, Handshake: shook[h]}
 			if h == c.using {
-				if alive(h, i) {
-					asked = time.Time{}
-				} else if asked.IsZero() {
-					asked = now
-				}
 				p.Asked = asked
 			}
-			p.Handshake = shook[h]
 			peers = append(peers, p)
 		}
 		before := c.using
