@@ -3,6 +3,7 @@ package vpn
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,9 +60,34 @@ type seen struct {
 	clock        string
 	lacks        string // what is wrong with routes and packet filter
 	external     external
+	noted        time.Time
+	shaken       map[int]shaken // by hub
 }
 
-func (s *seen) note(st state) { s.peers, s.ways, s.noDuplicates = st.Peers, st.Ways, st.NoDuplicates }
+// shaken is a handshake as WireGuard tells it, by the wall clock, and when it was by ours, which nobody sets.
+type shaken struct{ told, at time.Time }
+
+// note keeps what the engine says. Ages of handshakes are then by the monotonic clock: a tunnel is not dead because
+// somebody set the clock, nor alive.
+func (s *seen) note(st state) {
+	now, before := time.Now(), s.shaken
+	if s.noted.IsZero() {
+		s.noted = now
+	}
+	s.peers, s.ways, s.noDuplicates, s.shaken = slices.Clone(st.Peers), st.Ways, st.NoDuplicates, map[int]shaken{}
+	for i, p := range s.peers {
+		if p.Handshake.IsZero() {
+			continue
+		}
+		is := before[p.Hub]
+		if !is.told.Equal(p.Handshake) { // it was since the last look
+			age := min(max(now.Round(0).Sub(p.Handshake), 0), now.Sub(s.noted))
+			is = shaken{p.Handshake, now.Add(-age)}
+		}
+		s.shaken[p.Hub], s.peers[i].Handshake = is, is.at
+	}
+	s.noted = now
+}
 
 // note keeps, and says once, what is wrong with routes and packet filter.
 func (t *Tunnel) note(err error) {
