@@ -59,7 +59,6 @@ func TestRoutes(t *testing.T) {
 	if got := output("ip", "route", "get", "10.2.3.4", "oif", "wan0"); !strings.Contains(got, "via 192.168.1.8") {
 		t.Errorf("a route of the admin's is passed over: %s", got)
 	}
-	// Somebody takes our rules away: they come back with the next look.
 	must(t, w.Deafen("wan"))
 	b.until("lte is active", func(s Status) bool { return s.Active == "lte" })
 	b.until("the box's own traffic follows", rule("7121:\tfrom all iif lo lookup 7101"))
@@ -93,6 +92,75 @@ func TestRoutes(t *testing.T) {
 	stop()
 	if after := adminsRules(t); after != before {
 		t.Errorf("after the second end:\n%s\nbefore the start:\n%s", after, before)
+	}
+}
+
+// What somebody takes away of ours comes back by the kernel's news of it, and not with the next look at everything: of
+// those there is one in all the time that this test may take. Whoever takes it away again and again has it back twice a
+// second, and not as fast as both can.
+func TestTakenAway(t *testing.T) {
+	w := linktest.New(t)
+	wanted, cmds := []string{"oif lte0 lookup 7101", "default via 10.64.0.1"}, []string{"ip rule flush", "ip route flush table 7101"}
+	if len(families()) > 1 {
+		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/lte0/disable_ipv6", []byte("0"), 0o644))
+		run(t, "ip", "address", "add", "2001:db8:2::2/64", "dev", "lte0", "nodad")
+		run(t, "ip", "-6", "route", "add", "default", "via", "2001:db8:2::1", "dev", "lte0")
+		wanted = append(wanted, "from 2001:db8:2::2 lookup 7101", "default via 2001:db8:2::1")
+		cmds = append(cmds, "ip -6 rule flush", "ip -6 route flush table 7101")
+	}
+	var err error
+	b := &box{World: w, t: t}
+	b.watch, err = New(Config{Uplinks: []Uplink{{Name: "wan", Device: "wan0"}, {Name: "lte", Device: "lte0", Metered: true}}})
+	must(t, err)
+	ours := func() (all string) {
+		for _, family := range []string{"-4", "-6"} {
+			all += output("ip", family, "rule", "show") + output("ip", family, "route", "show", "table", "7100") + output("ip", family, "route", "show", "table", "7101")
+		}
+		return all
+	}
+	t.Cleanup(func() { // what a flush takes of others'
+		for _, family := range []string{"-4", "-6"} {
+			for pref, table := range map[string]string{"32766": "main", "32767": "default"} {
+				exec.Command("ip", family, "rule", "add", "pref", pref, "table", table).Run()
+			}
+		}
+	})
+	b.run("watch", b.watch.Run)
+	b.until("rules", func(Status) bool {
+		return !slices.ContainsFunc(wanted, func(s string) bool { return !strings.Contains(ours(), s) })
+	})
+	began := time.Now()
+	for _, cmd := range cmds {
+		before := ours()
+		run(t, strings.Fields(cmd)...)
+		lost := strings.Contains(cmd, "rule")
+		b.until("back after "+cmd, func(Status) bool {
+			now := ours()
+			for line := range strings.Lines(before) { // main's and default's stay away
+				if !strings.Contains(now, line) && (!lost || strings.Contains(line, "proto 114")) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	if took := time.Since(began); took > putRight-5*time.Second {
+		t.Errorf("all was back after %v", took)
+	}
+
+	began = time.Now()
+	times := 0
+	for times < 6 {
+		if time.Since(began) > 60*time.Second {
+			t.Fatalf("back %d times in a minute", times)
+		}
+		if exec.Command("ip", "rule", "del", "oif", "lte0", "table", "7101").Run() == nil {
+			times++
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if took := time.Since(began); took < 4*respite || took > putRight-5*time.Second {
+		t.Errorf("back 5 times in %v", took)
 	}
 }
 

@@ -19,25 +19,29 @@ type plumber struct {
 	mu   sync.Mutex
 	plan plan
 	lost []netip.Prefix
-	poke chan struct{}
+	poke chan struct{} // there is a new plan
+	news chan struct{} // the kernel told of something
 
-	set     filter // as written last
-	written bool
+	set      filter // as written last
+	written  bool
+	filtered error // by the last look at the filter
 }
 
 func newPlumber(c Config, trouble func([]string)) *plumber {
-	p := &plumber{ports: c.Ports, trouble: trouble, poke: make(chan struct{}, 1), plan: plan{active: -1}}
+	p := &plumber{ports: c.Ports, trouble: trouble, poke: make(chan struct{}, 1), news: make(chan struct{}, 1), plan: plan{active: -1}}
 	for _, u := range c.Uplinks {
 		p.metered = append(p.metered, u.Metered)
 	}
 	return p
 }
 
-// follow takes a new plan; lost are addresses of an uplink that was lost with it.
+// follow takes a new plan; lost are addresses of an uplink that was lost with it. The same plan once more comes
+// with news of the kernel's: it may be that somebody took rules or routes of ours away.
 func (p *plumber) follow(to plan, lost []netip.Prefix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.plan.equal(to) && len(lost) == 0 {
+		signal(p.news)
 		return
 	}
 	p.plan, p.lost = to, append(p.lost, lost...)
@@ -52,46 +56,86 @@ func (p *plumber) filter() error {
 	if p.written && f.same(p.set) && tableThere(f) {
 		return nil
 	}
+	p.written = false // until nft says so: what it did before an error is not known
+	if err := f.set(); err != nil {
+		return err
+	}
 	p.set, p.written = f, true
-	return f.set()
+	return nil
 }
 
-func (p *plumber) nudge() {
+func (p *plumber) nudge() { signal(p.poke) }
+
+func signal(c chan struct{}) {
 	select {
-	case p.poke <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// putRight is how often all is looked over without a reason: systemd-networkd takes rules away that it
-// does not know when it starts, and somebody may flush nftables' ruleset.
-const putRight = 30 * time.Second
+const (
+	// putRight is how often all is looked over without a reason: somebody may flush nftables' ruleset, and
+	// nobody tells.
+	putRight = 30 * time.Second
+	// respite is the time from one look at rules and routes to the next that news ask for. systemd-networkd
+	// takes rules away that it does not know when it starts; what takes them away again and again is not to have
+	// this box at work all the time.
+	respite = 500 * time.Millisecond
+)
 
 // run works until ctx is done, then takes everything away.
 func (p *plumber) run(ctx context.Context) error {
 	crash := uncut() // a drill's
-	for tick := time.NewTicker(putRight); ; {
-		p.mu.Lock()
-		now, lost := p.plan, p.lost
-		p.lost = nil
-		p.mu.Unlock()
-		errs := []error{route(now), crash}
-		if len(lost) > 0 {
-			errs = append(errs, flush(lost))
+	tick := time.NewTicker(putRight)
+	defer tick.Stop()
+	for all := true; ; {
+		p.mend(all, crash)
+		var ok bool
+		if all, ok = p.next(ctx, tick.C); !ok {
+			return errors.Join(clearRoutes(), filter{}.set(), uncut())
 		}
-		errs = append(errs, p.filter())
-		for _, s := range now.paths {
-			if s.index != 0 {
-				errs = append(errs, strict(s))
-			}
+	}
+}
+
+// mend makes rules and routes those of the plan and, if all is to be looked over, the filter, too: that is
+// nft's, of which the kernel's news say nothing.
+func (p *plumber) mend(all bool, crash error) {
+	p.mu.Lock()
+	now, lost := p.plan, p.lost
+	p.lost = nil
+	p.mu.Unlock()
+	errs := []error{route(now), crash}
+	if len(lost) > 0 {
+		errs = append(errs, flush(lost))
+	}
+	if all {
+		p.filtered = p.filter()
+	}
+	errs = append(errs, p.filtered)
+	for _, s := range now.paths {
+		if s.index != 0 {
+			errs = append(errs, strict(s))
 		}
-		p.trouble(sentences(errs))
+	}
+	p.trouble(sentences(errs))
+}
+
+// next waits for a reason to mend; not ok is the end. A new plan does not wait for the respite.
+func (p *plumber) next(ctx context.Context, tick <-chan time.Time) (all, ok bool) {
+	rest := time.NewTimer(respite)
+	defer rest.Stop()
+	for news := (chan struct{})(nil); ; {
 		select {
 		case <-ctx.Done():
-			tick.Stop()
-			return errors.Join(clearRoutes(), filter{}.set(), uncut())
+			return false, false
 		case <-p.poke:
-		case <-tick.C:
+			return true, true
+		case <-tick:
+			return true, true
+		case <-rest.C:
+			news = p.news
+		case <-news:
+			return false, true
 		}
 	}
 }
