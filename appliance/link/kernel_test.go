@@ -296,6 +296,26 @@ func TestFilter(t *testing.T) {
 	})
 }
 
+// A new metered device that nft did not take is taken the next time, although the table of the old one is there.
+func TestFilterAgain(t *testing.T) {
+	linktest.New(t)
+	p := newPlumber(Config{Uplinks: []Uplink{{Name: "wan", Metered: true}, {Name: "lte", Metered: true}}}, nil)
+	t.Cleanup(func() { must(t, filter{}.set()) })
+	p.plan.paths = []sight{{device: "wan0"}, {}}
+	must(t, p.filter())
+	p.plan.paths = []sight{{device: "wan0"}, {device: "lte0"}}
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", t.TempDir())
+	if err := p.filter(); err == nil {
+		t.Fatal("a filter was set without nft")
+	}
+	must(t, os.Setenv("PATH", path))
+	must(t, p.filter())
+	if got := output("nft", "list", "table", "inet", filterTable); !strings.Contains(got, `"lte0"`) {
+		t.Errorf("lte0 is unguarded: %s", got)
+	}
+}
+
 // hears reports whether what an isp sends to a port of the branch's LTE is heard there.
 func hears(t *testing.T, isp *linktest.Place, port int) bool {
 	t.Helper()

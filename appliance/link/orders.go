@@ -25,10 +25,13 @@ func (w *Watch) recall(now time.Time) {
 		w.c.Log.Warn("orders about uplinks were not read: all uplinks are used, as the configuration says", zap.NamedError("err", err))
 	}
 	for _, k := range all {
-		if i := w.index(k.Uplink); i >= 0 {
-			if over, until := k.ends(now); !over {
-				w.m.fail(i, until)
-			}
+		over, until := k.ends(now)
+		if i := w.index(k.Uplink); i >= 0 && !over {
+			w.m.fail(i, until)
+			w.tidyAt(i, until)
+		}
+		if k.Uplink != "" && over {
+			w.drop(k.Uplink)
 		}
 		if k.Uplink == "" && validMode(k.Mode) {
 			w.m.set(k.Mode)
@@ -44,6 +47,38 @@ func (k Kept) ends(now time.Time) (over bool, until time.Time) {
 	}
 	left := min(k.Until.Sub(now), k.Until.Sub(k.At))
 	return left <= 0, now.Add(left)
+}
+
+// untidy is the time until an order that is over, and could not be deleted, is deleted again.
+const untidy = time.Minute
+
+// tidyAt deletes the order about an uplink once its time is over: a clock that is behind after the next start would make
+// it one that is still in force.
+func (w *Watch) tidyAt(i int, until time.Time) {
+	if w.c.Store != nil && !until.IsZero() {
+		time.AfterFunc(time.Until(until), func() { w.tidy(i) })
+	}
+}
+
+func (w *Watch) tidy(i int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	u := &w.m.ups[i]
+	if !w.running || u.failed && (u.until.IsZero() || u.until.After(time.Now())) {
+		return // the next start does it; or there is a newer order
+	}
+	if !w.drop(u.Name) {
+		time.AfterFunc(untidy, func() { w.tidy(i) })
+	}
+}
+
+// drop deletes an order that is over.
+func (w *Watch) drop(uplink string) bool {
+	err := w.forget(keyUplink + uplink)
+	if err != nil {
+		w.c.Log.Warn("an order about an uplink that is over was not deleted", zap.String("uplink", uplink), zap.NamedError("err", err))
+	}
+	return err == nil
 }
 
 func validMode(m Mode) bool { return m == Standby || m == Dormant || m == LTEOnly }
@@ -70,6 +105,7 @@ func (w *Watch) Fail(uplink string, span time.Duration) error {
 		return err
 	}
 	w.m.fail(i, until)
+	w.tidyAt(i, until)
 	w.nudge()
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"golang.org/x/sys/unix"
 
 	"rescuebox/appliance/link/linktest"
 	"rescuebox/appliance/vpn"
@@ -36,8 +37,15 @@ type box struct {
 
 // memory is a Store.
 type memory struct {
-	mu  sync.Mutex
-	all map[string]Kept
+	mu      sync.Mutex
+	all     map[string]Kept
+	refuses bool // to delete
+}
+
+func (m *memory) refuse(yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refuses = yes
 }
 
 func (m *memory) Put(key string, k Kept) error {
@@ -50,6 +58,9 @@ func (m *memory) Put(key string, k Kept) error {
 func (m *memory) Delete(key string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.refuses {
+		return unix.ENOSPC
+	}
 	delete(m.all, key)
 	return nil
 }

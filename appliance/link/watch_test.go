@@ -271,6 +271,12 @@ func TestFailForATime(t *testing.T) {
 				t.Fatalf("%s is active, want %s\n%+v", s.Active, want, s)
 			}
 		}
+		kept := func(want int) {
+			t.Helper()
+			if list, _ := store.All(); len(list) != want {
+				t.Fatalf("kept: %+v, want %d", list, want)
+			}
+		}
 		again := func(down time.Duration) {
 			stop()
 			time.Sleep(down)
@@ -284,14 +290,32 @@ func TestFailForATime(t *testing.T) {
 		if u := w.Status().Uplinks[0]; u.Health != Failed || time.Until(u.Until) > 20*time.Minute {
 			t.Errorf("%+v", u)
 		}
+		kept(1)
 		time.Sleep(20 * time.Minute)
 		active("wan")
+		kept(0) // a clock that is behind after the next start cannot bring it back
 		again(0)
 		active("wan")
 
 		must(t, w.Fail("wan", time.Hour))
 		again(2 * time.Hour)
 		active("wan")
+		kept(0)
+
+		must(t, w.Fail("wan", time.Hour))
+		time.Sleep(30 * time.Minute)
+		must(t, w.Fail("wan", time.Hour)) // the newest word counts
+		time.Sleep(45 * time.Minute)
+		active("lte")
+		kept(1)
+		store.refuse(true) // the disk is full just as it ends
+		time.Sleep(20 * time.Minute)
+		active("wan")
+		kept(1)
+		store.refuse(false)
+		time.Sleep(untidy)
+		synctest.Wait()
+		kept(0)
 
 		must(t, w.Fail("wan", time.Hour))
 		k := store.all[keyUplink+"wan"]
@@ -301,6 +325,7 @@ func TestFailForATime(t *testing.T) {
 		active("lte")
 		time.Sleep(time.Hour)
 		active("wan")
+		kept(0)
 		stop()
 	})
 }
