@@ -191,7 +191,7 @@ func TestFailover(t *testing.T) {
 	back := linktest.Now()
 	must(t, b.Mend("wan"))
 	b.calm("wan")
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(time.Second)
 	pulled := linktest.Now()
 	must(t, b.Unplug("wan"))
 	b.until("lte is active", func(s Status) bool { return s.Active == "lte" })
@@ -202,8 +202,8 @@ func TestFailover(t *testing.T) {
 	must(t, err)
 	silent, carrier := gap(r, cut, back), gap(r, pulled, end)
 	lost := 0
-	for i, at := range r.Sent {
-		if at > back && at < pulled-50*time.Millisecond && r.Answered[i] == 0 {
+	for i, at := range r.Sent { // on a machine that stands still a moment, the cable takes answers with it that were late
+		if at > back && at < pulled-700*time.Millisecond && r.Answered[i] == 0 {
 			lost++
 		}
 	}
