@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -38,6 +37,15 @@ type path struct {
 	device string
 	v4, v6 bool // ways to the Internet that it has
 	names  *names
+	beside func(func(context.Context)) // begins what may take longer than a probe; nil: nobody waits for its end
+}
+
+func (w path) begin(f func(context.Context)) {
+	if w.beside != nil {
+		w.beside(f)
+	} else {
+		go f(context.Background())
+	}
 }
 
 // errAbstain is that a probe can say nothing about an uplink.
@@ -45,13 +53,18 @@ var errAbstain = errors.New("says nothing while the uplink stands by")
 
 // ask does one probe.
 func (w path) ask(ctx context.Context, p Probe) error {
-	if p.Kind == HTTP {
-		return w.get(ctx, p)
-	}
 	to, err := w.names.resolve(ctx, w, p.Host)
 	if err != nil {
 		return err
 	}
+	err = w.askAt(ctx, p, to)
+	if err == nil || !errors.Is(ctx.Err(), context.Canceled) { // then others answered meanwhile
+		w.names.tried(p.Host, to, err == nil)
+	}
+	return err
+}
+
+func (w path) askAt(ctx context.Context, p Probe, to netip.Addr) error {
 	switch p.Kind {
 	case ICMP:
 		return ping(ctx, w.device, to)
@@ -59,6 +72,8 @@ func (w path) ask(ctx context.Context, p Probe) error {
 		return w.query(ctx, netip.AddrPortFrom(to, uint16(orPort(p.Port, 53))))
 	case TCP:
 		return w.connect(ctx, netip.AddrPortFrom(to, uint16(p.Port)))
+	case HTTP:
+		return w.get(ctx, p, netip.AddrPortFrom(to, uint16(orPort(p.Port, 80))))
 	}
 	return fmt.Errorf("%q is no kind of probe: want icmp, dns, tcp, http or handshake", p.Kind)
 }
@@ -89,15 +104,14 @@ func (w path) connect(ctx context.Context, to netip.AddrPort) error {
 	return c.Close()
 }
 
+// mostHeader is how long the header of an HTTP probe's answer may be.
+const mostHeader = 16 << 10
+
 // get fetches a page that has no content. What else comes is not the Internet but a portal that
 // wants somebody to log in.
-func (w path) get(ctx context.Context, p Probe) error {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		to, err := w.names.resolve(ctx, w, p.Host)
-		if err != nil {
-			return nil, err
-		}
-		return w.dialer().DialContext(ctx, network, netip.AddrPortFrom(to, uint16(orPort(p.Port, 80))).String())
+func (w path) get(ctx context.Context, p Probe, to netip.AddrPort) error {
+	transport := &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: mostHeader, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return w.dialer().DialContext(ctx, network, to.String())
 	}}
 	defer transport.CloseIdleConnections()
 	host := p.Host
@@ -108,7 +122,7 @@ func (w path) get(ctx context.Context, p Probe) error {
 	if err != nil {
 		return fmt.Errorf("probe %s: %w", p, err)
 	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := transport.RoundTrip(req) // follows nothing
 	if err != nil {
 		return fmt.Errorf("get %s: %w", p, bare(err))
 	}
@@ -185,71 +199,4 @@ func (q question) answered(b []byte) (dnsmessage.RCode, bool) {
 		return 0, false
 	}
 	return h.RCode, true
-}
-
-// names keeps what names of probes were resolved to. Its zero value is ready.
-type names struct {
-	mu    sync.Mutex
-	dns   []netip.Addr // of the uplink; none: the system's
-	known map[string]known
-}
-
-type known struct {
-	addr netip.Addr
-	at   time.Time
-}
-
-// fresh is how long a resolved name is not asked for again.
-const freshName = 10 * time.Minute
-
-func (n *names) servers(list []netip.Addr) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.dns = list
-}
-
-// resolve finds the address of a name through the path's own uplink. An old one is better than none.
-func (n *names) resolve(ctx context.Context, w path, host string) (netip.Addr, error) {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip, nil
-	}
-	n.mu.Lock()
-	old, dns := n.known[host], n.dns
-	n.mu.Unlock()
-	if time.Since(old.at) < freshName {
-		return old.addr, nil
-	}
-	list, err := w.resolver(dns).LookupNetIP(ctx, "ip", host)
-	for _, ip := range list {
-		if ip = ip.Unmap(); ip.Is4() && w.v4 || ip.Is6() && w.v6 {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			if n.known == nil {
-				n.known = map[string]known{}
-			}
-			n.known[host] = known{ip, time.Now()}
-			return ip, nil
-		}
-	}
-	if old.addr.IsValid() {
-		return old.addr, nil
-	}
-	if err == nil {
-		return netip.Addr{}, fmt.Errorf("resolve %s: it has no address of a family that the uplink has", host)
-	}
-	return netip.Addr{}, fmt.Errorf("resolve %s: %w", host, bare(err))
-}
-
-// resolver asks the uplink's name servers, or else the system's, through the uplink. A stub on
-// the box itself cannot be asked that way: an address in the probe does without all this.
-func (w path) resolver(dns []netip.Addr) *net.Resolver {
-	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		if len(dns) > 0 {
-			address = netip.AddrPortFrom(dns[rand.IntN(len(dns))], 53).String() // each try may ask another one
-		}
-		if ap, err := netip.ParseAddrPort(address); err == nil && ap.Addr().IsLoopback() {
-			return nil, fmt.Errorf("the system's name server %s is on the box itself and cannot be asked through %s; write the probe with an address", ap.Addr(), w.device)
-		}
-		return w.dialer().DialContext(ctx, network, address)
-	}}
 }

@@ -14,7 +14,8 @@ func (w *Watch) round(ctx context.Context, a action) {
 	u, s := w.c.Uplinks[a.uplink], w.sights[a.uplink]
 	excuse := len(u.Probes) == 0 && !w.pinged && w.m.phase == steady && w.m.tunnel
 	w.mu.Unlock()
-	by := path{device: s.device, v4: s.v4.ok, v6: s.v6.ok, names: w.names[a.uplink]}
+	by := path{device: s.device, v4: s.v4.ok, v6: s.v6.ok, names: w.names[a.uplink],
+		beside: func(f func(context.Context)) { w.rounds.Go(func() { f(ctx) }) }}
 	probes := w.probes(u, s)
 	w.metrics.rounds.WithLabelValues(u.Name).Inc()
 	w.rounds.Go(func() {
@@ -25,17 +26,15 @@ func (w *Watch) round(ctx context.Context, a action) {
 		if err != nil && excuse {
 			err = nil // this hub answers no ping outside; the tunnel says that it is there
 		}
-		end := roundEnd{a.uplink, a.epoch, time.Now(), time.Since(began), err}
-		select {
-		case w.ends <- end:
-		case <-ctx.Done():
-			select { // the time may be over just because the last target took all of it
-			case w.ends <- end:
-			case <-time.After(time.Second):
-			}
-		}
+		w.mu.Lock()
+		w.m.round(a.uplink, a.epoch, time.Now(), time.Since(began), err)
+		w.mu.Unlock()
+		w.nudge()
 	})
 }
+
+// mostHubs is how many of the hubs' addresses a round asks, of each family: their names may lead to more than anybody can try.
+const mostHubs = 4
 
 // probes are an uplink's own, or else the hubs by ping, or else its router.
 func (w *Watch) probes(u Uplink, s sight) (list []Probe) {
@@ -48,8 +47,11 @@ func (w *Watch) probes(u Uplink, s sight) (list []Probe) {
 		}
 	}
 	if w.c.Hubs != nil {
+		asked := map[bool]int{}
 		for _, a := range w.c.Hubs() {
-			ping(a, a.Is4() && s.v4.ok || a.Is6() && s.v6.ok)
+			if asked[a.Is4()]++; asked[a.Is4()] <= mostHubs {
+				ping(a, a.Is4() && s.v4.ok || a.Is6() && s.v6.ok)
+			}
 		}
 	}
 	if len(list) == 0 {
@@ -66,14 +68,14 @@ func (w *Watch) askAll(ctx context.Context, uplink int, by path, probes []Probe,
 	defer stop()
 	results := make(chan error, len(probes))
 	for i, p := range probes {
-		go func() { // ends with ctx; results holds all
+		w.rounds.Go(func() { // ends with ctx; results holds all
 			began := time.Now()
 			err := w.askOne(ctx, uplink, by, p)
 			if ctx.Err() == nil || err == nil {
 				w.note(uplink, i, len(probes), TargetStatus{Probe: p.String(), Err: text(err), RTT: time.Since(began), At: began})
 			}
 			results <- err
-		}()
+		})
 	}
 	var errs []error
 	able, good := len(probes), 0

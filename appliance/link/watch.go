@@ -20,7 +20,6 @@ type Watch struct {
 	world   world
 	poke    chan struct{} // something was ordered or has changed
 	dirty   atomic.Bool   // look at the kernel again
-	ends    chan roundEnd
 	echoes  chan echo
 	rounds  sync.WaitGroup
 
@@ -63,13 +62,6 @@ type echoer interface {
 	close()
 }
 
-type roundEnd struct {
-	uplink, epoch int
-	at            time.Time
-	took          time.Duration
-	err           error
-}
-
 type echo struct {
 	seq uint16
 	at  time.Time
@@ -103,7 +95,7 @@ func New(c Config) (*Watch, error) {
 		c.Log = zap.NewNop()
 	}
 	w := &Watch{c: c, metrics: newMetrics(c.Metrics), world: kernel{}, poke: make(chan struct{}, 1),
-		ends: make(chan roundEnd, 16), echoes: make(chan echo, 64),
+		echoes:  make(chan echo, 64),
 		bearers: make([]BearerState, len(c.Uplinks)), sights: make([]sight, len(c.Uplinks)),
 		targets: make([][]TargetStatus, len(c.Uplinks)), heard: make([]time.Time, len(c.Uplinks))}
 	for range c.Uplinks {
@@ -197,10 +189,6 @@ func (w *Watch) loop(ctx context.Context, ready func()) {
 			return
 		case <-timer.C:
 		case <-w.poke:
-		case e := <-w.ends:
-			w.mu.Lock()
-			w.m.round(e.uplink, e.epoch, e.at, e.took, e.err)
-			w.mu.Unlock()
 		case e := <-w.echoes:
 			w.answered(e)
 		}
@@ -230,9 +218,6 @@ func (w *Watch) end() {
 	w.mu.Unlock()
 	w.inner.close()
 	w.rounds.Wait()
-	for len(w.ends) > 0 {
-		<-w.ends
-	}
 }
 
 // turn is one step: look, listen, decide, act.
