@@ -215,26 +215,40 @@ func newWatcher() (*watcher, error) {
 	return &watcher{os.NewFile(uintptr(fd), "rtnetlink")}, nil
 }
 
-// settled is how long changes of addresses and routes may follow each other before one look.
-const settled = 20 * time.Millisecond
+// Changes of addresses and routes may follow each other before one look: so long each, and so long in all, for
+// somebody may change routes all the time.
+const (
+	settled   = 20 * time.Millisecond
+	unsettled = 200 * time.Millisecond
+)
 
 // run calls changed after each change: at once for those of devices, a carrier among them. It ends
 // when the watcher is closed.
 func (w *watcher) run(changed func()) error {
-	soon := time.AfterFunc(time.Hour, changed)
-	defer soon.Stop()
+	var first time.Time // change that nobody looked at yet
 	for buf := make([]byte, 1<<16); ; {
 		n, err := w.file.Read(buf)
 		switch {
 		case errors.Is(err, unix.ENOBUFS): // more changed than the socket holds: look at all
+		case errors.Is(err, os.ErrDeadlineExceeded): // it has settled, or takes too long to
 		case errors.Is(err, os.ErrClosed):
 			return nil
 		case err != nil:
 			return fmt.Errorf("watch the kernel's interfaces: %w", err)
 		case !ofDevices(buf[:n]):
-			soon.Reset(settled)
+			now := time.Now()
+			if first.IsZero() {
+				first = now
+			}
+			if due, last := now.Add(settled), first.Add(unsettled); due.Before(last) {
+				_ = w.file.SetReadDeadline(due)
+			} else {
+				_ = w.file.SetReadDeadline(last)
+			}
 			continue
 		}
+		first = time.Time{}
+		_ = w.file.SetReadDeadline(first)
 		changed()
 	}
 }
