@@ -3,6 +3,7 @@ package vpn
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -35,6 +36,7 @@ type kernel struct {
 	peers    []peer
 	ways     []wayState  // by uplink: Heard and Err
 	asks     map[key]ask // by public key
+	aims     map[key]*aim
 }
 
 // ask is what a peer's counters say of questions that are open.
@@ -67,7 +69,7 @@ func newKernel(s setup, log *zap.Logger) (engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the tunnel's interface %s: %w", s.Interface, err)
 	}
-	k := &kernel{setup: s, log: log, ways: make([]wayState, len(s.Uplinks)), asks: map[key]ask{}}
+	k := &kernel{setup: s, log: log, ways: make([]wayState, len(s.Uplinks)), asks: map[key]ask{}, aims: map[key]*aim{}}
 	if err := k.begin(); err != nil {
 		return nil, errors.Join(err, k.close())
 	}
@@ -114,11 +116,13 @@ func (k *kernel) configure(peers []peer) error {
 		return err
 	}
 	k.peers = slices.Clone(peers)
+	maps.DeleteFunc(k.aims, func(public key, _ *aim) bool {
+		return !slices.ContainsFunc(peers, func(p peer) bool { return p.PublicKey == public })
+	})
 	return nil
 }
 
-// peerConfig is a peer for the kernel. Where its known endpoints stay the same, the one in
-// use is left alone: the hub may have moved by itself.
+// peerConfig is a peer for the kernel. Where it sends to stays while a session lives.
 func (k *kernel) peerConfig(p peer) wgtypes.PeerConfig {
 	interval, shared := p.Keepalive, wgtypes.Key(p.PresharedKey)
 	c := wgtypes.PeerConfig{
@@ -128,24 +132,32 @@ func (k *kernel) peerConfig(p peer) wgtypes.PeerConfig {
 	for _, n := range p.AllowedIPs {
 		c.AllowedIPs = append(c.AllowedIPs, net.IPNet{IP: n.Addr().AsSlice(), Mask: net.CIDRMask(n.Bits(), n.Addr().BitLen())})
 	}
-	i := slices.IndexFunc(k.peers, func(old peer) bool { return old.PublicKey == p.PublicKey })
-	if i < 0 || !slices.EqualFunc(k.peers[i].Endpoints, p.Endpoints, slices.Equal[[]netip.AddrPort]) {
-		c.Endpoint = k.endpoint(p)
+	if k.aims[p.PublicKey] == nil {
+		k.aims[p.PublicKey] = &aim{}
 	}
+	c.Endpoint = udpAddr(k.aims[p.PublicKey].next(time.Now(), k.reached(p)))
 	return c
 }
 
-// endpoint is where a peer is reached by the uplink in use, or else by any.
-func (k *kernel) endpoint(p peer) *net.UDPAddr {
+// reached is where a peer is by the uplink in use, or else by any.
+func (k *kernel) reached(p peer) []netip.AddrPort {
 	if a := k.steering.Active; a < len(p.Endpoints) && len(p.Endpoints[a]) > 0 {
-		return net.UDPAddrFromAddrPort(p.Endpoints[a][0])
+		return p.Endpoints[a]
 	}
 	for _, list := range p.Endpoints {
 		if len(list) > 0 {
-			return net.UDPAddrFromAddrPort(list[0])
+			return list
 		}
 	}
 	return nil
+}
+
+// udpAddr is an address for the kernel; none changes nothing.
+func udpAddr(a netip.AddrPort) *net.UDPAddr {
+	if !a.IsValid() {
+		return nil
+	}
+	return net.UDPAddrFromAddrPort(a)
 }
 
 func (k *kernel) steer(s steering) error {
@@ -156,9 +168,14 @@ func (k *kernel) steer(s steering) error {
 	if err := k.lead(); err != nil || !moved {
 		return err
 	}
+	return k.aimLocked(func(a *aim, list []netip.AddrPort) netip.AddrPort { return a.move(time.Now(), s.Active, list) })
+}
+
+// aimLocked tells the kernel where peers are, by what to says of each.
+func (k *kernel) aimLocked(to func(*aim, []netip.AddrPort) netip.AddrPort) error {
 	var cfg wgtypes.Config
 	for _, p := range k.peers {
-		if there := k.endpoint(p); there != nil {
+		if there := udpAddr(to(k.aims[p.PublicKey], k.reached(p))); there != nil {
 			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(p.PublicKey), UpdateOnly: true, Endpoint: there})
 		}
 	}
@@ -220,7 +237,16 @@ func (k *kernel) state() (state, error) {
 	k.mu.Lock()
 	_ = k.lead() // somebody who cleans up rules may have taken ours; the error is in the way's state
 	k.mu.Unlock()
-	return k.ask()
+	s, err := k.ask()
+	if err != nil {
+		return s, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.aimLocked(func(a *aim, list []netip.AddrPort) netip.AddrPort { return a.next(time.Now(), list) }); err != nil {
+		k.log.Warn("cannot call another address of a hub", zap.NamedError("err", err))
+	}
+	return s, nil
 }
 
 // ask asks the kernel what it counted.
@@ -264,8 +290,12 @@ func (k *kernel) look(p peer, have wgtypes.Peer) peerState {
 	k.asks[p.PublicKey] = now
 	s := peerState{Hub: p.Hub, Handshake: have.LastHandshakeTime, Rx: uint64(have.ReceiveBytes), Tx: uint64(have.TransmitBytes), Asked: now.asked}
 	if have.Endpoint != nil {
-		s.Endpoint = have.Endpoint.AddrPort()
+		at := have.Endpoint.AddrPort()
+		s.Endpoint = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	}
+	a := k.aims[p.PublicKey]
+	a.saw(time.Now(), k.steering.Active, s.Endpoint, now.rx != before.rx, now.asked)
+	s.Heard = slices.Collect(maps.Values(a.proved))
 	return s
 }
 
