@@ -28,7 +28,8 @@ type external struct {
 	up      bool
 	reason  string
 	address netip.Prefix
-	heard   time.Time // when its counter of received bytes last moved
+	index   int       // of the interface that is counted; 0: none was there
+	heard   time.Time // when its counter of received bytes was last seen to move; zero: never
 	rx, tx  uint64
 	unit    string // what became of starting it
 }
@@ -94,8 +95,8 @@ func seeExternal(name string, before external, now time.Time) external {
 	}
 	a := link.Attrs()
 	if a.Statistics != nil {
-		e.rx, e.tx = a.Statistics.RxBytes, a.Statistics.TxBytes
-		if e.rx > before.rx {
+		e.index, e.rx, e.tx = a.Index, a.Statistics.RxBytes, a.Statistics.TxBytes
+		if e.index == before.index && e.rx > before.rx { // else it may all be from long ago
 			e.heard = now
 		}
 	}

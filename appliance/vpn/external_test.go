@@ -76,3 +76,30 @@ func TestExternal(t *testing.T) {
 		t.Errorf("the interface is gone: %s", out)
 	}
 }
+
+// What came in before the first look says nothing of now; only what comes after it is heard.
+func TestExternalHeard(t *testing.T) {
+	w := linktest.New(t)
+	comes := func() { // a question for an address that nobody has, from the other end
+		_ = exec.Command("ping", "-c", "1", "-W", "1", "-I", "other1", "100.64.0.99").Run()
+	}
+	ok(t, w.Branch.IP("link add other0 type veth peer name other1", "address add 100.64.0.8/24 dev other1", "link set other1 up", "link set other0 up"))
+	t.Cleanup(func() { ok(t, w.Branch.IP("link del other0")) })
+	var e external
+	eventually(t, 20*time.Second, "something came in", func() bool {
+		comes()
+		e = seeExternal("other0", external{}, time.Now())
+		return e.rx > 0
+	})
+	if !e.heard.IsZero() {
+		t.Error("what came in once was heard just now, at the first look")
+	}
+	if again := seeExternal("other0", external{index: e.index - 1, rx: e.rx - 1}, time.Now()); !again.heard.IsZero() {
+		t.Error("what came in by an interface that was made anew was heard just now")
+	}
+	eventually(t, 20*time.Second, "it is heard", func() bool {
+		comes()
+		e = seeExternal("other0", e, time.Now())
+		return !e.heard.IsZero()
+	})
+}
