@@ -44,7 +44,7 @@ type Config struct {
 	Hubs    func() []netip.Addr   // the hub's addresses outside: asked by ping where an uplink has no probes of its own. nil: none
 	Bearers map[string]Bearer     // of uplinks whose data a modem makes, by uplink
 	Store   Store                 // what survives a restart; nil: nothing does
-	Changed func(Event)           // told of each event, one after the other; nil: nobody. The loop waits for it: it must be quick
+	Changed func(Event)           // told of each event, one after the other, beside the loop; nil: nobody. Run ends when all is told
 	Metrics prometheus.Registerer // nil: none
 	Log     *zap.Logger           // nil: none
 }

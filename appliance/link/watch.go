@@ -43,7 +43,7 @@ type Watch struct {
 
 	inner inner // the loop's own
 
-	telling sync.Mutex // of Changed: one event after the other
+	teller teller
 }
 
 // world is the kernel and the network, as the loop needs them.
@@ -101,7 +101,7 @@ func New(c Config) (*Watch, error) {
 	for range c.Uplinks {
 		w.names = append(w.names, &names{})
 	}
-	w.m = newMachine(c)
+	w.m, w.teller.tell, w.teller.log = newMachine(c), c.Changed, c.Log
 	return w, nil
 }
 
@@ -156,6 +156,7 @@ func (w *Watch) Run(ctx context.Context, ready func()) error {
 	w.loop(ctx, ready)
 	changes.file.Close()
 	around.Wait()
+	w.teller.wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -291,15 +292,10 @@ func (w *Watch) act(ctx context.Context, a action, hub netip.Addr) {
 }
 
 func (w *Watch) tell(e Event) {
-	w.c.Log.Info(e.Reason, zap.String("event", string(e.Kind)), zap.String("uplink", e.Uplink))
 	if e.Kind == Switched {
 		w.metrics.switches.WithLabelValues(e.Uplink).Inc()
 	}
-	if w.c.Changed != nil {
-		w.telling.Lock()
-		defer w.telling.Unlock()
-		w.c.Changed(e)
-	}
+	w.teller.add(e)
 }
 
 // complain takes what is wrong with rules, routes and filters, and tells what is new.

@@ -28,6 +28,8 @@ type lab struct {
 	heard map[string]time.Time
 	uses  []string
 	asked map[string]int
+
+	changed func(Event) // nil: nobody is told
 }
 
 func newLab() *lab {
@@ -136,7 +138,7 @@ func (l *lab) start(t *testing.T, store Store, reg prometheus.Registerer) (w *Wa
 	t.Helper()
 	w, err := New(Config{Uplinks: []Uplink{{Name: "wan", Device: "wan0"}, {Name: "lte", Device: "lte0", Metered: true}},
 		InnerDevice: "vpn0", Tunnel: l, Inner: func() netip.Addr { return netip.MustParseAddr("10.99.0.1") },
-		Hubs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} }, Store: store, Metrics: reg})
+		Hubs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} }, Store: store, Metrics: reg, Changed: l.changed})
 	must(t, err)
 	w.world = l
 	ctx, cancel := context.WithCancel(t.Context())
