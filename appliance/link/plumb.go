@@ -44,7 +44,12 @@ func (p *plumber) follow(to plan, lost []netip.Prefix) {
 		signal(p.news)
 		return
 	}
-	p.plan, p.lost = to, append(p.lost, lost...)
+	for _, a := range lost {
+		if !to.elsewhere(p.plan.active, a.Addr()) { // the lost one was active
+			p.lost = append(p.lost, a)
+		}
+	}
+	p.plan = to
 	p.nudge()
 }
 
@@ -111,7 +116,7 @@ func (p *plumber) mend(all bool, crash error) {
 	if all {
 		p.filtered = p.filter()
 	}
-	errs = append(errs, p.filtered)
+	errs = append(append(errs, p.filtered), now.twins()...)
 	for _, s := range now.paths {
 		if s.index != 0 {
 			errs = append(errs, strict(s))

@@ -60,7 +60,7 @@ func (p plan) rules(family int) (list []netlink.Rule) {
 		}
 		pair(prefDevice, firstTable+i, func(r *netlink.Rule) { r.OifName = s.device })
 		for _, a := range s.addresses {
-			if a.Addr().Is4() == (family == netlink.FAMILY_V4) {
+			if a.Addr().Is4() == (family == netlink.FAMILY_V4) && p.owner(a.Addr(), family) == i {
 				pair(prefAddress, firstTable+i, func(r *netlink.Rule) { r.Src = host(a.Addr()) })
 			}
 		}
@@ -69,6 +69,46 @@ func (p plan) rules(family int) (list []netlink.Rule) {
 		pair(prefOwn, firstTable+p.active, func(r *netlink.Rule) { r.IifName = "lo" })
 	}
 	return list
+}
+
+// owner is the uplink by which packets from an address leave: of several that have it the active one, for nothing tells
+// what came in by which, and the box's own connections bear the address, too.
+func (p plan) owner(a netip.Addr, family int) int {
+	has := func(s sight) bool { return s.way(family).ok && s.has(a) }
+	if p.active >= 0 && has(p.paths[p.active]) {
+		return p.active
+	}
+	return slices.IndexFunc(p.paths, has)
+}
+
+// has reports whether an address is one of an uplink.
+func (s sight) has(a netip.Addr) bool {
+	return slices.ContainsFunc(s.addresses, func(p netip.Prefix) bool { return p.Addr() == a })
+}
+
+// elsewhere reports whether an uplink other than i, with a carrier, has an address.
+func (p plan) elsewhere(i int, a netip.Addr) bool {
+	for o, s := range p.paths {
+		if o != i && s.carrier && s.has(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// twins says which uplinks have an address in common, as behind two LTE sticks of one maker. They work; but neither
+// conntrack nor a caller's address tells them apart.
+func (p plan) twins() (errs []error) {
+	for i, s := range p.paths {
+		for _, a := range s.addresses {
+			for o, t := range p.paths[:i] {
+				if s.carrier && t.carrier && t.has(a.Addr()) {
+					errs = append(errs, fmt.Errorf("%s and %s both have the address %s: connections that are open when one of them dies may hang until they time out, for the kernel does not tell them from those by the other; give one of the two routers another network", p.paths[o].device, s.device, a.Addr()))
+				}
+			}
+		}
+	}
+	return errs
 }
 
 // routes are those that a plan wants, of one family: a default route in each uplink's table.
@@ -259,7 +299,7 @@ func routeKey(r netlink.Route) string {
 func clearRoutes() error { return route(plan{active: -1}) }
 
 // flush forgets the connections of a lost uplink, and of no other: those that went out with one of its
-// addresses, NAT included. The next packet of each finds the new way, in place of being sent into
+// addresses, NAT included; an address that another uplink has as well is not to be among them. The next packet of each finds the new way, in place of being sent into
 // the void until the entry is old. Of a long-lived flow through the box that would be never.
 func flush(lost []netip.Prefix) error {
 	var errs []error
