@@ -261,6 +261,7 @@ func (d *Desk) Retry() {
 	d.load.Do(d.restore)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.network++ // for the one that is being sent
 	soon := time.Now().Add(soonRetry)
 	for _, t := range d.texts {
 		if t.State == Waiting && t.retry.After(soon) {
@@ -291,8 +292,11 @@ func (d *Desk) next() (due *Text, wait time.Duration) {
 	return nil, wait
 }
 
-// attempt sends a message of the queue.
+// attempt sends a message of the queue. Where the network came back in its middle, it is sent soon, too.
 func (d *Desk) attempt(ctx context.Context, t *Text) {
+	d.mu.Lock()
+	network := d.network
+	d.mu.Unlock()
 	err := d.transmit(ctx, t, func() {})
 	if err == nil || ctx.Err() != nil || errors.Is(err, ErrUnknown) {
 		return
@@ -300,6 +304,9 @@ func (d *Desk) attempt(ctx context.Context, t *Text) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	pause := min(lastRetry, firstRetry<<min(t.Attempts, 10))
+	if d.network != network {
+		pause = soonRetry
+	}
 	if spent := (*Spent)(nil); errors.As(err, &spent) {
 		pause = max(time.Minute, min(spent.After, idle))
 	}

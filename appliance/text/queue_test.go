@@ -397,3 +397,20 @@ func TestRetryWithTheNetwork(t *testing.T) {
 		w.stop()
 	})
 }
+
+// A network that comes back while a message is still failing is no less there.
+func TestRetryInMidAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "all")
+		w.set(func() { w.result, w.takes = ResultFailed, 10*time.Second })
+		w.text("status " + w.code())
+		time.Sleep(5 * time.Second)
+		w.set(func() { w.result, w.takes = "", 0 })
+		w.Retry()
+		time.Sleep(5*time.Second + soonRetry + time.Second)
+		if len(w.out) != 1 {
+			t.Error("the answer still waits")
+		}
+		w.stop()
+	})
+}

@@ -127,6 +127,7 @@ type Desk struct {
 	strange stranger
 	turn    chan struct{}   // held while something is sent
 	wake    chan struct{}   // there is something to send
+	network int             // how often there was a network again
 	jobs    []order         // that wait
 	lanes   map[string]bool // of those that are being done
 	job     chan struct{}   // one waits, or one is done

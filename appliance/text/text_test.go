@@ -119,6 +119,7 @@ type world struct {
 
 	mu      sync.Mutex
 	result  Result // of sending; "" is sent
+	takes   time.Duration
 	clock   time.Duration
 	unsure  bool
 	uri     string
@@ -175,8 +176,9 @@ func (w *world) now() (time.Time, bool) {
 
 func (w *world) send(_ context.Context, number, text string, _ time.Duration) (Result, error) {
 	w.mu.Lock()
-	r := w.result
+	r, takes := w.result, w.takes
 	w.mu.Unlock()
+	time.Sleep(takes)
 	if r == ResultFailed {
 		return r, errors.New("no network")
 	}
