@@ -129,6 +129,7 @@ func (v *seat) run(ctx context.Context) error {
 		return err
 	}
 	defer restore()
+	v.join(s) // before the first key is read, which would be lost
 	if v.raw || v.mode != api.ConsoleRead {
 		go v.typing(ctx) // a Read of the standard input has no end: this ends with the program
 	}
@@ -171,6 +172,7 @@ func (v *seat) again(ctx context.Context, delay time.Duration) (*api.Console, er
 		var no *api.Error
 		switch {
 		case err == nil:
+			v.join(s)
 			v.notice(time.Now(), "connected again")
 			return s, nil
 		case ctx.Err() != nil:
@@ -209,13 +211,8 @@ const calm = "\x1b[0m\x1b[?47l\x1b[?25h\x1b[?7h\x1b[?1l\x1b>\x1b[?1000l\x1b[?100
 
 // look shows what comes until the session ends.
 func (v *seat) look(s *api.Console) error {
-	v.mu.Lock()
-	v.session = s
-	v.mu.Unlock()
 	defer func() {
-		v.mu.Lock()
-		v.session = nil
-		v.mu.Unlock()
+		v.join(nil)
 		s.Close()
 	}()
 	for {
@@ -255,6 +252,13 @@ func (v *seat) notice(at time.Time, text string) {
 		v.column = false
 	}
 	fmt.Fprint(v.errOut, begin, v.yellow("-- "+at.Local().Format("15:04:05")+" "+clean(text)), end)
+}
+
+// join has what is typed go to s, or nowhere if it is nil.
+func (v *seat) join(s *api.Console) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.session = s
 }
 
 // current is the session, or nil.
