@@ -14,9 +14,9 @@ func (s *Spent) Error() string {
 	return fmt.Sprintf("the budget for text messages is used up for %v", s.After.Round(time.Minute))
 }
 
-// costs is what a message counts for the budget. One ahead of the clock counts: the clock was put back.
-func costs(t *Text, now time.Time) int {
-	if now.Sub(t.Changed) >= budgetFor || t.State != Sent && t.State != Unknown && t.State != Sending {
+// costs is what a message counts for the budget.
+func (t *Text) costs() int {
+	if time.Since(t.moved) >= budgetFor || t.State != Sent && t.State != Unknown && t.State != Sending {
 		return 0
 	}
 	return max(1, t.Parts)
@@ -31,12 +31,11 @@ func (d *Desk) budget() int {
 
 // spentLocked is what the last 24 hours cost, and when the first of it comes back.
 func (d *Desk) spentLocked() (spent int, back time.Duration) {
-	now, _ := d.now()
 	back = budgetFor
 	for _, t := range d.texts {
-		if n := costs(t, now); n > 0 {
+		if n := t.costs(); n > 0 {
 			spent += n
-			back = min(back, budgetFor-now.Sub(t.Changed))
+			back = min(back, budgetFor-time.Since(t.moved))
 		}
 	}
 	return spent, back
@@ -53,14 +52,13 @@ func (d *Desk) affordLocked(t *Text) error {
 
 // mayRefuseLocked bounds what somebody without a code can make us say.
 func (d *Desk) mayRefuseLocked(number string) bool {
-	now, _ := d.now()
 	hour, day := 0, 0
 	for _, t := range d.texts {
-		if t.Kind != Refusal || t.State == Received || now.Sub(t.Time) >= budgetFor {
+		if t.Kind != Refusal || time.Since(t.put) >= budgetFor {
 			continue
 		}
 		day++
-		if t.Number == number && now.Sub(t.Time) < time.Hour {
+		if t.Number == number && time.Since(t.put) < time.Hour {
 			hour++
 		}
 	}

@@ -69,6 +69,9 @@ type Text struct {
 
 	queued bool // by us; else the caller comes again
 	retry  time.Time
+	// When it was put, or came, and changed, by a clock that nobody sets: one that is set during an outage, as that of a
+	// box without a battery, makes no answer too old, frees no budget, and keeps none spent for years.
+	put, moved time.Time
 }
 
 // kept is a message as it is stored and shown.
@@ -113,14 +116,19 @@ func (d *Desk) restoreTexts() {
 	if err != nil {
 		d.log().Error("older text messages are missing; their cost is not counted", zap.NamedError("err", err))
 	}
+	now, _ := d.now()
 	for _, t := range list {
 		t.queued = true
+		t.put, t.moved = ago(now.Sub(t.Time)), ago(now.Sub(t.Changed))
 		d.texts[t.ID] = &t
 		if t.State == Sending {
 			d.endLocked(&t, Unknown, "the box stopped while it was being sent")
 		}
 	}
 }
+
+// ago is a time by the clock that nobody sets. What is ahead of the other one is of now: that was put back.
+func ago(age time.Duration) time.Time { return time.Now().Add(-max(0, age)) }
 
 // Send puts a message into the queue, on disk first. It is sent when there is a network and a budget, within
 // some hours or not at all.
@@ -181,7 +189,8 @@ func (d *Desk) newLocked(t *Text) {
 		t.ID = fmt.Sprintf("%016x-%04x", now.UnixNano(), d.serial&0xffff)
 	}
 	t.State, t.Parts = cmp.Or(t.State, Waiting), parts(t.Text)
-	t.Time, t.Changed = now.UTC(), now.UTC()
+	t.Time, t.put = now.UTC(), time.Now()
+	t.changed(now)
 	d.texts[t.ID] = t
 	d.pruneLocked()
 }
@@ -200,9 +209,8 @@ func (d *Desk) pruneLocked() {
 	if len(d.texts) <= keepTexts {
 		return
 	}
-	now, _ := d.now()
 	for _, t := range d.oldestFirstLocked() {
-		if len(d.texts) <= keepTexts || t.State == Waiting || t.State == Sending || costs(t, now) > 0 {
+		if len(d.texts) <= keepTexts || t.State == Waiting || t.State == Sending || t.costs() > 0 {
 			continue
 		}
 		if err := d.Store.Delete(t.ID); err != nil {
@@ -216,17 +224,18 @@ func (d *Desk) oldestFirstLocked() (list []*Text) {
 	for _, t := range d.texts {
 		list = append(list, t)
 	}
-	slices.SortFunc(list, func(a, b *Text) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(list, func(a, b *Text) int {
+		return cmp.Or(a.put.Compare(b.put), a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID))
+	})
 	return list
 }
 
 // keepLocked keeps a message that came, and why it was not followed. Of those without a right code only
 // so many are kept in an hour: they must not wear out the disk.
 func (d *Desk) keepLocked(m Message, why string) {
-	now, _ := d.now()
 	n := 0
 	for _, o := range d.texts {
-		if o.State == Received && o.Error != "" && now.Sub(o.Time) < time.Hour {
+		if o.State == Received && o.Error != "" && time.Since(o.put) < time.Hour {
 			n++
 		}
 	}
@@ -276,17 +285,16 @@ func (d *Desk) next() (due *Text, wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	wait = idle
-	now, mono := time.Time{}, time.Now()
-	now, _ = d.now()
+	now := time.Now()
 	for _, t := range d.oldestFirstLocked() {
 		switch {
 		case t.State != Waiting:
-		case now.Sub(t.Time) > answerAge:
+		case now.Sub(t.put) > answerAge:
 			d.endLocked(t, Failed, "it could not be sent in time; "+t.Error)
-		case !t.retry.After(mono):
+		case !t.retry.After(now):
 			return t, 0
 		default:
-			wait = min(wait, t.retry.Sub(mono))
+			wait = min(wait, t.retry.Sub(now))
 		}
 	}
 	return nil, wait
@@ -382,16 +390,21 @@ func (d *Desk) begin(t *Text) error {
 		return err
 	}
 	now, _ := d.now()
-	t.State, t.Changed = Sending, now.UTC()
+	t.State = Sending
+	t.changed(now)
 	t.Attempts++
 	_ = d.putLocked(t) // logged; it is sent all the same
 	return nil
 }
 
+// changed notes when.
+func (t *Text) changed(now time.Time) { t.Changed, t.moved = now.UTC(), time.Now() }
+
 // endLocked ends an attempt.
 func (d *Desk) endLocked(t *Text, s State, why string) {
 	now, _ := d.now()
-	t.State, t.Error, t.Changed = s, why, now.UTC()
+	t.State, t.Error = s, why
+	t.changed(now)
 	log := d.log().With(zap.String("to", t.Number), zap.String("kind", string(t.Kind)))
 	if s == Sent {
 		log.Info("text message sent")

@@ -414,3 +414,54 @@ func TestRetryInMidAttempt(t *testing.T) {
 		w.stop()
 	})
 }
+
+// A box without a battery is told the time while it has no network, or is told a wrong one, and then the right one: an
+// answer is no older for it, the budget neither free nor spent for years, and the newest message is none to be forgotten.
+func TestClockIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "all")
+		w.stop()
+		w.Budget = 20
+		w.restart()
+		w.set(func() { w.result = ResultFailed })
+		w.text("vpn up " + w.code())
+		synctest.Wait()
+		w.set(func() { w.clock, w.result = 72*time.Hour, "" })
+		time.Sleep(time.Hour)
+		w.answer("vpn: done")
+
+		w.set(func() { w.clock = 10 * 365 * 24 * time.Hour })
+		spend := func() (n int) {
+			for w.Say(t.Context(), second, "news", Alarm, func() {}) == nil {
+				<-w.out
+				n++
+			}
+			return n
+		}
+		if n := spend(); n != 15 {
+			t.Errorf("%d alarms after an answer, of a budget of 20", n)
+		}
+		w.set(func() { w.clock = 20 * 365 * 24 * time.Hour })
+		if n := spend(); n != 0 {
+			t.Errorf("a clock that is put forward gives %d more", n)
+		}
+		w.set(func() { w.clock = 0 })
+		w.restart()
+		time.Sleep(budgetFor + time.Minute)
+		if n := spend(); n != 16 {
+			t.Errorf("%d alarms a day after the clock was put back, of a budget of 20", n)
+		}
+		w.stop()
+		for i := range keepTexts {
+			at := time.Now().Add(budgetFor)
+			_ = w.store.Put(fmt.Sprint(i), Text{ID: fmt.Sprint(i), State: Received, Time: at, Changed: at})
+		}
+		w.restart()
+		time.Sleep(time.Second)
+		w.Received(Message{From: "+79160000007", Numeric: true, Text: "your money is used up"})
+		if m := w.List()[0]; m.Text != "your money is used up" {
+			t.Errorf("the newest message is %+v", m)
+		}
+		w.stop()
+	})
+}
