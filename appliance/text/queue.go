@@ -117,18 +117,16 @@ func (d *Desk) restoreTexts() {
 		d.log().Error("older text messages are missing; their cost is not counted", zap.NamedError("err", err))
 	}
 	now, _ := d.now()
+	start := time.Now()
 	for _, t := range list {
 		t.queued = true
-		t.put, t.moved = ago(now.Sub(t.Time)), ago(now.Sub(t.Changed))
+		t.put, t.moved = start.Add(-max(0, now.Sub(t.Time))), start.Add(-max(0, now.Sub(t.Changed))) // ahead of a clock that was put back: of now
 		d.texts[t.ID] = &t
 		if t.State == Sending {
 			d.endLocked(&t, Unknown, "the box stopped while it was being sent")
 		}
 	}
 }
-
-// ago is a time by the clock that nobody sets. What is ahead of the other one is of now: that was put back.
-func ago(age time.Duration) time.Time { return time.Now().Add(-max(0, age)) }
 
 // Send puts a message into the queue, on disk first. It is sent when there is a network and a budget, within
 // some hours or not at all.
