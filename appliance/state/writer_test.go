@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -119,36 +120,38 @@ func level(t *testing.T, db *DB) int64 {
 }
 
 func TestDurability(t *testing.T) {
-	db := mustOpen(t, filepath.Join(t.TempDir(), "s.db"))
-	orders, leases := NewTable[int](db, "orders", Durable), NewTable[int](db, "leases", Relaxed)
-	wal := new(syncs)
-	db.wal = wal
-	put := func(table Table[int], want int64) {
-		t.Helper()
-		if err := table.Put("a", 1); err != nil {
-			t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		db := mustOpen(t, filepath.Join(t.TempDir(), "s.db"))
+		orders, leases := NewTable[int](db, "orders", Durable), NewTable[int](db, "leases", Relaxed)
+		wal := new(syncs)
+		db.wal = wal
+		put := func(table Table[int], want int64) {
+			t.Helper()
+			if err := table.Put("a", 1); err != nil {
+				t.Error(err)
+			}
+			if got := level(t, db); got != want {
+				t.Errorf("synchronous is %d, want %d", got, want)
+			}
 		}
-		if got := level(t, db); got != want {
-			t.Errorf("synchronous is %d, want %d", got, want)
+		put(leases, 1)
+		put(leases, 1)
+		time.Sleep(900 * time.Millisecond)
+		if n := wal.n.Load(); n != 1 {
+			t.Errorf("%d late syncs after 0.9 s, want 1", n)
 		}
-	}
-	put(leases, 1)
-	put(leases, 1)
-	time.Sleep(900 * time.Millisecond)
-	if n := wal.n.Load(); n != 1 {
-		t.Errorf("%d late syncs after 0.9 s, want 1", n)
-	}
-	put(leases, 1)
-	put(orders, 2) // brings the lease onto the disk, too
-	time.Sleep(900 * time.Millisecond)
-	if n := wal.n.Load(); n != 1 {
-		t.Errorf("%d late syncs, want no other", n)
-	}
-	wal.err = errors.New("medium error")
-	put(leases, 1)
-	time.Sleep(900 * time.Millisecond)
-	put(leases, 2) // SQLite has to say what is wrong
-	wal.err = nil
+		put(leases, 1)
+		put(orders, 2) // brings the lease onto the disk, too
+		time.Sleep(900 * time.Millisecond)
+		if n := wal.n.Load(); n != 1 {
+			t.Errorf("%d late syncs, want no other", n)
+		}
+		wal.err = errors.New("medium error")
+		put(leases, 1)
+		time.Sleep(900 * time.Millisecond)
+		put(leases, 2) // SQLite has to say what is wrong
+		wal.err = nil
+	})
 }
 
 // TestWALBound: readers and writers in turn must not let the WAL grow.
