@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -42,7 +43,8 @@ func treeWith(t testing.TB, size int) (*dirTree, []byte) {
 // start runs a server on a loopback port until the test ends, or stop is called.
 func start(t testing.TB, tree Tree, change func(*Server)) (url string, stop func() time.Duration) {
 	t.Helper()
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
+	// An address of its own: nobody takes its port before the server does.
+	probe, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", mathrand.IntN(256), 1+mathrand.IntN(255)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,13 +81,13 @@ func start(t testing.TB, tree Tree, change func(*Server)) (url string, stop func
 // eventually waits for what another goroutine does.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 3000 {
 		if ok() {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("waited 5 s in vain for: %s", what)
+	t.Fatalf("waited 30 s in vain for: %s", what)
 }
 
 // do asks with headers given in pairs.
@@ -367,7 +369,7 @@ func TestConnectionStaysOpenAndHeadersAreCanonical(t *testing.T) {
 
 func TestBadRequestsAreCounted(t *testing.T) {
 	tree, _ := treeWith(t, 10)
-	url, _ := start(t, tree, func(s *Server) { s.headerTime = 300 * time.Millisecond })
+	url, _ := start(t, tree, func(s *Server) { s.headerTime = 2 * time.Second })
 	for _, text := range []string{
 		"GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n",
 		"nonsense\r\n\r\n",
@@ -381,7 +383,7 @@ func TestBadRequestsAreCounted(t *testing.T) {
 	}
 	begin := time.Now()
 	io.ReadAll(raw(t, url, "GET /f HTTP/1.1\r\nHost: x\r\nX-Slow: l")) // Slowloris
-	if d := time.Since(begin); d > 5*time.Second {
+	if d := time.Since(begin); d > headerPatience {
 		t.Errorf("half a header was borne for %v", d)
 	}
 }
@@ -443,7 +445,7 @@ func TestStalledClientIsCut(t *testing.T) {
 
 func TestSlowClientIsBorne(t *testing.T) {
 	tree, data := treeWith(t, 12<<20)
-	url, _ := start(t, tree, func(s *Server) { s.stall = 600 * time.Millisecond })
+	url, _ := start(t, tree, func(s *Server) { s.stall = 3 * time.Second })
 	c := raw(t, url, askF)
 	c.SetReadBuffer(64 << 10)
 	hash := sha256.New()
@@ -452,11 +454,11 @@ func TestSlowClientIsBorne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for { // it pauses after each MiB, for less than the stall and in total for longer
+	for { // it pauses after each MiB, for much less than the stall and in total for longer
 		if n, err := io.CopyN(hash, resp.Body, 1<<20); n == 0 || err != nil {
 			break
 		}
-		time.Sleep(150 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 	}
 	if sum := sha256.Sum256(data); !bytes.Equal(hash.Sum(nil), sum[:]) {
 		t.Error("other bytes came")
@@ -495,7 +497,7 @@ func TestStopCutsTransfers(t *testing.T) {
 	io.ReadFull(c, make([]byte, 1000))
 	idle := raw(t, url, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	idle.Read(make([]byte, 10))
-	if d := stop(); d > 1500*time.Millisecond {
+	if d := stop(); d > stallPatience/2 {
 		t.Errorf("stopped after %v", d)
 	}
 	if e := brokeOff(t, tree, "the box is stopping"); e.Bytes == 0 {
@@ -519,7 +521,7 @@ func TestRateLimitIsSharedByAnAddress(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	if d := time.Since(begin); d < 700*time.Millisecond || d > 4*time.Second {
+	if d := time.Since(begin); d < 700*time.Millisecond || d > 20*time.Second {
 		t.Errorf("1 MB at 1 MB/s took %v", d)
 	}
 }
