@@ -24,7 +24,7 @@ var errEnough = errors.New("enough")
 // steps follows events until want of them came.
 func steps(t *testing.T, client *api.Client, w api.Watch, want int) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	var got []string
 	err := client.Follow(ctx, w, func(e api.Event) error {
@@ -106,7 +106,7 @@ func TestEventsOverRestart(t *testing.T) {
 			if e.Text != want {
 				t.Fatalf("event %q, want %q", e.Text, want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("no event %q", want)
 		}
 	}
@@ -276,7 +276,7 @@ func TestSlowReader(t *testing.T) {
 	conn.(*net.TCPConn).SetReadBuffer(4096)
 	fmt.Fprintf(conn, "GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", token[api.Viewer])
 	io.ReadFull(conn, make([]byte, 100))
-	end := time.Now().Add(slowReader + 10*time.Second)
+	end := time.Now().Add(slowReader + 30*time.Second)
 	text := strings.Repeat("x", 4000)
 	for len(h.streams) == 1 && time.Now().Before(end) {
 		s.table.Record(boot.Event{Step: boot.StepLocal, Text: text, Transient: true})

@@ -2,6 +2,8 @@ package admin
 
 import (
 	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,10 +16,11 @@ import (
 	"rescuebox/appliance/admin/api"
 )
 
-// freePort finds a port of the loopback that nobody has.
+// freePort finds a port of the loopback that nobody has, of an address of its own: nobody
+// takes it before the server does.
 func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", rand.IntN(256), 1+rand.IntN(255)))
 	if err != nil {
 		t.Fatal(err)
 	}
