@@ -7,7 +7,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -285,8 +287,10 @@ func (s *testSite) loads(machine string) error {
 	return nil
 }
 
+// freePort finds a port of the loopback, of an address of its own: nobody takes it before the daemon
+// does, or while it is down.
 func freePort() (netip.AddrPort, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", rand.IntN(256), 1+rand.IntN(255)))
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
