@@ -143,7 +143,7 @@ func start(t *testing.T, b *box) *running {
 // until waits for what the peer sees.
 func until(t *testing.T, what string, seen func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !seen(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !seen(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never happened: %s", what)
 		}

@@ -107,6 +107,7 @@ func TestFetch(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			box := &flaky{ways: tt.ways}
 			out, got, err := fetchFrom(t, box)
 			if err != nil || !bytes.Equal(got, content) {
@@ -140,9 +141,9 @@ func fetchFrom(t *testing.T, box http.Handler) (console string, got []byte, err 
 	var out bytes.Buffer
 	d := &download{
 		order: order{URL: u, SHA256: hex.EncodeToString(sum[:]), Token: "secret"},
-		out:   &out, file: f, stall: 200 * time.Millisecond, retry: time.Millisecond,
+		out:   &out, file: f, stall: 4 * time.Second, retry: time.Millisecond,
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err = d.run(ctx)
 	got, _ = os.ReadFile(path)
@@ -166,7 +167,7 @@ func TestFetchEnds(t *testing.T) {
 			u, _ := url.Parse(srv.URL)
 			d := &download{order: order{URL: u, SHA256: strings.Repeat("0", 64)}, out: &bytes.Buffer{}, file: f,
 				stall: time.Second, retry: time.Millisecond, patient: 20 * time.Millisecond}
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			var gone *withdrawn
 			if err := d.run(ctx); !errors.As(err, &gone) {
