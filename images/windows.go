@@ -95,7 +95,7 @@ func (w WindowsFiles) from(src *windowsSource) (Import, error) {
 	if err != nil {
 		return Import{}, src.named(err)
 	}
-	if err := pe.check(w.progress); err != nil {
+	if err := f.Check(pe.image.Index, func(done, total int64) { w.progress("checking "+wimName, done, total) }); err != nil {
 		return Import{}, src.named(err)
 	}
 	m := Import{From: map[string]string{}, Made: map[string][]byte{}, Read: map[string]*io.SectionReader{wimName: src.wim},

@@ -370,7 +370,7 @@ func TestDamaged(t *testing.T) {
 		at int64
 		do func(f *File) error
 	}{
-		"metadata": {metadata.at + 200, func(f *File) error { _, err := f.ReadDir(1, ""); return err }},
+		"metadata": {metadata.at + 200, func(f *File) error { _, err := f.Entry(1, ""); return err }},
 		"content":  {content.at, func(f *File) error { _, err := f.ReadFile(1, "Windows/System32/drivers/disk.sys", 100); return err }},
 	} {
 		b := bytes.Clone(good)
@@ -410,7 +410,7 @@ func TestLoop(t *testing.T) {
 	copy(c.metadata[windows.at+entryListing:][:8], root.raw[entryListing:])
 	f := openBytes(t, c.bytes())
 	n := 0
-	err = f.Walk(1, func(string, Entry) error { n++; return nil })
+	err = f.walk(1, func(string, node) error { n++; return nil })
 	if !errors.Is(err, ErrDamaged) || n > 1000 {
 		t.Errorf("after %d entries: %v", n, err)
 	}

@@ -22,13 +22,22 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		for _, img := range w.Images() {
-			n := 0
-			_ = w.Walk(img.Index, func(path string, e Entry) error {
+			n, total := 0, int64(0)
+			_ = w.walk(img.Index, func(path string, file node) error {
+				total += w.entry(file).Size
 				if n++; n > 1000 {
 					return io.EOF
 				}
 				_, _ = w.ReadFile(img.Index, path, mostFuzzed)
 				return nil
+			})
+			if total > mostFuzzed {
+				continue // a few bytes can say that they are many
+			}
+			_ = w.Check(img.Index, func(done, total int64) {
+				if done > total {
+					t.Fatalf("%d of %d bytes are checked", done, total)
+				}
 			})
 		}
 		p, err := w.With(0, []Added{{name, data}})
@@ -58,24 +67,20 @@ func FuzzMetadata(f *testing.F) {
 			return // and there is no image
 		}
 		w := openBytes(t, (&crafted{metadata: metadata}).bytes())
-		n := 0
-		walk := w.Walk(1, func(string, Entry) error {
-			if n++; n > 1000 {
-				return io.EOF
-			}
-			return nil
-		})
 		if _, err := w.Patch(0, []Added{{name, []byte("x")}}); err != nil {
 			return
 		}
-		list, err := w.ReadDir(0, system32)
-		if err != nil && walk == nil {
-			t.Fatalf("what can be patched cannot be read: %v", err)
-		}
-		for _, e := range list {
-			if got, err := w.Entry(0, system32+"/"+e.Name); err != nil && e.Name != "" && utf8.ValidString(e.Name) && !strings.ContainsAny(e.Name, `\/\ufffd`) {
-				t.Fatalf("%q is listed and not found: %+v, %v", e.Name, got, err)
+		tr, _ := w.tree(0)
+		dir, _ := tr.find(system32)
+		err := tr.list(dir, func(n node) bool {
+			name := n.text()
+			if got, err := w.Entry(0, system32+"/"+name); err != nil && name != "" && utf8.ValidString(name) && !strings.ContainsAny(name, `\/\ufffd`) {
+				t.Fatalf("%q is listed and not found: %+v, %v", name, got, err)
 			}
+			return true
+		})
+		if err != nil {
+			t.Fatalf("what can be patched cannot be read: %v", err)
 		}
 	})
 }

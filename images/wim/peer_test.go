@@ -188,15 +188,32 @@ func TestRead(t *testing.T) {
 				t.Errorf("packed %s in chunks of %d", packing, chunk)
 			}
 			same(t, tree, readAll(t, f, 1))
+			var done, total int64
+			if err := f.Check(1, func(d, of int64) { done, total = d, of }); err != nil || done != total || total != tree.size() {
+				t.Errorf("checked %d of %d bytes, and there are %d: %v", done, total, tree.size(), err)
+			}
 		})
 	}
+}
+
+// size is that of the contents, each once.
+func (f files) size() (sum int64) {
+	once := map[string]bool{}
+	for _, b := range f {
+		if !once[string(b)] {
+			once[string(b)] = true
+			sum += int64(len(b))
+		}
+	}
+	return sum
 }
 
 // readAll reads all files of an image.
 func readAll(t testing.TB, f *File, image int) files {
 	t.Helper()
 	got := files{}
-	err := f.Walk(image, func(path string, e Entry) error {
+	err := f.walk(image, func(path string, n node) error {
+		e := f.entry(n)
 		if e.Dir {
 			return nil
 		}

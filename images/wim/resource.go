@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -65,20 +66,37 @@ func (r resource) check(what string, file int64) error {
 }
 
 // read reads a resource that has at most so many bytes when unpacked.
-func (f *File) read(r resource, what string, most int64) ([]byte, error) {
-	if err := r.check(what, f.size); err != nil {
-		return nil, err
-	}
+func (f *File) read(r resource, what string, most int64) (b []byte, err error) {
 	if r.original > most {
 		return nil, fmt.Errorf("%s has %d bytes, and more than %d are not read", what, r.original, most)
 	}
-	if r.flags&flagCompressed == 0 {
-		return f.bytes(r.at, r.size, what)
+	err = f.pieces(r, what, r.original, func(all []byte) { b = all })
+	return b, err
+}
+
+// pieces reads a resource from its beginning to its end, so many bytes at once, and what makes
+// the last chunk of them whole.
+func (f *File) pieces(r resource, what string, atOnce int64, fn func([]byte)) error {
+	if err := r.check(what, f.size); err != nil {
+		return err
 	}
-	if f.chunk == 0 {
-		return nil, damaged("%s is compressed, in a file that is not", what)
+	read, count := func(at, end int64) ([]byte, error) { return f.bytes(r.at+at, end-at, what) }, r.size
+	if r.flags&flagCompressed != 0 {
+		p, err := f.packed(r, what)
+		if err != nil {
+			return err
+		}
+		read, count, atOnce = p.unpack, p.n, (atOnce+p.chunk-1)/p.chunk
 	}
-	return f.unpack(r, what)
+	atOnce = max(atOnce, 1)
+	for at := int64(0); at < count; at += atOnce {
+		b, err := read(at, min(at+atOnce, count))
+		if err != nil {
+			return err
+		}
+		fn(b)
+	}
+	return nil
 }
 
 // bytes reads a part of the file as it is.
@@ -106,74 +124,93 @@ func (f *File) unpacker() unpacker {
 // packed is a compressed resource: a table of where the chunks begin, except the first, counted from
 // the table's end; then the chunks, of which each one that did not shrink is as it was.
 type packed struct {
-	starts, chunks []byte
-	width          int64 // of a number in the table
-	chunk, n       int64 // size and number of the chunks
-	out            []byte
+	resource
+	file     *File
+	what     string
+	width    int64 // of a number in the table
+	chunk, n int64 // size and number of the chunks
 }
 
-// atOnce is how many chunks are unpacked at once, at most.
-const atOnce = 4
-
-// unpack reads and unpacks a compressed resource.
-func (f *File) unpack(r resource, what string) ([]byte, error) {
-	p := packed{width: 4, chunk: int64(f.chunk)}
+func (f *File) packed(r resource, what string) (*packed, error) {
+	if f.chunk == 0 {
+		return nil, damaged("%s is compressed, in a file that is not", what)
+	}
+	p := &packed{resource: r, file: f, what: what, width: 4, chunk: int64(f.chunk)}
 	if r.original > math.MaxUint32 {
 		p.width = 8
 	}
-	p.n = (r.original + p.chunk - 1) / p.chunk
-	table := max(p.n-1, 0) * p.width
-	if table > r.size || r.size-table > r.original {
+	p.n = (r.original-1)/p.chunk + 1
+	if p.n-1 > r.size/p.width || r.size-p.table() > r.original {
 		return nil, damaged("%s has %d bytes for %d chunks", what, r.size, p.n)
 	}
-	b, err := f.bytes(r.at, r.size, what)
+	return p, nil
+}
+
+func (p *packed) table() int64 { return (p.n - 1) * p.width }
+
+// together is how many chunks are unpacked at the same time, at most.
+const together = 4
+
+// unpack reads and unpacks the chunks from one up to another.
+func (p *packed) unpack(from, to int64) ([]byte, error) {
+	starts, err := p.starts(from, to)
 	if err != nil {
 		return nil, err
 	}
-	p.starts, p.chunks, p.out = b[:table], b[table:], make([]byte, r.original)
-	workers := min(p.n, atOnce, int64(runtime.GOMAXPROCS(0)))
+	src, err := p.file.bytes(p.at+starts[0], starts[to-from]-starts[0], p.what)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, min(to*p.chunk, p.original)-from*p.chunk)
+	workers := min(to-from, together, int64(runtime.GOMAXPROCS(0)))
 	errs := make([]error, workers)
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			u := f.unpacker()
-			for i := w; i < p.n && errs[w] == nil; i += workers {
-				errs[w] = p.unpack(u, i)
+			u := p.file.unpacker()
+			for i := w; i < to-from && errs[w] == nil; i += workers {
+				chunk := out[i*p.chunk : min((i+1)*p.chunk, int64(len(out)))]
+				errs[w] = unpackChunk(u, chunk, src[starts[i]-starts[0]:starts[i+1]-starts[0]])
 			}
 		})
 	}
 	wg.Wait()
 	if err := cmp.Or(errs...); err != nil {
-		return nil, damaged("%s: %v", what, err)
+		return nil, damaged("%s: %v", p.what, err)
 	}
-	return p.out, nil
+	return out, nil
 }
 
-// unpack unpacks a chunk to its place.
-func (p *packed) unpack(u unpacker, i int64) error {
-	from, to := p.start(i), p.start(i+1)
-	out := p.out[i*p.chunk : min((i+1)*p.chunk, int64(len(p.out)))]
-	if from < 0 || to < from || to > int64(len(p.chunks)) || to-from > int64(len(out)) {
-		return fmt.Errorf("chunk %d has no place", i+1)
-	}
-	src := p.chunks[from:to]
-	if len(src) == len(out) {
+func unpackChunk(u unpacker, out, src []byte) error {
+	switch {
+	case len(src) > len(out):
+		return errors.New("a chunk has grown")
+	case len(src) == len(out):
 		copy(out, src)
 		return nil
 	}
 	return u.unpack(out, src)
 }
 
-// start is where a chunk begins, and where the last one ends.
-func (p *packed) start(i int64) int64 {
-	switch at := (i - 1) * p.width; {
-	case i == 0:
-		return 0
-	case i == p.n:
-		return int64(len(p.chunks))
-	case p.width == 4:
-		return int64(le32(p.starts[at:]))
-	default:
-		return int64(le64(p.starts[at:]))
+// starts are where the chunks from one up to another begin in the resource, and where the last one ends.
+func (p *packed) starts(from, to int64) (starts []int64, err error) {
+	if from == 0 {
+		starts = append(starts, p.table())
 	}
+	first, last := max(from, 1), min(to, p.n-1)
+	numbers, err := p.file.bytes(p.at+(first-1)*p.width, (last-first+1)*p.width, p.what)
+	for ; len(numbers) > 0; numbers = numbers[p.width:] {
+		n := uint64(le32(numbers))
+		if p.width == 8 {
+			n = le64(numbers)
+		}
+		starts = append(starts, p.table()+int64(min(n, uint64(p.size))))
+	}
+	if to == p.n {
+		starts = append(starts, p.size)
+	}
+	if err == nil && (!slices.IsSorted(starts) || starts[len(starts)-1] > p.size) {
+		err = damaged("%s has chunks in no order", p.what)
+	}
+	return starts, err
 }

@@ -1,12 +1,12 @@
 package wim
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf16"
 )
@@ -148,6 +148,7 @@ func (t tree) child(dir node, name string) (found node, err error) {
 func (n node) attributes() uint32 { return le32(n.raw[entryAttributes:]) }
 func (n node) dir() bool          { return n.attributes()&attributeDirectory != 0 }
 func (n node) name() []byte       { return n.raw[entrySize:][:le16(n.raw[entryName:])] }
+func (n node) text() string       { return string(utf16.Decode(text(n.name()))) }
 
 // named is whether the entry has this folded name.
 func (n node) named(folded []uint16) bool {
@@ -231,25 +232,11 @@ func (f *File) tree(image int) (tree, error) {
 
 // entry is a node as others see it.
 func (f *File) entry(n node) Entry {
-	e := Entry{
-		Name:       string(utf16.Decode(text(n.name()))),
-		Dir:        n.dir(),
-		Attributes: n.attributes(),
-		Modified:   timeOf(le64(n.raw[entryWritten:])),
-	}
+	e := Entry{Name: n.text(), Dir: n.dir()}
 	if at := f.blobs.find(n.hash()); at >= 0 && !e.Dir {
 		e.Size = resourceOf(f.blobs.raw[at:]).original
 	}
 	return e
-}
-
-// timeOf is a FILETIME, units of 100 ns since 1601; it is zero where that is.
-func timeOf(t uint64) time.Time {
-	const epoch = 11_644_473_600 // seconds from 1601 to 1970
-	if t == 0 {
-		return time.Time{}
-	}
-	return time.Unix(int64(t/1e7)-epoch, int64(t%1e7)*100).UTC()
 }
 
 // Entry finds a file or directory by its path, with \ or / between the names, in any case. The error
@@ -266,29 +253,9 @@ func (f *File) Entry(image int, path string) (Entry, error) {
 	return f.entry(n), nil
 }
 
-// ReadDir lists a directory in the order of the file; "" or \ is the root.
-func (f *File) ReadDir(image int, path string) (list []Entry, err error) {
-	t, err := f.tree(image)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := t.find(path)
-	if err != nil {
-		return nil, err
-	}
-	if !dir.dir() {
-		return nil, fmt.Errorf("%s is no directory", path)
-	}
-	err = t.list(dir, func(n node) bool {
-		list = append(list, f.entry(n))
-		return true
-	})
-	return list, err
-}
-
-// Walk calls fn for everything below the root, directories before what is in
+// walk calls fn for everything below the root, directories before what is in
 // them, with the path as \Windows\System32. It ends with the first error of fn.
-func (f *File) Walk(image int, fn func(path string, e Entry) error) error {
+func (f *File) walk(image int, fn func(path string, n node) error) error {
 	t, err := f.tree(image)
 	if err != nil {
 		return err
@@ -297,16 +264,15 @@ func (f *File) Walk(image int, fn func(path string, e Entry) error) error {
 	if err != nil {
 		return err
 	}
-	w := walk{f: f, tree: t, fn: fn}
+	w := walk{tree: t, fn: fn}
 	return w.dir(root, "", 0)
 }
 
 // walk goes through a tree. It counts, because directories that share a listing
 // could make a small file a tree without end.
 type walk struct {
-	f       *File
 	tree    tree
-	fn      func(path string, e Entry) error
+	fn      func(path string, n node) error
 	entries int
 }
 
@@ -319,23 +285,16 @@ func (w *walk) dir(dir node, path string, depth int) error {
 		failed = w.visit(n, path, depth)
 		return failed == nil
 	})
-	if failed != nil {
-		return failed
-	}
-	return err
+	return cmp.Or(failed, err)
 }
 
 func (w *walk) visit(n node, path string, depth int) error {
 	if w.entries++; w.entries > maxEntries {
 		return damaged("an image has more than %d files", maxEntries)
 	}
-	e := w.f.entry(n)
-	path += `\` + e.Name
-	if err := w.fn(path, e); err != nil {
+	path += `\` + n.text()
+	if err := w.fn(path, n); err != nil || !n.dir() {
 		return err
-	}
-	if !e.Dir {
-		return nil
 	}
 	return w.dir(n, path, depth+1)
 }

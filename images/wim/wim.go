@@ -16,7 +16,6 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"time"
 )
 
 // The reasons why a file is refused. They are wrapped with what was found.
@@ -48,23 +47,17 @@ type File struct {
 
 // Image is what the XML text says of an image; what it does not say is empty.
 type Image struct {
-	Index       int // from 1
-	Name        string
-	Description string
-	Arch        string // Debian's name: amd64, i386, arm64, armhf
-	Version     string // of Windows: 10.0.26100.1
-	Type        string // INSTALLATIONTYPE: WindowsPE, Client, Server
-	Edition     string // EDITIONID
-	Languages   []string
+	Index   int // from 1
+	Name    string
+	Arch    string // Debian's name: amd64, i386, arm64, armhf
+	Version string // of Windows: 10.0.26100.1
 }
 
 // Entry is a file or directory of an image.
 type Entry struct {
-	Name       string
-	Dir        bool
-	Size       int64 // of the unnamed stream
-	Attributes uint32
-	Modified   time.Time
+	Name string
+	Dir  bool
+	Size int64 // of the unnamed stream
 }
 
 // Open reads the header, the blob table and the XML text. It neither closes r

@@ -444,15 +444,13 @@ func stored(t testing.TB, b []byte) string {
 
 // The XML text tells of the images; paths are found in any case and with both strokes.
 func TestImages(t *testing.T) {
-	base := smallTree().capture(t, "--image-property=WINDOWS/ARCH=9", "--image-property=WINDOWS/INSTALLATIONTYPE=WindowsPE",
+	base := smallTree().capture(t, "--image-property=WINDOWS/ARCH=9",
 		"--image-property=WINDOWS/VERSION/MAJOR=10", "--image-property=WINDOWS/VERSION/MINOR=0", "--image-property=WINDOWS/VERSION/BUILD=26100",
-		"--image-property=WINDOWS/VERSION/SPBUILD=1742", "--image-property=WINDOWS/EDITIONID=WindowsPE", "--image-property=DESCRIPTION=Rettung & Ж",
-		"--image-property=WINDOWS/LANGUAGES/LANGUAGE[1]=ru-RU")
-	wimlib(t, "append", files{"x": nil}.write(t), base, "Setup", "--boot", "--image-property=WINDOWS/ARCH=12")
+		"--image-property=WINDOWS/VERSION/SPBUILD=1742")
+	wimlib(t, "append", files{"x": nil}.write(t), base, "Rettung & Ж", "--boot", "--image-property=WINDOWS/ARCH=12")
 	f := openPath(t, base)
 	got := fmt.Sprintf("%+v", f.Images())
-	want := "[{Index:1 Name:PE Description:Rettung & Ж Arch:amd64 Version:10.0.26100.1742 Type:WindowsPE Edition:WindowsPE Languages:[ru-RU]} " +
-		"{Index:2 Name:Setup Description: Arch:arm64 Version: Type: Edition: Languages:[]}]"
+	want := "[{Index:1 Name:PE Arch:amd64 Version:10.0.26100.1742} {Index:2 Name:Rettung & Ж Arch:arm64 Version:}]"
 	if got != want {
 		t.Errorf("images are\n%s\nnot\n%s", got, want)
 	}
@@ -460,7 +458,7 @@ func TestImages(t *testing.T) {
 		t.Errorf("image %d boots", f.Boot())
 	}
 	for _, path := range []string{`\windows\SYSTEM32\ZZZ.DLL`, "Windows/System32/zzz.dll", "/program files/ÜNÏCODE ж 漢字/日本.TXT"} {
-		if e, err := f.Entry(1, path); err != nil || e.Dir || e.Size == 0 || e.Modified.Year() < 2020 {
+		if e, err := f.Entry(1, path); err != nil || e.Dir || e.Size == 0 {
 			t.Errorf("%s: %+v, %v", path, e, err)
 		}
 	}
@@ -474,10 +472,6 @@ func TestImages(t *testing.T) {
 	}
 	if _, err := f.ReadFile(1, `\Windows\System32\zzz.dll`, 70_000); err == nil {
 		t.Error("a file was read beyond its bound")
-	}
-	list, err := f.ReadDir(1, "")
-	if err != nil || len(list) != 3 {
-		t.Errorf("the root has %v, %v", list, err)
 	}
 }
 

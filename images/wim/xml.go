@@ -15,15 +15,11 @@ var arches = map[string]string{"0": "i386", "5": "armhf", "9": "amd64", "12": "a
 // xmlText is what we want to know of the XML text.
 type xmlText struct {
 	Images []struct {
-		Index       int    `xml:"INDEX,attr"`
-		Name        string `xml:"NAME"`
-		Description string `xml:"DESCRIPTION"`
-		Windows     struct {
-			Arch      string   `xml:"ARCH"`
-			Edition   string   `xml:"EDITIONID"`
-			Type      string   `xml:"INSTALLATIONTYPE"`
-			Languages []string `xml:"LANGUAGES>LANGUAGE"`
-			Version   struct {
+		Index   int    `xml:"INDEX,attr"`
+		Name    string `xml:"NAME"`
+		Windows struct {
+			Arch    string `xml:"ARCH"`
+			Version struct {
 				Major string `xml:"MAJOR"`
 				Minor string `xml:"MINOR"`
 				Build string `xml:"BUILD"`
@@ -49,7 +45,7 @@ func imagesOf(text []byte, count int) []Image {
 			continue
 		}
 		w := i.Windows
-		img := Image{Index: i.Index, Name: i.Name, Description: i.Description, Arch: arches[w.Arch], Type: w.Type, Edition: w.Edition, Languages: w.Languages}
+		img := Image{Index: i.Index, Name: i.Name, Arch: arches[w.Arch]}
 		if v := w.Version; v.Major != "" && v.Build != "" {
 			img.Version = fmt.Sprintf("%s.%s.%s", v.Major, v.Minor, v.Build)
 			if v.SP != "" {
