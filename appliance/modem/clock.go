@@ -35,22 +35,21 @@ func parseClock(line string) (time.Time, bool) {
 	return at, at.After(clockSince)
 }
 
-// offerClock tells whoever needs a clock what time the network says (NITZ, by +CTZU=1).
-func (m *Modem) offerClock(ctx context.Context, s commander) error {
+// offerClock tells whoever needs a clock what time the network says (NITZ, by +CTZU=1). A modem that does not know it yet is
+// to be asked again soon: some networks say it minutes after the registration. One that has no clock counts as told.
+func (m *Modem) offerClock(ctx context.Context, s commander) (told bool, err error) {
 	if m.Clock == nil {
-		return nil
+		return true, nil
 	}
 	lines, err := s.command(ctx, "+CCLK?", "+CCLK", shortAnswer)
-	if err != nil {
-		if isRefusal(err) {
-			return nil
-		}
-		return err
+	if isRefusal(err) {
+		return true, nil
 	}
 	for _, line := range lines {
 		if at, ok := parseClock(line); ok {
 			m.Clock(at)
+			told = true
 		}
 	}
-	return nil
+	return told, err
 }

@@ -20,6 +20,7 @@ const (
 	clockEvery  = 6 * time.Hour
 	wakeTries   = 4
 	wakeAnswer  = 2 * time.Second
+	introduce   = 2 * time.Minute // for a modem that is busy with its SIM to say who both are
 )
 
 // Run keeps the modem alive until ctx is done. A modem that is not there is no failure of
@@ -147,7 +148,7 @@ func (m *Modem) attend(ctx context.Context, s *session, wg *sync.WaitGroup) (*lo
 			return nil, ctx.Err()
 		case errors.As(err, &halt):
 			m.setCurrent(nil)
-			v.ready = false
+			v.ready = time.Time{}
 			m.halted(halt)
 		case err != nil && s.over():
 			return nil, s.err()
@@ -165,10 +166,10 @@ type visit struct {
 	m       *Modem
 	s       *session
 	wg      *sync.WaitGroup
-	ready   bool            // the SIM is, and the news are switched on
+	ready   time.Time       // since when the SIM is, and the news are switched on
 	texts   bool            // keepTexts runs
 	refused map[string]bool // meters that this modem does not know
-	clock   time.Time       // when the time was offered
+	clock   time.Time       // when the time was told
 }
 
 // look finds out how the modem is, from its foot: nothing is taken from the last look.
@@ -179,10 +180,16 @@ func (v *visit) look(ctx context.Context) error {
 	if err := v.m.unlock(ctx, v.s); err != nil {
 		return err
 	}
-	if !v.ready {
-		v.m.identifySIM(ctx, v.s)
+	first := v.ready.IsZero()
+	if first {
+		v.ready = time.Now()
 		watchNetwork(ctx, v.s)
-		v.ready = true
+	}
+	if st := v.m.Status(); first || time.Since(v.ready) < introduce && (st.Manufacturer == "" || st.ICCID == "") {
+		if st.Manufacturer == "" {
+			v.m.identify(ctx, v.s)
+		}
+		v.m.identifySIM(ctx, v.s)
 	}
 	n, err := askNetwork(ctx, v.s)
 	if err != nil {
@@ -199,11 +206,14 @@ func (v *visit) look(ctx context.Context) error {
 		v.texts = true
 		v.wg.Go(func() { v.keepTexts(ctx) })
 	}
-	if n.registered() && time.Since(v.clock) > clockEvery {
-		v.clock = time.Now()
-		return v.m.offerClock(ctx, v.s)
+	if !n.registered() || time.Since(v.clock) <= clockEvery {
+		return nil
 	}
-	return nil
+	told, err := v.m.offerClock(ctx, v.s)
+	if told {
+		v.clock = time.Now()
+	}
+	return err
 }
 
 // keepTexts receives messages as long as the session lasts.

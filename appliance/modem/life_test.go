@@ -107,6 +107,31 @@ func TestRegisters(t *testing.T) {
 	})
 }
 
+// A modem that is busy with its SIM does not say at once who both are, and the network tells the time when it likes: the
+// maker chooses how it is dialled, the SIM whose quota it is, and the box may have no other clock.
+func TestAskedAgain(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	for _, cmd := range []string{"+CGMI", "+CCID", "+ICCID", "+CRSM"} {
+		fake.Fault(cmd, modemtest.Answer{Result: "+CME ERROR: 14", Times: 2})
+	}
+	fake.Fault("+CCLK?", modemtest.Answer{Lines: []string{`+CCLK: "80/01/06,00:00:17+00"`}, Result: "OK", Times: 2})
+	told := make(chan time.Time, 10)
+	m, _ := start(t, fake, func(m *Modem) {
+		m.SignalInterval = 100 * time.Millisecond
+		m.Clock = func(at time.Time) { told <- at }
+	})
+	until(t, m, "the names of modem and SIM", func(s Status) bool { return s.Manufacturer == "Fake" && s.ICCID == fake.ICCID })
+	select {
+	case at := <-told:
+		if time.Since(at).Abs() > time.Minute {
+			t.Errorf("it is told %v", at)
+		}
+	case <-time.After(90 * time.Second):
+		t.Error("the network's time is not told")
+	}
+}
+
 func TestNetworkLostAndFound(t *testing.T) {
 	t.Parallel()
 	fake := modemtest.Start(t)
