@@ -99,7 +99,7 @@ func (w WindowsFiles) from(src *windowsSource) (Import, error) {
 		return Import{}, src.named(err)
 	}
 	m := Import{From: map[string]string{}, Made: map[string][]byte{}, Read: map[string]*io.SectionReader{wimName: src.wim},
-		Progress: w.Progress, closer: src, Image: Image{Name: w.Name, Kind: Windows, Up: Agent, Source: oneLine(w.Path)}}
+		Progress: w.Progress, closer: src, Image: Image{Name: w.Name, Kind: Windows, Source: oneLine(w.Path)}}
 	if err := w.with(&m); err != nil {
 		return Import{}, err
 	}

@@ -51,7 +51,10 @@ func (p *windowsPE) describe(i *Image) (notes []error) {
 	if w.Winpeshl, err = p.winpeshl(); err != nil {
 		notes = append(notes, err)
 	}
-	i.Windows, i.Arch, i.Title = w, p.arch(), cmp.Or(i.Title, titleOf(*w))
+	i.Windows, i.Arch, i.Title, i.Up = w, p.arch(), cmp.Or(i.Title, titleOf(*w)), Agent
+	if w.DaRT == "" && !w.SSH() {
+		i.Up = Served // nothing in it could tell, and its order would boot it again and again until the TTL
+	}
 	if xml := p.image.Arch; xml != "" && i.Arch != xml {
 		notes = append(notes, fmt.Errorf("the WIM says that it is for %s, and its programs are for %s: those count", xml, i.Arch))
 	}

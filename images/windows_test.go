@@ -256,6 +256,9 @@ func TestWindowsKinds(t *testing.T) {
 		if diff := cmp.Diff(want, *i.Windows); diff != "" || i.Arch != c.arch {
 			t.Errorf("%s: %s (-want +got):\n%s", name, i.Arch, diff)
 		}
+		if want := map[bool]Signal{true: Served, false: Agent}[name == "no way in"]; i.Up != want {
+			t.Errorf("%s is up when %q says so, not %q", name, i.Up, want)
+		}
 		got := i.Warnings()
 		if c.warnings == nil {
 			continue
