@@ -128,6 +128,7 @@ func (m *pe) stay(ctx context.Context, out io.Writer) error {
 		box: box, look: m.lookout().look, addresses: addresses, screen: s, machine: m.errand.Machine,
 		poll: time.Second, minDelay: time.Second, maxDelay: 30 * time.Second,
 	}
+	start(func(ctx context.Context) { keepFirewallOpen(ctx, m.system32) })
 	start(c.run) // without DaRT, too: a person may start what makes a ticket
 	if m.errand.DaRT {
 		r := &recovery{programs: m.system32, ticket: c.here, tell: say.tell, poll: 500 * time.Millisecond}

@@ -406,6 +406,7 @@ type fakePrograms struct {
 	started []string
 	running bool
 	refuse  error
+	hangs   bool          // what is no RemoteRecovery.exe
 	lives   time.Duration // of what is started; 0: for ever
 	begun   func()
 }
@@ -419,7 +420,9 @@ func (p *fakePrograms) Start(name string, args ...string) (<-chan int, error) {
 	}
 	exited := make(chan int, 1)
 	if name != remoteRecovery {
-		exited <- 0
+		if !p.hangs {
+			exited <- 0
+		}
 		return exited, nil
 	}
 	p.running = true
@@ -436,6 +439,12 @@ func (p *fakePrograms) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running = false
+}
+
+func (p *fakePrograms) hang(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hangs = on
 }
 
 func (p *fakePrograms) Running(string) bool {
@@ -467,14 +476,35 @@ const withSwitch = remoteRecovery + " -nomessage"
 func TestRecovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.programs.have["wpeutil.exe"] = true
 		ticket := false
 		b.programs.begun = func() { time.AfterFunc(30*time.Second, func() { b.do(func() { ticket = true }) }) }
 		b.recovery(func() bool { b.mu.Lock(); defer b.mu.Unlock(); return ticket }).run(t.Context())
-		started(t, b.programs, "wpeutil.exe DisableFirewall", withSwitch)
+		started(t, b.programs, withSwitch)
 		if got := b.seen(); got != nil {
 			t.Errorf("the box was told %q", got)
 		}
+	})
+}
+
+// The firewall is opened again and again: what the image starts after us may have closed it. A
+// program that hangs is waited for.
+func TestFirewall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.programs.have["wpeutil.exe"] = true
+		const open = "wpeutil.exe DisableFirewall"
+		b.run(func(ctx context.Context) { keepFirewallOpen(ctx, b.programs) })
+		started(t, b.programs, open)
+		time.Sleep(firewallAgain + time.Second)
+		started(t, b.programs, open, open)
+		b.programs.hang(true)
+		time.Sleep(10 * firewallAgain)
+		started(t, b.programs, open, open, open)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		keepFirewallOpen(t.Context(), b.programs) // there is none
+		started(t, b.programs)
 	})
 }
 

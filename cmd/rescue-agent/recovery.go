@@ -9,13 +9,13 @@ import (
 // remoteRecovery is DaRT's program; its switch keeps it from asking.
 const remoteRecovery = "RemoteRecovery.exe"
 
-// How often RemoteRecovery.exe is started, and how patiently.
+// How often programs are started, and how patiently.
 const (
 	maxStarts     = 10
 	firstRestart  = 5 * time.Second
 	maxRestart    = time.Minute
 	noTicketAfter = 2 * time.Minute
-	firewallTime  = 30 * time.Second
+	firewallAgain = 30 * time.Second
 )
 
 // programs starts programs of this machine.
@@ -41,7 +41,6 @@ type recovery struct {
 }
 
 func (r *recovery) run(ctx context.Context) {
-	openFirewall(ctx, r.programs)
 	if !r.programs.Have(remoteRecovery) {
 		r.tell(remoteRecovery + " is not in this image: it is no DaRT, and there will be no ticket")
 		return
@@ -96,21 +95,19 @@ func (r *recovery) start() (<-chan int, error) {
 	return r.programs.Start(remoteRecovery, "-nomessage")
 }
 
-// openFirewall lets the administrator in: Windows PE's own firewall refuses
-// connections from outside in some builds.
-func openFirewall(ctx context.Context, p programs) {
-	if !p.Have("wpeutil.exe") {
-		return
-	}
-	done, err := p.Start("wpeutil.exe", "DisableFirewall")
-	if err != nil {
-		return
-	}
-	limit := time.NewTimer(firewallTime)
-	defer limit.Stop()
-	select {
-	case <-done:
-	case <-limit.C:
-	case <-ctx.Done():
+// keepFirewallOpen lets the administrator in for as long as Windows PE runs: its own firewall
+// refuses connections from outside in some builds, and comes back with every wpeinit.exe, of which the
+// image's own startnet.cmd runs one after us.
+func keepFirewallOpen(ctx context.Context, p programs) {
+	for p.Have("wpeutil.exe") {
+		if done, err := p.Start("wpeutil.exe", "DisableFirewall"); err == nil {
+			select {
+			case <-done:
+			case <-ctx.Done():
+			}
+		}
+		if !sleep(ctx, firewallAgain) {
+			return
+		}
 	}
 }

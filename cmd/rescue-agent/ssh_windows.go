@@ -42,7 +42,6 @@ func (m *pe) serveSSH(ctx context.Context, box boxClient, say *sayer) {
 	if box.order.Server == nil {
 		return // nobody gives keys
 	}
-	openFirewall(ctx, m.system32)
 	host, err := newHostKey()
 	if err != nil {
 		say.tell("there is no SSH: " + err.Error())
