@@ -90,8 +90,6 @@ type notices struct{ *box }
 const (
 	lookAgain = time.Minute    // after a disk that failed, or an event that was missed
 	oldNews   = 24 * time.Hour // orders that ended before are told no more; the outbox remembers for longer
-	cancelled = "cancelled by" // the reason for the end of an order that an admin took back: he knows
-	standing  = "standing"     // who orders for a machine whose image = "…": its boots are no news
 )
 
 // Run tells of tickets that an earlier life of the daemon did not come to tell of, and of
@@ -136,7 +134,7 @@ var kindOf = map[boot.State]notify.Kind{boot.Done: notify.Done, boot.Failed: not
 func (n notices) tell(now time.Time) (failed error) {
 	for _, o := range n.table.AllOrders(orderSearch) {
 		id := fmt.Sprintf("order-%s-%s", o.ID, o.State)
-		if kindOf[o.State] == "" || o.By == standing || strings.HasPrefix(o.Reason, cancelled) || now.Sub(o.Ended) > oldNews || n.outbox.Has(id) {
+		if kindOf[o.State] == "" || o.Quiet || now.Sub(o.Ended) > oldNews || n.outbox.Has(id) {
 			continue
 		}
 		m := notify.Message{ID: id, Kind: kindOf[o.State], Site: n.Config.Site, Machine: o.Machine, Order: o.ID, Image: o.Image, Time: o.Ended}

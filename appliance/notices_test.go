@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"rescuebox/appliance/boot"
 	"rescuebox/appliance/config"
 	"rescuebox/appliance/state"
 	"rescuebox/appliance/ticket"
@@ -71,6 +72,7 @@ func TestNotices(t *testing.T) {
 	cfg.Notify = config.Notify{Webhooks: []config.Webhook{
 		{Name: "trusted", URL: hook.URL + "/trusted", Kinds: append([]string{"done"}, usual...), Credentials: true},
 		{Name: "public", URL: hook.URL + "/public", Kinds: usual}}}
+	cfg.Machines = append(cfg.Machines, config.Machine{Name: "srv02", MACs: []string{"02:00:00:00:00:00"}, Image: "rescue"})
 	addRescue(t, dir+"/images")
 
 	stop, b := runNotices(t, cfg)
@@ -91,12 +93,18 @@ func TestNotices(t *testing.T) {
 	if err := b.table.Up(done); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.table.Fail(arm("anna", 0), "the image has no loader for its processor"); err != nil {
+	if err := b.table.Fail(arm("standing", 0), "cancelled by the switch: the image has no loader for its processor"); err != nil {
 		t.Fatal(err)
 	}
 	arm("anna", 0)
 	if _, err := b.table.Cancel("srv01", "anna"); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := b.table.Decide(boot.Client{MAC: boot.MAC{2}}); err != nil { // it boots the same always
+		t.Fatal(err)
+	}
+	if o, ok := b.table.OpenOrder("srv02"); !ok || b.table.Up(o.ID) != nil {
+		t.Fatal(o, ok)
 	}
 	want := []string{"done srv01", "failed srv01", "ticket srv01"}
 	if got := trusted.kinds(t, 3); !slices.Equal(got, want) {

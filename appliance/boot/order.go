@@ -56,6 +56,7 @@ type Order struct {
 	State   State     //
 	Reason  string    // why it failed
 	By      string    // who ordered: an admin's name, or "standing" for a machine's own image = "…"
+	Quiet   bool      // its end is no news: an admin took it back, or the machine boots so always
 	Created time.Time //
 	Expires time.Time //
 	Started time.Time // first boot file
@@ -122,7 +123,7 @@ func newOrder(machine, image, by string, ttl time.Duration) *entry {
 // holds without the disk: after a restart the assignment makes another.
 func (t *Table) standingLocked(machine, image string, passing bool) *entry {
 	o := newOrder(machine, image, "standing", t.cfg.TTL)
-	o.passing = passing
+	o.passing, o.Quiet = passing, true
 	t.logged(t.putLocked(o), o)
 	t.armedLocked(o)
 	return o
@@ -162,6 +163,7 @@ func (t *Table) Cancel(machine, by string) (Order, error) {
 	if !ok {
 		return Order{}, &Refusal{Reason: fmt.Sprintf("%s has no open order", machine), Hint: "rescuebox status"}
 	}
+	o.Quiet = true
 	if err := t.endLocked(o, Failed, "cancelled by "+by, time.Now()); err != nil {
 		return Order{}, err
 	}
