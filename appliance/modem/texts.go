@@ -130,8 +130,7 @@ type mailbox struct {
 	modem   *Modem
 	session *session
 	stores  []string        // "SM", "ME": where messages may be
-	byHand  bool            // +CMGL does not work: each place is read by +CMGR
-	list    string          // how +CMGL wants to be asked
+	opened  string          // the one of them in which is read and deleted
 	sets    map[string]*set // long messages that are not whole
 	stuck   map[string]bool // messages that were received and cannot be deleted
 }
@@ -142,7 +141,7 @@ func (b *mailbox) prepare(ctx context.Context) error {
 	if _, err := b.session.command(ctx, "+CMGF=0", "", shortAnswer); err != nil {
 		return fmt.Errorf("set the modem to text messages in PDU mode: %w", err)
 	}
-	if b.stores == nil {
+	if len(b.stores) == 0 || b.stores[0] == "" { // one that is busy with its SIM names them later
 		b.stores = b.findStores(ctx)
 	}
 	last := b.stores[len(b.stores)-1]
@@ -281,7 +280,7 @@ func (b *mailbox) settle(ctx context.Context, d delivery) (freed int, err error)
 		b.modem.receive(*d.text)
 	}
 	for _, l := range d.letters {
-		_, failed := b.session.command(ctx, fmt.Sprintf("+CMGD=%d", l.index), "", longAnswer)
+		failed := b.delete(ctx, l)
 		if failed != nil && !isEmptyPlace(failed) {
 			b.remember(l)
 			err = cmp.Or(err, fmt.Errorf("delete a text message: %w: when the store is full nothing comes any more", failed))

@@ -12,7 +12,11 @@ func (b *mailbox) open(ctx context.Context, store string) (used, of int, err err
 	if store == "" {
 		cmd = "+CPMS?"
 	}
+	b.opened = "?"
 	lines, err := b.session.command(ctx, cmd, "+CPMS", longAnswer)
+	if err == nil {
+		b.opened = store
+	}
 	if err != nil && store != "" {
 		return 0, 0, fmt.Errorf("open the store of text messages: %w", err)
 	}
@@ -26,6 +30,18 @@ func (b *mailbox) open(ctx context.Context, store string) (used, of int, err err
 	used, _ = number(list, 0) // nonsense is 0: not known
 	of, _ = number(list, 1)
 	return max(used, 0), max(of, 0), nil
+}
+
+// delete deletes a letter where it lies: the parts of a long message may be in two stores, and in the other one is
+// something else at its place.
+func (b *mailbox) delete(ctx context.Context, l letter) error {
+	if l.store != b.opened {
+		if _, _, err := b.open(ctx, l.store); err != nil {
+			return err
+		}
+	}
+	_, err := b.session.command(ctx, fmt.Sprintf("+CMGD=%d", l.index), "", longAnswer)
+	return err
 }
 
 // letter is a message in the store.
@@ -45,27 +61,16 @@ const (
 // read lists a store. Some modems refuse 4 for "all" in PDU mode and want the word of text mode (Quectel EP06-A: +CMS
 // ERROR 303); where that fails, too, each place is read by itself.
 func (b *mailbox) read(ctx context.Context, of int) (list []letter, err error) {
-	ways := []string{"4", `"ALL"`}
-	if b.list != "" {
-		ways = []string{b.list}
-	}
-	for _, way := range ways {
-		if b.byHand {
-			break
-		}
+	for _, way := range []string{"4", `"ALL"`} {
 		var entries []entry
-		entries, err = b.session.entries(ctx, "+CMGL="+way, "+CMGL", longAnswer)
-		if err == nil {
-			b.list = way
+		if entries, err = b.session.entries(ctx, "+CMGL="+way, "+CMGL", longAnswer); err == nil {
 			return lettersOf(entries), nil
 		}
 		if isUnknown(err) {
 			return nil, err
 		}
 	}
-	list, byHand := b.readEach(ctx, of)
-	if byHand == nil {
-		b.byHand = true
+	if list, failed := b.readEach(ctx, of); failed == nil {
 		return list, nil
 	}
 	return nil, err

@@ -348,6 +348,31 @@ func refuse(m *modemtest.Modem, cmd, result string) {
 	}
 }
 
+// The parts of a long message may lie in two stores: each is deleted where it lies, and not what is in the other one at its
+// place. A modem that was busy with its SIM when it was asked for its stores is asked again.
+func TestTwoStores(t *testing.T) {
+	fake := modemtest.Start(t)
+	fake.Apart = true
+	fake.Fault("+CPMS=?", modemtest.Answer{Lines: []string{}, Result: "+CMS ERROR: 314", Times: 1})
+	parts := long(t, correspondent, strings.Repeat("0123456789", 20), 7)
+	deliverPart := func(i int) {
+		t.Helper()
+		if err := fake.DeliverTPDU(parts[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deliverPart(0) // on the SIM, where the modem stores until it is told another place
+	_, b := receiving(t, fake)
+	fake.Wait(t, "the first look", func() bool { return fake.Count("+CMGL") >= 1 })
+	fake.URC(`+CMTI: "SM",1`)
+	fake.Wait(t, "the other store", func() bool { return fake.Count(`+CPMS="ME","ME","ME"`) >= 1 })
+	deliverPart(1)
+	b.wait(t, fake, 1)
+	if got := b.all(); got[0].Parts != 2 || len(got[0].Text) != 200 {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // A message that cannot be deleted is received once, and it is said why no more will come.
 func TestUndeletable(t *testing.T) {
 	fake := modemtest.Start(t)

@@ -164,7 +164,7 @@ func (m *Modem) queryLocked(name string) ([]string, string) {
 	case "+CGACT?":
 		return []string{fmt.Sprintf("+CGACT: 1,%d", one(m.context[1]))}, "OK"
 	case "+CPMS?":
-		return []string{fmt.Sprintf(`+CPMS: "SM",%d,%d,"SM",%[1]d,%d,"SM",%[1]d,%d`, len(m.store), m.Capacity, m.Capacity, m.Capacity)}, "OK"
+		return []string{fmt.Sprintf(`+CPMS: "%s",%d,%d,"%[1]s",%[2]d,%[3]d,"%[4]s",%[5]d,%[3]d`, m.opened, m.usedLocked(m.opened), m.Capacity, m.filled, m.usedLocked(m.filled))}, "OK"
 	case "+CCLK?":
 		return []string{`+CCLK: "` + time.Now().UTC().Format("06/01/02,15:04:05") + `+00"`}, "OK"
 	case "+CIND?":
@@ -228,7 +228,7 @@ func (m *Modem) setLocked(name, arg string) ([]string, string) {
 	case "+CMGD":
 		return m.deleteLocked(arg)
 	case "+CPMS":
-		return []string{fmt.Sprintf("+CPMS: %d,%d,%[1]d,%d,%[1]d,%d", len(m.store), m.Capacity, m.Capacity, m.Capacity)}, "OK"
+		return m.openLocked(arg)
 	case "+CMSS":
 		return m.sendStoredLocked(arg)
 	case "+CGATT":
@@ -306,7 +306,7 @@ func (m *Modem) selectLocked(arg string) ([]string, string) {
 
 func (m *Modem) sendStoredLocked(arg string) ([]string, string) {
 	index, _ := strconv.Atoi(strings.SplitN(arg, ",", 2)[0])
-	i := m.findLocked(index)
+	i := m.findLocked(index, m.opened)
 	if i < 0 {
 		return nil, "+CMS ERROR: 321"
 	}

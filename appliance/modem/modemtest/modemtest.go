@@ -50,6 +50,7 @@ type Modem struct {
 	Operator, PLMN                string
 	PIN, PUK                      string
 	Capacity                      int           // of the message store
+	Apart                         bool          // "SM" and "ME" are two stores, and not two names of one
 	BootTime                      time.Duration // from power-on to a ready SIM
 	Cooked                        bool          // the pty is left as the kernel makes it
 	Guard                         time.Duration // the silence around "+++" in a data call (S12)
@@ -72,6 +73,8 @@ type Modem struct {
 	booted  time.Time
 	attach  bool
 	store   []stored
+	opened  string   // the store in which is read and deleted, and
+	filled  string   // the one for what comes
 	waiting [][]byte // delivered while the store was full
 	sent    []Sent
 	parts   []part
@@ -91,7 +94,7 @@ func New() *Modem {
 		Manufacturer: "Fake", Model: "F1", Firmware: "1.0", IMEI: "490154203237518", ICCID: "8970199000000000017", IMSI: "250011234567890",
 		Number: "+79160000001", Operator: "Testnet", PLMN: "25001", PIN: "1234", PUK: "12345678", Capacity: 20, Guard: time.Second,
 		ports: map[*port]bool{}, heard: make(chan struct{}), pinLeft: 3, reg: Home, act: 7, rssi: 20, fun: 1, attach: true,
-		context: map[int]bool{}, values: map[string]string{},
+		context: map[int]bool{}, values: map[string]string{}, opened: "SM", filled: "SM",
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 type stored struct {
 	index, status int
 	pdu           []byte // with the service centre's address
+	in            string // "SM", "ME"
 }
 
 // Sent is one message that the modem sent, whole.
@@ -90,11 +91,11 @@ func (m *Modem) DeliverPDU(pdu []byte) {
 // fillLocked stores what waits as far as there is room, and returns what is to be announced.
 func (m *Modem) fillLocked() (news []string) {
 	on := strings.HasPrefix(m.values["+CNMI"], "1,1") || strings.HasPrefix(m.values["+CNMI"], "2,1")
-	for len(m.waiting) > 0 && len(m.store) < m.Capacity {
-		index := m.putLocked(m.waiting[0], 0)
+	for len(m.waiting) > 0 && m.usedLocked(m.filled) < m.Capacity {
+		index := m.putLocked(m.waiting[0], 0, m.filled)
 		m.waiting = m.waiting[1:]
 		if on {
-			news = append(news, fmt.Sprintf(`+CMTI: "SM",%d`, index))
+			news = append(news, fmt.Sprintf(`+CMTI: "%s",%d`, m.filled, index))
 		}
 	}
 	return news
@@ -107,18 +108,39 @@ func (m *Modem) announce(news []string) {
 }
 
 // putLocked stores a message in the first free place.
-func (m *Modem) putLocked(pdu []byte, status int) int {
+func (m *Modem) putLocked(pdu []byte, status int, in string) int {
 	index := 1
-	for m.findLocked(index) >= 0 {
+	for m.findLocked(index, in) >= 0 {
 		index++
 	}
-	m.store = append(m.store, stored{index, status, pdu})
+	m.store = append(m.store, stored{index, status, pdu, in})
 	return index
 }
 
-func (m *Modem) findLocked(index int) int {
+// isIn reports whether a message is to be seen in a store.
+func (m *Modem) isIn(s stored, store string) bool { return !m.Apart || s.in == store }
+
+// usedLocked is how many places of a store are.
+func (m *Modem) usedLocked(store string) (n int) {
+	for _, s := range m.store {
+		n += one(m.isIn(s, store))
+	}
+	return n
+}
+
+// openLocked answers +CPMS=<read>[,<write>[,<receive>]].
+func (m *Modem) openLocked(arg string) ([]string, string) {
+	names := strings.Split(strings.ReplaceAll(arg, `"`, ""), ",")
+	m.opened = names[0]
+	if len(names) > 2 {
+		m.filled = names[2]
+	}
+	return []string{fmt.Sprintf("+CPMS: %d,%d,%[1]d,%[2]d,%[3]d,%[2]d", m.usedLocked(m.opened), m.Capacity, m.usedLocked(m.filled))}, "OK"
+}
+
+func (m *Modem) findLocked(index int, in string) int {
 	for i, s := range m.store {
-		if s.index == index {
+		if s.index == index && m.isIn(s, in) {
 			return i
 		}
 	}
@@ -167,7 +189,7 @@ func (m *Modem) accept(name, length, text string) ([]string, string) {
 	}
 	if name == "+CMGW" {
 		raw, _ := hex.DecodeString(text)
-		return []string{fmt.Sprintf("+CMGW: %d", m.putLocked(raw, 2))}, "OK"
+		return []string{fmt.Sprintf("+CMGW: %d", m.putLocked(raw, 2, m.opened))}, "OK"
 	}
 	if !m.registeredLocked() {
 		return nil, "+CMS ERROR: 331" // no network service
@@ -222,7 +244,7 @@ func (m *Modem) listLocked(arg string) ([]string, string) {
 	}
 	var lines []string
 	for i, s := range m.store {
-		if want != 4 && s.status != want {
+		if want != 4 && s.status != want || !m.isIn(s, m.opened) {
 			continue
 		}
 		lines = append(lines, fmt.Sprintf("+CMGL: %d,%d,,%d", s.index, s.status, tpduLength(s.pdu)), strings.ToUpper(hex.EncodeToString(s.pdu)))
@@ -243,7 +265,7 @@ func tpduLength(pdu []byte) int {
 
 func (m *Modem) readLocked(arg string) ([]string, string) {
 	index, _ := strconv.Atoi(arg)
-	i := m.findLocked(index)
+	i := m.findLocked(index, m.opened)
 	if i < 0 {
 		return nil, "+CMS ERROR: 321" // invalid memory index
 	}
@@ -258,7 +280,7 @@ func (m *Modem) deleteLocked(arg string) ([]string, string) {
 	index, err := strconv.Atoi(strings.TrimSpace(first))
 	if flag = strings.TrimSpace(flag); flag == "4" {
 		m.store = nil
-	} else if i := m.findLocked(index); err == nil && i >= 0 {
+	} else if i := m.findLocked(index, m.opened); err == nil && i >= 0 {
 		m.store = append(m.store[:i:i], m.store[i+1:]...)
 	} else {
 		return nil, "+CMS ERROR: 321"
