@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,8 @@ func TestMain(m *testing.M) {
 //	site ordered MACHINE   wait until the machine has an open order
 //	site boots MACHINE     the machine boots what is ordered, up to its ticket
 //	site loads MACHINE     the machine loads its image to the last byte, and reports nothing
+//	site followed N        wait until so many commands follow what happens
+//	site shows FILE TEXT   wait until a command has written this
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/cli",
@@ -109,6 +112,13 @@ func siteCommand(ts *testscript.TestScript, neg bool, args []string) {
 		s.bmc.sound.Store(true)
 	case "claims":
 		err = s.claims(rest[0])
+	case "followed":
+		err = wait(args, func() bool { return fmt.Sprint(s.table.followed.Load()) == rest[0] })
+	case "shows":
+		err = wait(args, func() bool {
+			text, _ := os.ReadFile(ts.MkAbs(rest[0]))
+			return strings.Contains(string(text), rest[1])
+		})
 	default:
 		ts.Fatalf("site %s is unknown", verb)
 	}
@@ -120,10 +130,33 @@ type testSite struct {
 	dir    string
 	listen netip.AddrPort
 	stop   func()
-	table  *boot.Table
+	table  *followedTable
 	desk   *ticket.Desk
 	bmc    *testBMC   // nil: no machine has one
 	links  *testLinks // nil: the box watches no uplinks
+}
+
+// followedTable knows how many follow what happens.
+type followedTable struct {
+	*boot.Table
+	followed atomic.Int64
+}
+
+func (f *followedTable) Watch() (<-chan boot.Event, func()) {
+	events, stop := f.Table.Watch()
+	f.followed.Add(1)
+	return events, func() { stop(); f.followed.Add(-1) }
+}
+
+// wait has the patience for a busy machine.
+func wait(what []string, is func() bool) error {
+	for range 3000 {
+		if is() {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("waited in vain: %s", what)
 }
 
 func (s *testSite) socket() string { return filepath.Join(s.dir, "api.sock") }
@@ -142,12 +175,12 @@ func (s *testSite) up() error {
 	if err := fill(lib); err != nil {
 		return err
 	}
-	s.table = boot.New(boot.Config{
+	s.table = &followedTable{Table: boot.New(boot.Config{
 		Machines: machines, Server: "http://192.168.77.1", Images: lib,
 		Orders:  state.NewTable[boot.Order](db, "orders", state.Durable),
 		Events:  state.NewLog[boot.Event](db, "events", state.Relaxed, 10000),
 		Adopted: state.NewTable[boot.Machine](db, "machines", state.Durable),
-	})
+	})}
 	s.desk = &ticket.Desk{LAN: netip.MustParsePrefix("192.168.77.1/24"), Store: state.NewTable[ticket.Ticket](db, "tickets", state.Durable),
 		Announce: func(t ticket.Ticket) error {
 			s.table.Record(boot.Event{Step: boot.StepTicket, Machine: t.Machine, Order: t.Order, Text: "the ticket of " + t.Machine + " is here"})
@@ -167,7 +200,7 @@ func (s *testSite) up() error {
 					{Name: "tftp", State: "failed", Since: time.Now(), Error: "port 69 is taken"}}}
 		},
 	}
-	s.bmc.wire(server, s.table)
+	s.bmc.wire(server, s.table.Table)
 	if s.links != nil {
 		server.Links, server.Modems = s.links, s.links
 	}
@@ -235,7 +268,7 @@ func (s *testSite) seen(mac string) error {
 
 // ordered waits for a machine's order.
 func (s *testSite) ordered(machine string) (boot.Order, boot.MAC) {
-	for range 1000 {
+	for range 3000 {
 		if o, ok := s.table.OpenOrder(machine); ok {
 			for _, m := range machines {
 				if m.Name == machine {
