@@ -1,6 +1,7 @@
 package modem
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,16 +14,17 @@ import (
 
 // What ModemManager says of a modem (MMModemState and its neighbours).
 const (
-	mmFailed      = -1
-	mmLocked      = 2
-	mmDisabled    = 3
-	mmRegistered  = 8
-	mmConnecting  = 10
-	mmDenied      = 3 // MMModem3gppRegistrationState
-	mmRoaming     = 5
-	mmPowerLow    = 2 // MMModemPowerState
-	mmSMSReceived = 3 // MMSmsState
-	mmLockPIN     = 2 // MMModemLock
+	mmFailed       = -1
+	mmLocked       = 2
+	mmDisabled     = 3
+	mmRegistered   = 8
+	mmConnecting   = 10
+	mmDenied       = 3 // MMModem3gppRegistrationState
+	mmRoaming      = 5
+	mmPowerLow     = 2 // MMModemPowerState
+	mmSMSReceiving = 2 // MMSmsState: a part of a long one
+	mmSMSReceived  = 3
+	mmLockPIN      = 2 // MMModemLock
 )
 
 const (
@@ -44,12 +46,13 @@ func (g *managed) keep(ctx context.Context, said func(Status), took func(Text)) 
 	defer m.close()
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
+	var texts post
 	for ctx.Err() == nil {
 		s, at, err := g.look(ctx, m)
 		if err != nil {
 			s = Status{State: Absent, Why: err.Error()}
 		} else if took != nil {
-			if err := g.takeTexts(ctx, m, at, took); err != nil {
+			if err := texts.take(ctx, m, at, took); err != nil {
 				s.Texts.Why = err.Error()
 			}
 		}
@@ -162,25 +165,59 @@ func technology(bits uint32) string {
 	return ""
 }
 
-// takeTexts hands over the messages that have come whole, and deletes each one that was
-// taken; what we sent is deleted too, for a full store takes no more.
-func (g *managed) takeTexts(ctx context.Context, m *manager, modem dbus.ObjectPath, took func(Text)) error {
+// post is what one look at ModemManager's text messages has the next one know.
+type post struct {
+	taken map[string]bool               // those that were taken and could not be deleted
+	half  map[dbus.ObjectPath]time.Time // long ones that are not whole, and since when
+}
+
+// take hands over the messages that have come whole, the oldest first, and deletes each one that was taken, and those whose
+// rest does not come: a full store takes no more. One that makes difficulties keeps no other back.
+func (b *post) take(ctx context.Context, m *manager, modem dbus.ObjectPath, took func(Text)) (failed error) {
 	var list []dbus.ObjectPath
 	if err := m.call(ctx, busTimeout, modem, mmMessaging+".List").Store(&list); err != nil {
 		return nil // a modem without messages, or not enabled yet
 	}
-	slices.Sort(list)
-	for _, at := range list {
-		p, err := m.properties(ctx, at, mmSMS)
-		if err != nil || p.count("State") != mmSMSReceived {
-			continue
-		}
-		took(textOf(p))
+	remove := func(at dbus.ObjectPath) error {
 		if err := m.call(ctx, busTimeout, modem, mmMessaging+".Delete", at).Err; err != nil {
 			return fmt.Errorf("delete a text message: %w", busReason(err))
 		}
+		return nil
 	}
-	return nil
+	type message struct {
+		at dbus.ObjectPath
+		Text
+	}
+	var whole []message
+	before := *b
+	*b = post{taken: map[string]bool{}, half: map[dbus.ObjectPath]time.Time{}}
+	for _, at := range list {
+		p, err := m.properties(ctx, at, mmSMS)
+		switch since, known := before.half[at]; {
+		case err != nil:
+		case p.count("State") == mmSMSReceived:
+			whole = append(whole, message{at, textOf(p)})
+		case p.count("State") == mmSMSReceiving && !known:
+			b.half[at] = time.Now()
+		case p.count("State") == mmSMSReceiving:
+			b.half[at] = since
+			if time.Since(since) > partsWait {
+				failed = cmp.Or(failed, remove(at))
+			}
+		}
+	}
+	slices.SortFunc(whole, func(x, y message) int { return cmp.Or(x.Time.Compare(y.Time), cmp.Compare(x.at, y.at)) })
+	for _, t := range whole {
+		key := fmt.Sprint(t) // its path alone may be another one's, after a restart of ModemManager
+		if !before.taken[key] {
+			took(t.Text)
+		}
+		if err := remove(t.at); err != nil {
+			b.taken[key] = true
+			failed = cmp.Or(failed, err)
+		}
+	}
+	return failed
 }
 
 // textOf is a message as ModemManager has it. It has joined the parts already.

@@ -378,3 +378,75 @@ func TestManagedRefusals(t *testing.T) {
 	eventually(t, "it was asked", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.wishes != nil })
 	h.end() // a ModemManager that hangs holds nobody up
 }
+
+// playedTexts are ModemManager's text messages.
+type playedTexts struct {
+	mu    sync.Mutex
+	list  map[dbus.ObjectPath]map[string]dbus.Variant
+	stays dbus.ObjectPath // cannot be deleted
+}
+
+func (x *playedTexts) List() (list []dbus.ObjectPath, _ *dbus.Error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for at := range x.list {
+		list = append(list, at)
+	}
+	return list, nil
+}
+
+func (x *playedTexts) Delete(at dbus.ObjectPath) *dbus.Error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if at == x.stays {
+		return dbus.NewError(mmService+".Error.Core.Failed", []any{"stays"})
+	}
+	delete(x.list, at)
+	return nil
+}
+
+type playedText map[string]dbus.Variant
+
+func (x playedText) GetAll(string) (map[string]dbus.Variant, *dbus.Error) { return x, nil }
+
+// Messages come the oldest first, whatever ModemManager calls them, for the codes in them are in a row. One that cannot be
+// deleted is taken once and keeps no other back, and halves whose rest does not come do not fill the store.
+func TestManagedTexts(t *testing.T) {
+	bus := privateBus(t)
+	p := playManager(t, bus, vary())
+	x := &playedTexts{list: map[dbus.ObjectPath]map[string]dbus.Variant{}, stays: mmPath + "/SMS/9"}
+	if err := p.conn.Export(x, playedModem, mmMessaging); err != nil {
+		t.Fatal(err)
+	}
+	for n, state := range map[int]uint32{8: mmSMSReceived, 9: mmSMSReceived, 10: mmSMSReceived, 11: mmSMSReceiving} {
+		at := dbus.ObjectPath(fmt.Sprintf("%s/SMS/%d", mmPath, n))
+		x.list[at] = vary("State", state, "Number", correspondent, "Text", fmt.Sprint(n), "Class", int32(-1),
+			"Timestamp", fmt.Sprintf("2026-11-23T12:00:%02d+03", n))
+		if err := p.conn.Export(playedText(x.list[at]), at, busProps); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := newManaged(Config{Name: "lte", ModemManagerBus: bus}, "").open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	var b post
+	var took []string
+	left := func() int { x.mu.Lock(); defer x.mu.Unlock(); return len(x.list) }
+	take := func() error { return b.take(t.Context(), m, playedModem, func(x Text) { took = append(took, x.Text) }) }
+	for range 2 {
+		if err := take(); err == nil || !strings.Contains(err.Error(), "stays") || fmt.Sprint(took) != "[8 9 10]" || left() != 2 {
+			t.Errorf("took %q, %d are left: %v", took, left(), err)
+		}
+	}
+	for at := range b.half {
+		b.half[at] = b.half[at].Add(-partsWait)
+	}
+	x.mu.Lock()
+	x.stays = ""
+	x.mu.Unlock()
+	if err := take(); err != nil || len(took) != 3 || left() != 0 {
+		t.Errorf("took %q, %d are left: %v", took, left(), err)
+	}
+}
