@@ -95,13 +95,11 @@ func (a agents) Say(token string, from netip.Addr, text string) error {
 // secureBootOf translates the agent's words.
 var secureBootOf = map[string]boot.SecureBoot{"enabled": boot.SecureBootOn, "disabled": boot.SecureBootOff}
 
-// who finds the machine by its order's token, else by its address.
+// who finds the machine by its order's token, else by its address: one that runs for days may make
+// another ticket when its order is forgotten.
 func (a agents) who(token string, from netip.Addr) (machine, order string, verified, ok bool) {
-	if token != "" {
-		if o, found := a.table.ByToken(token); found {
-			return o.Machine, o.ID, true, true
-		}
-		return "", "", false, false
+	if o, found := a.table.ByToken(token); found {
+		return o.Machine, o.ID, true, true
 	}
 	machine, found := a.machineAt(from)
 	return machine, "", false, found

@@ -76,7 +76,7 @@ type branch struct {
 }
 
 func inConnectNamespace(t *testing.T) {
-	for _, args := range []string{"link set lo up", "addr add 192.168.77.1/24 dev lo", "addr add 192.168.77.101/32 dev lo", "addr add 192.168.77.102/32 dev lo"} {
+	for _, args := range []string{"link set lo up", "link add lan0 type veth peer name port0", "link set lan0 up", "addr add 192.168.77.1/24 dev lo", "addr add 192.168.77.101/32 dev lo", "addr add 192.168.77.102/32 dev lo"} {
 		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %s: %v\n%s", args, err, out)
 		}
@@ -86,6 +86,25 @@ func inConnectNamespace(t *testing.T) {
 	t.Run("viewer", b.overViewer)
 	t.Run("refused", b.refused)
 	t.Run("notify", b.tries)
+	t.Run("days later", b.staysUp)
+}
+
+// staysUp: a machine that runs for longer than its order's token lives makes another
+// ticket. It counts as one without a token, where the address is the machine's.
+func (b *branch) staysUp(t *testing.T) {
+	if out, err := exec.Command("ip", strings.Fields("neigh add 192.168.77.103 lladdr 52:54:00:12:34:57 dev lan0 nud permanent")...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	raw := []byte(`<E><A ID="111-222-333"/><C><T><L P="49161" N="192.168.77.103"/></T></C></E>`)
+	for from, known := range map[string]bool{"192.168.77.103": true, "192.168.77.104": false} {
+		if err := (agents{b.box}).Ticket("a token of last week", netip.MustParseAddr(from), raw); (err == nil) != known {
+			t.Errorf("from %s: %v", from, err)
+		}
+	}
+	list := b.tickets.List("srv02")
+	if len(list) == 0 || list[0].Code != "111-222-333" || list[0].Verified || list[0].Order != "" {
+		t.Errorf("tickets of srv02: %v", list)
+	}
 }
 
 // tries: an admin tries the ways to people, and sees what became of all messages.
@@ -127,7 +146,7 @@ func newBranch(t *testing.T) *branch {
 	cfg, err := config.Parse("test.toml", []byte(`
 site = "kazan-2"
 [lan]
-interface = "lo"
+interface = "lan0"
 address = "192.168.77.1/24"
 dhcp = "off"
 [state]
