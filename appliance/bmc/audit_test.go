@@ -117,6 +117,16 @@ func TestAuditLAN(t *testing.T) {
 // and answers; nil: none.
 func relayUDP(t *testing.T, to int, lost func(question bool, packet []byte) bool) int {
 	t.Helper()
+	return twistUDP(t, to, func(question bool, packet []byte, pass func([]byte)) {
+		if lost == nil || !lost(question, packet) {
+			pass(packet)
+		}
+	})
+}
+
+// twistUDP is the simulator under another address, with somebody in between who passes on what he likes.
+func twistUDP(t *testing.T, to int, twist func(question bool, packet []byte, pass func([]byte))) int {
+	t.Helper()
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9)})
 	if err != nil {
 		t.Fatal(err)
@@ -146,15 +156,11 @@ func relayUDP(t *testing.T, to int, lost func(question bool, packet []byte) bool
 						if err != nil {
 							return
 						}
-						if lost == nil || !lost(false, buf[:n]) {
-							front.WriteToUDP(buf[:n], from)
-						}
+						twist(false, bytes.Clone(buf[:n]), func(b []byte) { front.WriteToUDP(b, from) })
 					}
 				})
 			}
-			if lost == nil || !lost(true, buf[:n]) {
-				back.Write(buf[:n])
-			}
+			twist(true, bytes.Clone(buf[:n]), func(b []byte) { back.Write(b) })
 		}
 	})
 	return front.LocalAddr().(*net.UDPAddr).Port

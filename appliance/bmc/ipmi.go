@@ -80,7 +80,7 @@ func (i *IPMI) login(ctx context.Context) (*client.Client, error) {
 var errMute = fmt.Errorf("%w when it is asked for a session", ErrSilent)
 
 // errLate is the last step of a login that failed after the controller had proven that it knows the password. Mostly its
-// answer was lost: asked again, it refuses, since there is a session already. A new one is no new try of the password.
+// answer was lost: asked again, it refuses or answers in the session that there is already. A new one is no new try of the password.
 var errLate = errors.New("it breaks the login off at its end")
 
 // agree tries the suite that worked last, then the other: some controllers refuse one that they do
@@ -123,7 +123,7 @@ func (i *IPMI) connect(ctx context.Context, password string, suite types.CipherS
 	if err != nil {
 		return nil, fmt.Errorf("user %q: %w", i.User, err)
 	}
-	c.WithCipherSuiteID(suite).WithTimeout(ipmiTry).WithRetry(ipmiRetries).WithMaxPrivilegeLevel(types.PrivilegeLevelOperator)
+	c.WithCipherSuiteID(suite).WithTimeout(ipmiTry).WithRetry(ipmiRetries).WithMaxPrivilegeLevel(types.PrivilegeLevelOperator).WithUDPProxy(guarded(password))
 	err = c.Connect(ctx)
 	if err == nil {
 		return c, nil
@@ -136,10 +136,10 @@ func (i *IPMI) connect(ctx context.Context, password string, suite types.CipherS
 		return nil, ErrRights
 	case errors.Is(said, ErrRefused):
 		return nil, said
+	case strings.Contains(err.Error(), "rakp3 failed"):
+		return nil, fmt.Errorf("%w: %w", errLate, said)
 	case errors.Is(said, ErrSilent) && !strings.Contains(err.Error(), "Get Channel Authentication Capabilities"): // which it asks before
 		return nil, errMute
-	case !errors.Is(said, ErrSilent) && strings.Contains(err.Error(), "rakp3 failed"):
-		return nil, fmt.Errorf("%w: %w", errLate, said)
 	}
 	return nil, said
 }
