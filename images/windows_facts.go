@@ -19,16 +19,16 @@ const (
 
 // windowsPrograms are what the start of a Windows PE depends on.
 var windowsPrograms = []string{"netstart.exe", "wpeinit.exe", "waitforconnection.exe", "remoterecovery.exe", "bcryptprimitives.dll",
-	"winpeshl.ini", "startnet.cmd", "cmd.exe", "wpeutil.exe", "recenv.exe", "setup.exe"}
+	"winpeshl.ini", "startnet.cmd", "cmd.exe", "wpeutil.exe", "recenv.exe", "setup.exe", "unattend.xml"}
 
-// programPath is where one of them lies: in System32, but for the menu of Windows' recovery
-// and the setup of an installation medium, which winpeshl.exe starts by itself.
+// programPath is where one of them lies: in System32, but for the menu of Windows' recovery, the setup of
+// an installation medium, which winpeshl.exe starts by itself, and what wpeinit.exe is told to do.
 func programPath(name string) string {
 	switch name {
 	case "recenv.exe":
 		return `\sources\recovery\recenv.exe`
-	case "setup.exe":
-		return `\setup.exe`
+	case "setup.exe", "unattend.xml":
+		return `\` + name
 	}
 	return `\Windows\System32\` + name
 }

@@ -20,7 +20,7 @@ type WindowsPE struct {
 	WinloadBIOS string `toml:"winload_bios,omitempty"`
 	WinloadEFI  string `toml:"winload_efi,omitempty"`
 	// Has names, in lower case, those programs of System32 that the start depends on
-	// and that are there; recenv.exe is that of \sources\recovery, setup.exe that at the root.
+	// and that are there; recenv.exe is that of \sources\recovery, setup.exe and unattend.xml are those at the root.
 	Has      []string `toml:"has,omitempty"`
 	Winpeshl string   `toml:"winpeshl,omitempty"` // text of the WIM's own winpeshl.ini; "" where there is none
 	Fonts    []string `toml:"fonts,omitempty"`    // file names in the image

@@ -233,6 +233,10 @@ func TestWindowsKinds(t *testing.T) {
 			want: func(w *WindowsPE) {
 				w.Has = append(slices.DeleteFunc(w.Has, func(s string) bool { return s == "setup.exe" }), "setup.exe")
 			}},
+		"of a deployment": {tree: without(x64, map[string][]byte{"Unattend.xml": []byte("<unattend/>")}), arch: "amd64",
+			want: func(w *WindowsPE) {
+				w.Has = append(slices.DeleteFunc(w.Has, func(s string) bool { return s == "unattend.xml" }), "unattend.xml")
+			}},
 		"UTF-16": {tree: without(x64, map[string][]byte{sys + "winpeshl.ini": append([]byte{0xff, 0xfe}, utf16Bytes("[LaunchApp]\r\nAppPath=x\\Пуск.exe\r\n")...)}), arch: "amd64",
 			want: func(w *WindowsPE) { w.Winpeshl = "[LaunchApp]\r\nAppPath=x\\Пуск.exe\r\n" }},
 	} {

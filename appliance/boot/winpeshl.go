@@ -50,12 +50,14 @@ func winpeshl(w images.WindowsPE, agent bool) []byte {
 	return iniText("[LaunchApps]\r\n" + strings.Join(lines, "\r\n") + "\r\n")
 }
 
-// networkLine brings the network up, or is "" where nothing that could is there.
+// networkLine brings the network up, or is "" where nothing that could is there. wpeinit.exe would first
+// run to its end what an unattend.xml says: that of a deployment is a wizard which waits for somebody. Where
+// the image starts wpeinit.exe by itself it does so after the agent.
 func networkLine(w images.WindowsPE) string {
 	switch {
 	case w.DaRT != "" && hasProgram(w, "netstart.exe"):
 		return lineNetstart
-	case hasProgram(w, "wpeinit.exe"):
+	case hasProgram(w, "wpeinit.exe") && !(hasProgram(w, "unattend.xml") && hasProgram(w, "wpeutil.exe")):
 		return lineWpeinit
 	case hasProgram(w, "wpeutil.exe"):
 		return lineNetwork
