@@ -72,7 +72,7 @@ const (
 // happened while nobody looked, does not matter.
 //
 //	down --wanted, nothing forbids--> dialling --an address--> up
-//	dialling --error--> pausing --grown pause--> dialling
+//	dialling --error--> pausing --grown pause, or redial--> dialling
 //	up --lost--> pausing (briefly)      up, dialling --redial--> dialling
 //	any --not wanted, or forbidden--> down
 type data struct {
@@ -106,12 +106,21 @@ func (d *data) want(up bool) {
 	}
 }
 
-// redial takes the bearer down and up again: it is up, and nothing comes through.
+// redial takes the bearer down and up again: it is up, and nothing comes through. One that is down is dialled at once.
 func (d *data) redial() {
 	d.mu.Lock()
 	d.anew = true
 	d.mu.Unlock()
 	d.nudge()
+}
+
+// isRedial reports whether redial was called since it was asked last.
+func (d *data) isRedial() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	anew := d.anew
+	d.anew = false
+	return anew
 }
 
 // nudge has the loop look again: registration, roaming or the quota changed.
@@ -242,11 +251,7 @@ func (d *data) hold(ctx context.Context) error {
 // watch ends a hold that is not wanted any more.
 func (d *data) watch(ctx context.Context, end context.CancelCauseFunc) {
 	for ctx.Err() == nil {
-		d.mu.Lock()
-		anew := d.anew
-		d.anew = false
-		d.mu.Unlock()
-		if why := d.forbidden(); anew || why != nil && !passing(why) {
+		if why := d.forbidden(); d.isRedial() || why != nil && !passing(why) {
 			end(errNotWanted)
 			return
 		}
@@ -272,7 +277,8 @@ func (d *data) hangUp(ctx context.Context) bool {
 	return err == nil
 }
 
-// pause tells what went wrong, and waits before the next dial.
+// pause tells what went wrong, and waits before the next dial, unless somebody wants it at once: a person who has mended
+// what was wrong, or the ladder.
 func (d *data) pause(ctx context.Context, err error) {
 	d.mu.Lock()
 	tries := d.tries
@@ -282,7 +288,7 @@ func (d *data) pause(ctx context.Context, err error) {
 	d.log.Info("the modem's bearer is down", zap.NamedError("err", err), zap.Duration("again_in", wait))
 	d.tell(Link{Err: err})
 	for until := time.Now().Add(wait); ctx.Err() == nil && time.Now().Before(until); {
-		if d.sleep(ctx, time.Until(until)) && d.forbidden() != nil {
+		if d.sleep(ctx, time.Until(until)) && (d.isRedial() || d.forbidden() != nil) {
 			return
 		}
 	}

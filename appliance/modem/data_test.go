@@ -258,5 +258,15 @@ func TestRedial(t *testing.T) {
 		if l, _ := k.state(); !l.Up() || len(d.dials) != 2 || d.downs != downs+1 {
 			t.Errorf("%v, %d dials, %d times hung up", l, len(d.dials), d.downs-downs)
 		}
+		d.set(func() { d.refuse = ofCode(133) }) // the operator does not know the APN
+		k.redial()
+		pass(time.Hour)
+		d.set(func() { d.refuse = nil }) // somebody has called him
+		dials := len(d.dials)
+		k.redial()
+		pass(3 * time.Second)
+		if l, _ := k.state(); !l.Up() || len(d.dials) != dials+1 {
+			t.Errorf("in a pause: %v, %d dials", l, len(d.dials)-dials)
+		}
 	})
 }
