@@ -3,7 +3,9 @@ package appliance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -23,17 +25,18 @@ import (
 // site is a configuration on loopback, with a LAN interface that is not there.
 func site(t *testing.T, dir string) *config.Config {
 	t.Helper()
+	at := ownAddress()
 	cfg, err := config.Parse("test.toml", []byte(`
 site = "test"
 [lan]
 interface = "nosuch0"
-address = "127.0.0.1/8"
+address = "`+at+`/8"
 dhcp = "full"
 range = ["127.0.0.100", "127.0.0.199"]
 [http]
-port = `+freePort(t, "tcp")+`
+port = `+freePort(t, "tcp", at)+`
 [tftp]
-port = `+freePort(t, "udp")+`
+port = `+freePort(t, "udp", at)+`
 [state]
 dir = "`+dir+`"
 [admin]
@@ -48,10 +51,13 @@ mac = ["52:54:00:12:34:56"]
 	return cfg
 }
 
-func freePort(t *testing.T, network string) string {
+// ownAddress is one of the loopback that nobody else has: a port of it that is free remains so.
+func ownAddress() string { return fmt.Sprintf("127.%d.%d.1", rand.IntN(256), 1+rand.IntN(255)) }
+
+func freePort(t *testing.T, network, at string) string {
 	t.Helper()
 	if network == "udp" {
-		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		c, err := net.ListenPacket("udp", at+":0")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +65,7 @@ func freePort(t *testing.T, network string) string {
 		_, port, _ := net.SplitHostPort(c.LocalAddr().String())
 		return port
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", at+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +104,7 @@ func TestMissingInterface(t *testing.T) {
 	if s := <-said; !strings.HasPrefix(s, "READY=1\nSTATUS=not running: dhcp") {
 		t.Errorf("systemd hears %q", s)
 	}
-	resp, err := http.Get("http://127.0.0.1:" + strconv.Itoa(cfg.HTTP.Port) + "/boot/525400123456/boot.ipxe")
+	resp, err := http.Get("http://" + cfg.LAN.Address.Addr().String() + ":" + strconv.Itoa(cfg.HTTP.Port) + "/boot/525400123456/boot.ipxe")
 	if err != nil {
 		t.Fatal(err)
 	}

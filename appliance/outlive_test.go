@@ -53,7 +53,7 @@ func TestDaemon(t *testing.T) {
 type mortal struct {
 	t    *testing.T
 	dir  string
-	http string // port of its HTTP
+	http string // where its HTTP is
 	api  *api.Client
 
 	service *bmctest.Redfish // nil: the machine has another one
@@ -100,13 +100,15 @@ const (
 // newMortal writes the file of the site; power is the machine's tables of it.
 func newMortal(t *testing.T, power string) *mortal {
 	t.Helper()
-	m := &mortal{t: t, dir: t.TempDir(), http: freePort(t, "tcp")}
+	at := ownAddress()
+	port := freePort(t, "tcp", at)
+	m := &mortal{t: t, dir: t.TempDir(), http: at + ":" + port}
 	socket := filepath.Join(m.dir, "api.sock")
 	m.api = api.OverSocket(socket)
 	text := fmt.Sprintf(`site = "test"
 [lan]
 interface = "nosuch0"
-address = "127.0.0.1/8"
+address = "%s/8"
 dhcp = "full"
 range = ["127.0.0.100", "127.0.0.199"]
 [http]
@@ -121,7 +123,7 @@ socket = %q
 name = "srv01"
 mac = ["52:54:00:12:34:56"]
 %s
-`, m.http, freePort(t, "udp"), m.dir, socket, strings.ReplaceAll(power, "SECRET", filepath.Join(m.dir, "secret")))
+`, at, port, freePort(t, "udp", at), m.dir, socket, strings.ReplaceAll(power, "SECRET", filepath.Join(m.dir, "secret")))
 	for name, text := range map[string]string{"site.toml": text, "secret": "secret12\n"} {
 		if err := os.WriteFile(filepath.Join(m.dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -286,7 +288,7 @@ func (m *mortal) order(o api.NewOrder) api.Order {
 func (m *mortal) boots() {
 	m.t.Helper()
 	m.until("the machine gets its script", func() bool {
-		resp, err := http.Get("http://127.0.0.1:" + m.http + "/boot/525400123456/boot.ipxe")
+		resp, err := http.Get("http://" + m.http + "/boot/525400123456/boot.ipxe")
 		if err != nil {
 			return false
 		}
@@ -366,9 +368,9 @@ func TestPowerOutlivesTheDaemon(t *testing.T) {
 	for name, begin := range map[string]func(m *mortal){
 		"cycle by hand": func(m *mortal) { m.api.SwitchPower(m.t.Context(), "srv01", api.PowerAction{Action: "cycle"}) },
 		"an order that is over": func(m *mortal) {
-			m.order(api.NewOrder{TTL: "5s"})
+			m.order(api.NewOrder{TTL: "15s"})
 			m.dead()
-			time.Sleep(5 * time.Second)
+			time.Sleep(15 * time.Second)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
