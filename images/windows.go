@@ -53,11 +53,7 @@ func IsWindows(path string) bool {
 // when a machine hangs. An ISO for several CPUs, as Microsoft's Media Creation Tool makes it, is
 // as many images: NAME for x64 and NAME-i386 for the other. Close the imports when they have come in.
 func (w WindowsFiles) Imports() (list []Import, err error) {
-	below, err := windowsRoots(w.Path)
-	if err != nil {
-		return nil, err
-	}
-	for n, dir := range below {
+	for n, dir := range windowsRoots(w.Path) {
 		m, err := w.importFrom(dir)
 		if err != nil {
 			for _, m := range list {

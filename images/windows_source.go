@@ -45,19 +45,15 @@ func (s *windowsSource) named(err error) error {
 
 // windowsRoots are the directories of what was given that have a Windows each: mostly one,
 // itself, which is "". So is what has none: to open it says why.
-func windowsRoots(path string) ([]string, error) {
+func windowsRoots(path string) []string {
 	s := &windowsSource{path: path}
 	defer s.Close()
-	tree, err := s.open()
-	if err != nil {
-		return nil, err
-	}
-	if tree != nil {
+	if tree, err := s.open(); err == nil && tree != nil {
 		if roots := rootsOf(tree); len(roots) > 0 {
-			return roots, nil
+			return roots
 		}
 	}
-	return []string{""}, nil
+	return []string{""}
 }
 
 func rootsOf(tree fs.FS) (roots []string) {
@@ -90,6 +86,9 @@ func openWindows(path, below string) (*windowsSource, error) {
 	}
 	if err != nil && s.trouble != nil {
 		err = fmt.Errorf("%w; and the disc's UDF cannot be read: it %w", err, s.trouble)
+	}
+	if errors.Is(err, errors.ErrUnsupported) {
+		err = hint(err, "mount or unpack it, 7-Zip does, and add the directory: rescuebox image add DIR")
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())

@@ -359,6 +359,14 @@ func TestWindowsRefused(t *testing.T) {
 	dir := t.TempDir()
 	odd := windowsISO(t, map[string][]byte{"sources/install.wim": wimBytes, "README.TXT": nil})
 	iso := read(t, windowsISO(t, map[string][]byte{"sources/boot.wim": wimBytes}))
+	rewritable, stub := write(t, make([]byte, 16<<20), dir, "rewritable.iso"), bytes.Clone(iso)
+	needTool(t, "mkudffs", "udftools")
+	command(t, "mkudffs", "--media-type=cdrw", "--blocksize=2048", rewritable)
+	for at := 256 << 11; at < len(stub); at += 1 << 11 { // the anchors of its UDF
+		if stub[at] == 2 && stub[at+1] == 0 {
+			stub[at]++
+		}
+	}
 	for name, c := range map[string]struct {
 		path string
 		is   error
@@ -371,6 +379,8 @@ func TestWindowsRefused(t *testing.T) {
 		"damaged":      {write(t, flipped, dir, "flipped.wim"), wim.ErrDamaged, "noise.bin", "compare its SHA-256"},
 		"cut off":      {write(t, wimBytes[:len(wimBytes)/2], dir, "cut.wim"), wim.ErrDamaged, "", "compare its SHA-256"},
 		"ISO cut off":  {write(t, iso[:len(iso)-len(wimBytes)/2-400<<10], dir, "cut.iso"), disc.ErrDamaged, "", ""},
+		"rewritable":   {rewritable, errors.ErrUnsupported, "UDF of a kind that is not read here", "7-Zip"},
+		"no UDF":       {write(t, stub, dir, "stub.iso"), disc.ErrDamaged, "no sources/boot.wim in it: ", ""},
 		"text":         {write(t, []byte("text"), dir, "text.wim"), wim.ErrNoWIM, "is no WIM", "name the ISO"},
 		"empty":        {write(t, nil, dir, "empty.iso"), nil, "is empty", ""},
 		"another ISO":  {odd, nil, "no sources/boot.wim in it: in sources are install.wim", "take the ISO that DaRT's wizard made"},
