@@ -106,7 +106,7 @@ func (w *wayIn) join(b *box) {
 				w.desk.Retry()
 			}
 		}
-		m.Clock = w.clock.hear
+		m.Clock, m.Now = w.clock.hear, w.clock.now
 		m.Deaf = func() bool { return w.deaf(uplink) }
 		m.Received = func(t modem.Text) {
 			w.desk.Received(text.Message{From: t.From, Numeric: t.Numeric && t.Damaged == "", Time: t.Time, Text: t.Text, Parts: t.Parts,

@@ -40,6 +40,9 @@ func (m *Modem) prepareData() error {
 			log = zap.NewNop()
 		}
 		m.quota = newQuota(m.Quota, m.BillingDay, m.Volumes, m.quotaWarning, log)
+		if m.Now != nil {
+			m.quota.now = m.Now
+		}
 		m.fence = &fence{modem: m.Name}
 		m.bearerUp = make(chan struct{}, 1)
 		var d driver

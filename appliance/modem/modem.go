@@ -46,13 +46,15 @@ type Config struct {
 // goroutines and must not block for long.
 type Modem struct {
 	Config
-	Memory   Memory          // remembers over restarts; nil: only until the next one
-	Changed  func(Link)      // each change of the data bearer; link's Watch wants it
-	Event    func(Event)     // what the admin wants to read later
-	Clock    func(time.Time) // the network's time (NITZ), for a box whose own clock is older
-	Deaf     func() bool     // nothing that the bearer's probes ask answers, though it is up; nil: nobody knows
-	dataPart                 // data*.go
-	textPart                 // texts*.go
+	Memory  Memory          // remembers over restarts; nil: only until the next one
+	Changed func(Link)      // each change of the data bearer; link's Watch wants it
+	Event   func(Event)     // what the admin wants to read later
+	Clock   func(time.Time) // the network's time (NITZ), for a box whose own clock is older
+	// Now is the time, and whether it can be relied upon; nil is the system's.
+	Now      func() (time.Time, bool)
+	Deaf     func() bool // nothing that the bearer's probes ask answers, though it is up; nil: nobody knows
+	dataPart             // data*.go
+	textPart             // texts*.go
 
 	log                  *zap.Logger
 	places               places

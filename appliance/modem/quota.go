@@ -69,7 +69,7 @@ type quota struct {
 	day    int
 	store  Volumes // nil: until the next restart
 	boot   string
-	now    func() time.Time
+	now    func() (t time.Time, sure bool) // as Modem.Now
 	warned func(percent int, s VolumeStatus)
 	log    *zap.Logger
 
@@ -81,8 +81,11 @@ type quota struct {
 
 func newQuota(limit int64, day int, store Volumes, warned func(int, VolumeStatus), log *zap.Logger) *quota {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return &quota{limit: limit, day: day, store: store, boot: strings.TrimSpace(string(boot)), now: time.Now, warned: warned, log: log}
+	return &quota{limit: limit, day: day, store: store, boot: strings.TrimSpace(string(boot)), now: systemClock, warned: warned, log: log}
 }
+
+// systemClock is relied upon where nobody knows better.
+func systemClock() (time.Time, bool) { return time.Now(), true }
 
 // use takes up the account of a SIM.
 func (q *quota) use(sim string) error {
@@ -92,11 +95,15 @@ func (q *quota) use(sim string) error {
 		return nil
 	}
 	q.saveLocked()
-	next := Volume{SIM: sim, Since: billed(q.now(), q.day)}
+	now, _ := q.now()
+	next := Volume{SIM: sim, Since: billed(now, q.day)}
 	if q.store != nil {
 		all, err := q.store.All()
-		if err != nil {
+		if err != nil && len(all) == 0 && q.limit > 0 {
 			return fmt.Errorf("read the volumes of SIMs: %w", err)
+		}
+		if err != nil { // one account that is damaged costs nobody the way in
+			q.log.Warn("the volumes of SIMs cannot all be read", zap.NamedError("err", err))
 		}
 		for _, v := range all {
 			if v.SIM == sim {
@@ -125,7 +132,7 @@ func (q *quota) count(name string, index int, rx, tx uint64) {
 	q.v.Rx, q.v.Tx = q.v.Rx+moreRx, q.v.Tx+moreTx
 	q.dirty = q.dirty || moreRx+moreTx > 0
 	warn := q.warningLocked()
-	if warn > 0 || q.now().Sub(q.stored) >= storeEvery {
+	if warn > 0 || time.Since(q.stored) >= storeEvery {
 		q.saveLocked()
 	}
 	s := q.statusLocked()
@@ -166,13 +173,18 @@ func (q *quota) warningLocked() int {
 	return reached
 }
 
-// rollLocked begins a new billing month. A clock that runs backwards, as that of a box without a battery does
-// at start, begins none.
+// rollLocked begins a new billing month. A clock that runs backwards, as that of a box without a battery does at start,
+// begins none; but where it is sure of the time, the month that an earlier one, which was ahead, has begun is not waited for: it
+// may be years off. Days are compared, not moments: a month is none the newer for another zone of time.
 func (q *quota) rollLocked() {
-	begin := billed(q.now(), q.day)
-	if begin.After(q.v.Since) {
+	now, sure := q.now()
+	begin := billed(now, q.day)
+	switch day, last := begin.Format(time.DateOnly), q.v.Since.Format(time.DateOnly); {
+	case day > last:
 		q.v = Volume{SIM: q.v.SIM, Since: begin, Mark: q.v.Mark}
 		q.dirty = true
+	case day < last && sure:
+		q.v.Since, q.dirty = begin, true
 	}
 }
 
@@ -245,7 +257,7 @@ func (q *quota) allow(extra int64) error {
 
 // saveLocked stores what changed. An error is logged and comes again in a minute.
 func (q *quota) saveLocked() error {
-	q.stored = q.now()
+	q.stored = time.Now()
 	if q.store == nil || !q.dirty || q.v.SIM == "" {
 		return nil
 	}

@@ -1,9 +1,11 @@
 package modem
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -14,6 +16,8 @@ type shelf struct {
 	v    map[string]Volume
 	puts int
 	err  error
+
+	broken error // of reading
 }
 
 func (s *shelf) Put(key string, v Volume) error {
@@ -32,7 +36,7 @@ func (s *shelf) All() (list []Volume, err error) {
 	for _, v := range s.v {
 		list = append(list, v)
 	}
-	return list, nil
+	return list, s.broken
 }
 
 type meter struct {
@@ -40,13 +44,15 @@ type meter struct {
 	t    *testing.T
 	at   time.Time
 	told []int
+
+	unsure bool
 }
 
 func newMeter(t *testing.T, limit int64, day int, s Volumes, at string) *meter {
 	t.Helper()
 	m := &meter{t: t}
 	m.quota = newQuota(limit, day, s, func(p int, _ VolumeStatus) { m.told = append(m.told, p) }, zap.NewNop())
-	m.quota.now = func() time.Time { return m.at }
+	m.quota.now = func() (time.Time, bool) { return m.at, !m.unsure }
 	m.quota.boot = "boot1"
 	m.clock(at)
 	if err := m.use("8970"); err != nil {
@@ -130,6 +136,7 @@ func TestVolumeSurvives(t *testing.T) {
 	m.used(0)
 	m.count("ppp-lte", 6, 1007, 0)
 	m.used(7)
+	m.unsure = true
 	m.clock("1970-01-01 00:10") // the battery is dead
 	m.count("ppp-lte", 6, 1010, 0)
 	m.used(10)
@@ -138,19 +145,52 @@ func TestVolumeSurvives(t *testing.T) {
 	}
 }
 
-func TestVolumeIsStoredEachMinute(t *testing.T) {
+// A clock that was ahead begins a month of another year. With the right one that is not waited for, and nothing is free.
+func TestMonthOfAClockThatWasAhead(t *testing.T) {
 	s := &shelf{}
-	m := newMeter(t, 0, 1, s, "2026-11-10 10:00")
-	for i := range 720 { // an hour
-		m.count("w", 1, uint64(i)*100, 0)
-		m.at = m.at.Add(countEvery)
+	m := newMeter(t, 1000, 1, s, "2036-02-10 10:00")
+	m.count("w", 1, 0, 0)
+	m.count("w", 1, 1100, 0)
+	m.clock("2026-11-10 10:00")
+	if st := m.status(); !st.Stopped || st.Resets.Format(time.DateOnly) != "2026-12-01" {
+		t.Errorf("it has %+v", st)
 	}
-	if s.puts < 59 || s.puts > 73 {
-		t.Errorf("stored %d times in an hour", s.puts)
+	m.at = m.at.In(time.FixedZone("MSK", 3*3600)) // the box is told where it is
+	m.used(1100)
+	m.at = m.at.In(time.FixedZone("PST", -8*3600))
+	m.used(1100)
+	m.clock("2026-12-01 00:00")
+	m.used(0)
+}
+
+// An account that is damaged keeps no bearer down, and where there is no limit, neither do all of them.
+func TestDamagedAccounts(t *testing.T) {
+	s := &shelf{v: map[string]Volume{"8970": {SIM: "8970", Rx: 500}}, broken: errors.New("a document of volumes cannot be read")}
+	m := newMeter(t, 1000, 1, s, "2026-11-10 10:00")
+	m.used(0) // of another month
+	s.v = nil
+	newMeter(t, 0, 1, s, "2026-11-10 10:00")
+	if newQuota(1000, 1, s, nil, zap.NewNop()).use("8971") == nil {
+		t.Error("a limit is taken for unused, of which nobody knows")
 	}
-	if lost := m.status().Used - int64(s.v["8970"].Rx); lost > 1200 {
-		t.Errorf("%d bytes of 1200 a minute would be lost", lost)
-	}
+}
+
+// Whatever becomes of the clock.
+func TestVolumeIsStoredEachMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &shelf{}
+		m := newMeter(t, 0, 1, s, "2026-11-10 10:00")
+		for i := range 720 { // an hour
+			m.count("w", 1, uint64(i)*100, 0)
+			time.Sleep(countEvery)
+		}
+		if s.puts < 59 || s.puts > 73 {
+			t.Errorf("stored %d times in an hour", s.puts)
+		}
+		if lost := m.status().Used - int64(s.v["8970"].Rx); lost > 1200 {
+			t.Errorf("%d bytes of 1200 a minute would be lost", lost)
+		}
+	})
 }
 
 func TestWarningsComeOnce(t *testing.T) {
