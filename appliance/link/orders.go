@@ -15,27 +15,33 @@ const (
 	keyUplink = "uplink/"
 )
 
-// recall takes up what somebody ordered before the restart.
-func (w *Watch) recall(now time.Time) {
+// recall reads what somebody ordered before the restart and is not over.
+func (w *Watch) recall(now time.Time) (list []Kept) {
 	if w.c.Store == nil {
-		return
+		return nil
 	}
 	all, err := w.c.Store.All()
 	if err != nil {
 		w.c.Log.Warn("orders about uplinks were not read: all uplinks are used, as the configuration says", zap.NamedError("err", err))
 	}
 	for _, k := range all {
-		over, until := k.ends(now)
-		if i := w.index(k.Uplink); i >= 0 && !over {
-			w.m.fail(i, until)
-			w.tidyAt(i, until)
-		}
-		if k.Uplink != "" && over {
+		if over, _ := k.ends(now); !over {
+			list = append(list, k)
+		} else if k.Uplink != "" {
 			w.drop(k.Uplink)
 		}
-		if k.Uplink == "" && validMode(k.Mode) {
-			w.m.set(k.Mode)
-		}
+	}
+	return list
+}
+
+// takeUp does what a kept order says.
+func (w *Watch) takeUp(k Kept, now time.Time) {
+	if i := w.index(k.Uplink); i >= 0 {
+		_, until := k.ends(now)
+		w.m.fail(i, until)
+		w.tidyAt(i, until)
+	} else if k.Uplink == "" && validMode(k.Mode) {
+		w.m.set(k.Mode)
 	}
 }
 
@@ -61,10 +67,13 @@ func (w *Watch) tidyAt(i int, until time.Time) {
 }
 
 func (w *Watch) tidy(i int) {
+	w.ordering.Lock()
+	defer w.ordering.Unlock()
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	u := &w.m.ups[i]
-	if !w.running || u.failed && (u.until.IsZero() || u.until.After(time.Now())) {
+	u := w.m.ups[i]
+	keep := !w.running || u.failed && (u.until.IsZero() || u.until.After(time.Now()))
+	w.mu.Unlock()
+	if keep {
 		return // the next start does it; or there is a newer order
 	}
 	if !w.drop(u.Name) {
@@ -90,10 +99,10 @@ func (w *Watch) Fail(uplink string, span time.Duration) error {
 	if err != nil {
 		return err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.ordering.Lock()
+	defer w.ordering.Unlock()
 	now := time.Now()
-	if span == 0 && !w.othersWork(i, now) && !w.othersMayCome(i) {
+	if span == 0 && !w.mayFail(i, now) {
 		return fmt.Errorf("fail %s: no other uplink works, and you would be cut off; see rescuebox link status", uplink)
 	}
 	k, until := Kept{Uplink: uplink, At: now}, time.Time{}
@@ -104,10 +113,19 @@ func (w *Watch) Fail(uplink string, span time.Duration) error {
 	if err := w.keep(keyUplink+uplink, k); err != nil {
 		return err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.m.fail(i, until)
 	w.tidyAt(i, until)
 	w.nudge()
 	return nil
+}
+
+// mayFail reports whether the box is still reached without an uplink.
+func (w *Watch) mayFail(i int, now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.othersWork(i, now) || w.othersMayCome(i)
 }
 
 // othersWork reports whether an uplink other than i is alive.
@@ -137,11 +155,13 @@ func (w *Watch) Restore(uplink string) error {
 	if err != nil {
 		return err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.ordering.Lock()
+	defer w.ordering.Unlock()
 	if err := w.forget(keyUplink + uplink); err != nil {
 		return err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.m.restore(i, time.Now())
 	w.nudge()
 	return nil
@@ -150,8 +170,8 @@ func (w *Watch) Restore(uplink string) error {
 // Set changes the mode until the next Set, over restarts too; "", or the one of the configuration, is that of the
 // configuration again.
 func (w *Watch) Set(mode Mode) (err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.ordering.Lock()
+	defer w.ordering.Unlock()
 	switch {
 	case mode == "", mode == w.c.Mode:
 		mode, err = w.c.Mode, w.forget(keyMode)
@@ -163,6 +183,8 @@ func (w *Watch) Set(mode Mode) (err error) {
 	if err != nil {
 		return err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.m.set(mode)
 	w.nudge()
 	return nil

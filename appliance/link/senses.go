@@ -8,40 +8,62 @@ import (
 	"go.uber.org/zap"
 )
 
-// see looks at the kernel.
-func (w *Watch) see(now time.Time) {
-	for i := range w.c.Uplinks {
-		u, last := w.c.Uplinks[i], w.sights[i]
-		if b := w.bearers[i]; w.c.Bearers[u.Name] != nil {
-			u.Device = b.Device
-			if b.Err != nil {
-				u.Device = ""
-			}
-		}
-		s := w.world.look(u, w.bearers[i], last)
-		if s.err != nil {
-			w.blind(s.err)
-			continue
-		}
-		if s.index != 0 && last.index != 0 && s.index != last.index {
-			w.m.link(i, now, false, false, s.device+" was made anew") // what was known was of the old one
-		}
-		w.m.link(i, now, s.carrier, s.routed(), s.why)
-		if len(s.addresses) == 0 && s.index == last.index {
-			s.addresses = last.addresses // its connections are found by them
-		}
-		w.sights[i] = s
-		if last.carrier && !s.carrier {
-			w.look() // at the rest in a moment: a cable that is pulled comes first
+// watchKernel looks at the kernel when there is a reason, beside the loop: it may take its time, as while somebody
+// changes an interface, and the tunnel's switch must not wait for it.
+func (w *Watch) watchKernel(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
 			return
+		case <-w.dirty:
+			w.see()
 		}
+	}
+}
+
+// see looks at the kernel. What it finds of an uplink counts at once.
+func (w *Watch) see() {
+	for i := range w.c.Uplinks {
+		w.seeUplink(i)
 	}
 	leads, err := w.world.leads()
 	if err != nil {
 		w.blind(err)
 		return
 	}
-	w.leads = leads
+	w.mu.Lock()
+	w.leads, w.seen = leads, true
+	w.mu.Unlock()
+	w.nudge()
+}
+
+func (w *Watch) seeUplink(i int) {
+	w.mu.Lock()
+	u, b, last := w.c.Uplinks[i], w.bearers[i], w.sights[i]
+	w.mu.Unlock()
+	if w.c.Bearers[u.Name] != nil {
+		u.Device = b.Device
+		if b.Err != nil {
+			u.Device = ""
+		}
+	}
+	s := w.world.look(u, b, last)
+	if s.err != nil {
+		w.blind(s.err)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if s.index != 0 && last.index != 0 && s.index != last.index {
+		w.m.link(i, now, false, false, s.device+" was made anew") // what was known was of the old one
+	}
+	w.m.link(i, now, s.carrier, s.routed(), s.why)
+	if len(s.addresses) == 0 && s.index == last.index {
+		s.addresses = last.addresses // its connections are found by them
+	}
+	w.sights[i] = s
+	w.nudge()
 }
 
 // blindFor is the time between two looks at a kernel that cannot be asked.

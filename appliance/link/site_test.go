@@ -40,6 +40,25 @@ type memory struct {
 	mu      sync.Mutex
 	all     map[string]Kept
 	refuses bool // to delete
+	held    chan struct{}
+}
+
+// hold lets the disk stand still until free.
+func (m *memory) hold() (free func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	held := make(chan struct{})
+	m.held = held
+	return func() { close(held) }
+}
+
+func (m *memory) wait() {
+	m.mu.Lock()
+	held := m.held
+	m.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 }
 
 func (m *memory) refuse(yes bool) {
@@ -49,6 +68,7 @@ func (m *memory) refuse(yes bool) {
 }
 
 func (m *memory) Put(key string, k Kept) error {
+	m.wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.all[key] = k
@@ -56,6 +76,7 @@ func (m *memory) Put(key string, k Kept) error {
 }
 
 func (m *memory) Delete(key string) error {
+	m.wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.refuses {

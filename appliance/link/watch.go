@@ -19,16 +19,21 @@ type Watch struct {
 	metrics *metrics
 	world   world
 	poke    chan struct{} // something was ordered or has changed
-	dirty   atomic.Bool   // look at the kernel again
+	dirty   chan struct{} // look at the kernel again
 	echoes  chan echo
 	rounds  sync.WaitGroup
 
+	ordering sync.Mutex // of orders and what the store keeps of them; before mu
+
+	// mu is held for memory only: a switch of the tunnel waits for it, and so nobody waits for the kernel or the
+	// disk while he has it.
 	mu       sync.Mutex
 	m        *machine
 	running  bool
 	bearers  []BearerState // by uplink
 	sights   []sight
 	leads    [2]int
+	seen     bool // all of them, and the plumber was not told yet
 	names    []*names
 	targets  [][]TargetStatus
 	heard    []time.Time // as the tunnel said last
@@ -95,7 +100,7 @@ func New(c Config) (*Watch, error) {
 		c.Log = zap.NewNop()
 	}
 	w := &Watch{c: c, metrics: newMetrics(c.Metrics), world: kernel{}, poke: make(chan struct{}, 1),
-		echoes:  make(chan echo, 64),
+		dirty: make(chan struct{}, 1), echoes: make(chan echo, 64),
 		bearers: make([]BearerState, len(c.Uplinks)), sights: make([]sight, len(c.Uplinks)),
 		targets: make([][]TargetStatus, len(c.Uplinks)), heard: make([]time.Time, len(c.Uplinks))}
 	for range c.Uplinks {
@@ -163,23 +168,17 @@ func (w *Watch) Run(ctx context.Context, ready func()) error {
 	return nil
 }
 
-// look has the loop look at the kernel again.
-func (w *Watch) look() {
-	w.dirty.Store(true)
-	w.nudge()
-}
+// look has somebody look at the kernel again.
+func (w *Watch) look() { signal(w.dirty) }
 
-func (w *Watch) nudge() {
-	select {
-	case w.poke <- struct{}{}:
-	default:
-	}
-}
+func (w *Watch) nudge() { signal(w.poke) }
 
 // loop turns everything that happens into steps of the machine, and does what the machine wants.
 func (w *Watch) loop(ctx context.Context, ready func()) {
 	w.begin(time.Now())
 	defer w.end()
+	w.see()
+	w.rounds.Go(func() { w.watchKernel(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ready := ready; ; ready = func() {} {
@@ -198,18 +197,22 @@ func (w *Watch) loop(ctx context.Context, ready func()) {
 
 // begin starts with a machine that knows nothing but what somebody ordered earlier.
 func (w *Watch) begin(now time.Time) {
+	w.ordering.Lock()
+	defer w.ordering.Unlock()
+	kept := w.recall(now)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.m = newMachine(w.c)
 	w.running, w.polled = true, now
-	w.dirty.Store(true)
 	for i, u := range w.c.Uplinks {
 		w.sights[i] = sight{}
 		if w.c.Tunnel != nil {
 			w.heard[i] = w.c.Tunnel.Heard(u.Name)
 		}
 	}
-	w.recall(now)
+	for _, k := range kept {
+		w.takeUp(k, now)
+	}
 }
 
 // end stops what the loop started.
@@ -225,10 +228,6 @@ func (w *Watch) end() {
 func (w *Watch) turn(ctx context.Context, timer *time.Timer) {
 	w.mu.Lock()
 	now := time.Now()
-	seen := w.dirty.Swap(false)
-	if seen {
-		w.see(now)
-	}
 	w.listen(now)
 	hub, tunnel := w.hub()
 	w.m.tunnel = tunnel
@@ -239,8 +238,8 @@ func (w *Watch) turn(ctx context.Context, timer *time.Timer) {
 		lost = w.sights[before].addresses
 	}
 	plumb, to := w.plumb, plan{active: w.m.active, leads: w.leads}
-	if seen || before != w.m.active {
-		to.paths = slices.Clone(w.sights)
+	if w.seen || before != w.m.active {
+		w.seen, to.paths = false, slices.Clone(w.sights)
 	}
 	if len(acts) > 0 && now.Sub(w.shown) > time.Second || before != w.m.active {
 		w.shown = now

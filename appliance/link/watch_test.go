@@ -28,6 +28,7 @@ type lab struct {
 	heard map[string]time.Time
 	uses  []string
 	asked map[string]int
+	held  chan struct{} // whoever asks the kernel waits for it; nil: nobody
 
 	changed func(Event) // nil: nobody is told
 }
@@ -62,7 +63,31 @@ func (l *lab) set(what map[string]bool, uplink string, is bool) {
 	what[uplink] = is
 }
 
+// hold lets the kernel answer nobody until release, as while somebody else holds its lock of interfaces.
+func (l *lab) hold() (release func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := make(chan struct{})
+	l.held = held
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.held = nil
+		close(held)
+	}
+}
+
+func (l *lab) wait() {
+	l.mu.Lock()
+	held := l.held
+	l.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+}
+
 func (l *lab) look(u Uplink, _ BearerState, _ sight) sight {
+	l.wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.blind[u.Name] {
@@ -74,9 +99,10 @@ func (l *lab) look(u Uplink, _ BearerState, _ sight) sight {
 	return sight{device: u.Device, index: 1, carrier: true, v4: way{ok: true, gateway: netip.MustParseAddr("10.0.0.1")}}
 }
 
-func (l *lab) leads() ([2]int, error) { return [2]int{}, nil }
+func (l *lab) leads() ([2]int, error) { l.wait(); return [2]int{}, nil }
 
 func (l *lab) carrier(device string) bool {
+	l.wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !l.gone[device[:3]]
@@ -228,6 +254,63 @@ func TestBlind(t *testing.T) {
 		if h := w.Status().Uplinks[1].Health; h != Absent {
 			t.Errorf("lte, which went meanwhile, is %s", h)
 		}
+	})
+}
+
+// Neither a kernel nor a disk that stands still holds up a switch, nor whoever asks how things are; what is ordered
+// meanwhile is done once the disk took it.
+func TestStandstill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab()
+		store := &memory{all: map[string]Kept{}}
+		w, stop := l.start(t, store, nil)
+		uses := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			if s := w.Status(); s.Active != want || s.Phase != string(steady) {
+				t.Errorf("%s is active, %s; want %s", s.Active, s.Phase, want)
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.use != want || l.dup {
+				t.Errorf("the tunnel uses %s, by all: %v; want %s", l.use, l.dup, want)
+			}
+		}
+		for name, order := range map[string]func() error{
+			"fail": func() error { return w.Fail("lte", time.Second) }, "restore": func() error { return w.Restore("lte") },
+			"mode": func() error { return w.Set(Dormant) },
+		} {
+			time.Sleep(10 * time.Second)
+			uses("wan")
+			release, free := l.hold(), store.hold()
+			w.look()
+			ordered := make(chan error, 1)
+			go func() { ordered <- order() }()
+			time.Sleep(time.Second)
+			l.set(l.dead, "wan", true)
+			time.Sleep(500 * time.Millisecond)
+			uses("lte")
+			l.set(l.dead, "wan", false)
+			time.Sleep(10 * time.Minute)
+			uses("wan")
+			if len(ordered) > 0 {
+				t.Errorf("%s: done, and the disk had not taken it", name)
+			}
+			l.set(l.gone, "lte", true)
+			free()
+			must(t, <-ordered)
+			release()
+			synctest.Wait()
+			if h := w.Status().Uplinks[1].Health; h != Absent {
+				t.Errorf("%s: lte, which went meanwhile, is %s", name, h)
+			}
+			l.set(l.gone, "lte", false)
+			w.look()
+		}
+		if m := w.Status().Mode; m != Dormant {
+			t.Errorf("the mode is %s", m)
+		}
+		stop()
 	})
 }
 
