@@ -53,10 +53,10 @@ endpoint = [%q]
 	b.run("sh", "-c", `umask 077; echo "$0" >/var/lib/rescuebox/secrets/vpn.key; chown rescuebox: /var/lib/rescuebox/secrets/vpn.key`, key.String())
 	b.daemon()
 	reached := func() bool { return h.Command("ping", "-c", "1", "-W", "1", linktest.BranchInner).Run() == nil }
-	b.until(30*time.Second, "the hub reaches the box", reached)
+	b.until("the hub reaches the box", reached)
 	t.Logf("VPN up: %s", b.memory())
 	must(t, w.Unplug("wan"))
-	b.until(30*time.Second, "the hub reaches the box over LTE", reached)
+	b.until("the hub reaches the box over LTE", reached)
 
 	tables := b.run("nft", "list", "tables")
 	for _, name := range []string{"rescuebox_vpn", "rescuebox_link"} {
@@ -111,7 +111,7 @@ func TestExternalVPNIsStarted(t *testing.T) {
 	})
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "tailscale0").Run() }) // with its namespace at the latest
 	b.daemon()
-	b.until(40*time.Second, "the unit was started", func() bool { return exec.Command("ip", "link", "show", "tailscale0").Run() == nil })
+	b.until("the unit was started", func() bool { return exec.Command("ip", "link", "show", "tailscale0").Run() == nil })
 }
 
 func oneshot(command string) string {
@@ -181,7 +181,7 @@ func TestPPPIsTheDaemonsAlone(t *testing.T) {
 	b := boot(t, nil)
 	b.run("systemctl", "start", "rescuebox-ppp.socket")
 	b.run("systemd-run", "--quiet", "--unit=line", "socat", "pty,raw,echo=0,link=/dev/line", "pty,raw,echo=0")
-	b.until(10*time.Second, "a line", func() bool { return b.try("test", "-e", "/dev/line") == nil })
+	b.until("a line", func() bool { return b.try("test", "-e", "/dev/line") == nil })
 	out := b.ask("rescuebox", fmt.Sprintf(`{"device":%q,"interface":"ppp-lte","v4":true}`, b.run("readlink", "-f", "/dev/line")))
 	if !slices.Contains([]string{"4", "8", "10", "15", "16"}, strings.TrimPrefix(out, "rescuebox: pppd exit ")) { // pppd(8)
 		t.Errorf("pppd did not come as far as its line: %q", out)
@@ -249,7 +249,7 @@ to = ["+79161234567"]
 `})
 	began := time.Now()
 	b.daemon()
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("ready after %v", took)
 	} else {
 		t.Logf("ready after %v, %s", took.Round(time.Millisecond), b.memory())
@@ -261,7 +261,7 @@ to = ["+79161234567"]
 	}
 	began = time.Now()
 	b.run("systemctl", "stop", "rescueboxd.service")
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("stopped after %v", took)
 	}
 }
@@ -295,7 +295,7 @@ func TestUnitsAndRebootFromTheSandbox(t *testing.T) {
 		t.Error("the sandbox may stop another service")
 	}
 	b.try("systemctl", "start", "within-reboot.service") // it may end before it answers
-	b.until(60*time.Second, "the box is rebooting", func() bool { return syscall.Kill(b.number(), 0) != nil })
+	b.until("the box is rebooting", func() bool { return syscall.Kill(b.number(), 0) != nil })
 }
 
 func (b *box) number() int {
