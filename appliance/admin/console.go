@@ -187,6 +187,7 @@ type consoleView struct {
 	mu      sync.Mutex // of writing to conn
 	refused string     // what was refused last,
 	at      time.Time  // and when
+	lost    string     // why something that was typed since the last flush did not reach the machine
 }
 
 // run carries the session until either side ends it, or the token may no more.
@@ -255,7 +256,11 @@ func (v *consoleView) fromAdmin() error {
 		case api.FrameData:
 			n, failed := v.session.Write(b)
 			v.typed.Add(int64(n))
-			err = failed
+			if err = failed; err != nil {
+				v.lost = err.Error()
+			}
+		case api.FrameFlush:
+			v.flushed()
 		case api.FrameBreak:
 			err = v.session.Break()
 		case api.FrameTakeOver:
@@ -265,6 +270,13 @@ func (v *consoleView) fromAdmin() error {
 			v.refuse(err)
 		}
 	}
+}
+
+// flushed says that what was typed has reached the machine: each piece of it waits for the one before.
+func (v *consoleView) flushed() {
+	b, _ := json.Marshal(api.ConsoleFlushed{Lost: v.lost}) // our own type
+	v.lost = ""
+	_ = v.send(api.FrameFlush, b) // who reads the connection learns of its end
 }
 
 // takeOver puts out who types. It is on record, as the opening is.

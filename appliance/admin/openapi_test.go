@@ -203,7 +203,7 @@ func TestDocumentRoutes(t *testing.T) {
 func TestDocumentTypes(t *testing.T) {
 	d := readDocument(t)
 	types := []any{api.Error{}, api.Identity{}, api.Version{}, api.LAN{}, api.DHCP{}, api.Listener{}, api.Part{}, api.Order{}, api.Status{},
-		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.Relays{}, api.PowerState{}, api.PowerAction{}, api.PowerDone{}, api.BMCAudit{}, api.BMCFinding{}, api.BMCTrust{}, api.ConsoleNotice{}, api.Notifications{},
+		api.Seen{}, api.Machine{}, api.Adopt{}, api.Lease{}, api.NewOrder{}, api.Event{}, api.Ticket{}, api.Relay{}, api.RelayEnd{}, api.Relays{}, api.PowerState{}, api.PowerAction{}, api.PowerDone{}, api.BMCAudit{}, api.BMCFinding{}, api.BMCTrust{}, api.ConsoleNotice{}, api.ConsoleFlushed{}, api.Notifications{},
 		api.NotifyTarget{}, api.Notification{}, api.Delivery{}, api.TestNotification{}, api.File{}, api.Image{}, api.Windows{}, api.Library{},
 		api.Verified{}, api.Finding{}, api.Diagnosis{}, api.Token{}, api.CreateToken{}, api.NewToken{}, api.AuditEntry{},
 		api.Link{}, api.Uplink{}, api.VPN{}, api.LinkAction{}, api.LinkDrill{}, api.LinkReport{}, api.Modem{}, api.ModemData{}, api.Recovery{}, api.ModemReset{}, api.ModemAllow{}, api.TextMessage{}, api.NewTextMessage{}, api.Texting{}, api.Sender{}, api.Enroll{}, api.Enrolled{}}

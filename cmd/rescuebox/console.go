@@ -30,7 +30,7 @@ Keys that are not for the machine, at the beginning of a line:
   ~.  leave      ~w  take over      ~B  send a break      ~~  a tilde      ~?  this list
 
 Where the input is no terminal, it is typed as it is; after its end the command stays
-until the machine is silent for a second. Into a pipe goes what the machine says as it
+until the machine has all of it and is silent for a second. Into a pipe goes what the machine says as it
 is; the log (--log) is always plain lines with their times.`,
 		Example: `  rescuebox console srv01
   rescuebox console srv01 --read-only
@@ -95,6 +95,11 @@ type seat struct {
 // errLeft is the cause of an end that was wished.
 var errLeft = errors.New("left")
 
+// lostInput is the cause of an end where not all that was piped in has reached the machine.
+type lostInput struct{ why error }
+
+func (e *lostInput) Error() string { return "not all of the input was typed: " + e.why.Error() }
+
 // log prints the end of the log.
 func (v *seat) log(ctx context.Context) error {
 	list, err := v.client.ConsoleLog(ctx, v.machine, v.lines)
@@ -136,6 +141,9 @@ func (v *seat) run(ctx context.Context) error {
 	for delay := time.Second; ; delay = min(2*delay, 8*time.Second) {
 		begun := time.Now()
 		err := v.look(s)
+		if lost := (*lostInput)(nil); errors.As(context.Cause(ctx), &lost) {
+			return lost
+		}
 		if ctx.Err() != nil {
 			return nil // ~., a signal, or the input's end
 		}
@@ -280,11 +288,21 @@ func (v *seat) typing(ctx context.Context) {
 			v.send(b[:n])
 		}
 		if err != nil {
-			v.quiet(ctx)
-			v.leave(errLeft)
+			v.leave(v.finish(ctx))
 			return
 		}
 	}
+}
+
+// finish waits, after the input's end, until the machine has all of it, and then until it has said what it has to say.
+func (v *seat) finish(ctx context.Context) error {
+	if s := v.current(); s != nil {
+		if err := s.Flush(); err != nil {
+			return &lostInput{err}
+		}
+	}
+	v.quiet(ctx)
+	return errLeft
 }
 
 // send types; what is typed while there is no session is lost, as a remark has said.
@@ -294,7 +312,7 @@ func (v *seat) send(b []byte) {
 	}
 }
 
-// quiet waits until the machine has been silent for a while, after the input's end.
+// quiet waits until the machine has been silent for a while.
 func (v *seat) quiet(ctx context.Context) {
 	const silent, longest = time.Second, time.Minute
 	limit := time.After(longest)

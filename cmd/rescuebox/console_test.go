@@ -24,7 +24,8 @@ import (
 )
 
 // loginPrompt is a machine at its serial console: a prompt, and an echo in capital letters. It
-// tries to set the clipboard of whoever looks.
+// tries to set the clipboard of whoever looks. Told to listen, it is busy for a while, reads until "END",
+// and says how much that was.
 func loginPrompt(context.Context) (io.ReadWriteCloser, error) {
 	ours, its := net.Pipe()
 	go func() {
@@ -35,6 +36,14 @@ func loginPrompt(context.Context) (io.ReadWriteCloser, error) {
 			n, err := its.Read(b)
 			if err != nil {
 				return
+			}
+			if bytes.HasPrefix(b[:n], []byte("listen")) {
+				time.Sleep(1500 * time.Millisecond)
+				all := n
+				for ; err == nil && !bytes.HasSuffix(b[:n], []byte("END")); all += n {
+					n, err = its.Read(b)
+				}
+				n = copy(b, fmt.Sprintf("%d bytes", all))
 			}
 			if _, err := its.Write(bytes.ReplaceAll(bytes.ToUpper(b[:n]), []byte("\r"), []byte("\r\n"))); err != nil {
 				return
@@ -218,6 +227,31 @@ func TestConsoleOnTerminals(t *testing.T) {
 	if text := one.text() + two.text(); strings.Contains(text, "]52;") {
 		t.Errorf("the machine reaches the clipboard: %q", text)
 	}
+}
+
+// What is piped in has reached the machine when the command ends, however slow and silent that is.
+func TestConsolePipedSlowly(t *testing.T) {
+	s := startSite(t)
+	var out, errOut bytes.Buffer
+	in := strings.NewReader("listen" + strings.Repeat("x", 20000) + "END")
+	if code := run(t.Context(), []string{"--socket", s.socket(), "console", "srv01"}, in, &out, &errOut); code != 0 || !strings.Contains(out.String(), "20009 BYTES") {
+		t.Errorf("exit code %d, %q, %s", code, out.String(), errOut.String())
+	}
+}
+
+// What is piped in and does not reach the machine is a failure.
+func TestConsolePipedInVain(t *testing.T) {
+	s := startSite(t)
+	p := newTerminal(t)
+	end := p.sit(t.Context(), "--socket", s.socket(), "console", "srv01")
+	p.shows(t, "srv01 login: ")
+	var out, errOut bytes.Buffer
+	code := run(t.Context(), []string{"--socket", s.socket(), "console", "srv01"}, strings.NewReader("root\n"), &out, &errOut)
+	if code != 1 || !strings.Contains(errOut.String(), "not all of the input was typed: ") || !strings.Contains(errOut.String(), " writes since ") {
+		t.Errorf("exit code %d, %q, %s", code, out.String(), errOut.String())
+	}
+	io.WriteString(p.master, "~.")
+	end(t)
 }
 
 // A daemon that restarts costs a remark; the seat is kept.

@@ -31,6 +31,11 @@ type ConsoleNotice struct {
 	Text string    `json:"text"`
 }
 
+// ConsoleFlushed says that all that was typed before has reached the machine, or why not all of it has.
+type ConsoleFlushed struct {
+	Lost string `json:"lost,omitempty"`
+}
+
 // FrameKind is what a frame on the connection of a console holds.
 type FrameKind byte
 
@@ -42,6 +47,7 @@ const (
 	FrameNotice   FrameKind = 'n' // of the daemon: ConsoleNotice
 	FrameEnd      FrameKind = 'e' // of the daemon: RelayEnd; it closes then
 	FrameBreak    FrameKind = 'b' // for the daemon: send a break
+	FrameFlush    FrameKind = 'f' // for the daemon: say when all that was typed has reached the machine; of the daemon: ConsoleFlushed
 	FrameTakeOver FrameKind = 't' // for the daemon: this session types from now on
 )
 
@@ -87,6 +93,7 @@ type Console struct {
 	r        *bufio.Reader
 	watchdog *time.Timer
 	stop     func() bool
+	flushed  chan ConsoleFlushed // has room for one
 	done     chan struct{}
 	once     sync.Once
 	wg       sync.WaitGroup
@@ -104,7 +111,7 @@ func (c *Client) Console(ctx context.Context, machine string, mode ConsoleMode, 
 	if err != nil {
 		return nil, err
 	}
-	s := &Console{conn: conn, r: bufio.NewReader(conn), done: make(chan struct{}),
+	s := &Console{conn: conn, r: bufio.NewReader(conn), flushed: make(chan ConsoleFlushed, 1), done: make(chan struct{}),
 		watchdog: time.AfterFunc(silence, func() { conn.Close() }), stop: context.AfterFunc(ctx, func() { conn.Close() })}
 	s.wg.Go(s.beat)
 	return s, nil
@@ -141,6 +148,15 @@ func (s *Console) Next() (data []byte, notice *ConsoleNotice, err error) {
 				return nil, nil, fmt.Errorf("read a remark about the console: %w", err)
 			}
 			return nil, notice, nil
+		case FrameFlush:
+			var f ConsoleFlushed
+			if err := json.Unmarshal(b, &f); err != nil {
+				return nil, nil, fmt.Errorf("read what became of what was typed: %w", err)
+			}
+			select {
+			case s.flushed <- f:
+			default: // nobody asked
+			}
 		case FrameEnd:
 			var end RelayEnd
 			_ = json.Unmarshal(b, &end) // then without a reason
@@ -160,6 +176,23 @@ func (s *Console) Write(b []byte) (int, error) {
 		n += len(part)
 	}
 	return n, nil
+}
+
+// Flush waits until all that was typed has reached the machine, and is an error where some of it has not. Somebody must
+// call Next meanwhile.
+func (s *Console) Flush() error {
+	if err := s.send(FrameFlush, nil); err != nil {
+		return fmt.Errorf("the connection to the daemon is lost: %w", err)
+	}
+	select {
+	case f := <-s.flushed:
+		if f.Lost != "" {
+			return errors.New(f.Lost)
+		}
+		return nil
+	case <-s.done:
+		return errors.New("the connection to the daemon is lost")
+	}
 }
 
 // Break asks for a break. Where the console cannot, a remark says so.
