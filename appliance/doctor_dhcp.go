@@ -67,7 +67,7 @@ func (b *box) lan(ctx context.Context) boot.LAN {
 		servers[a.Addr] = b.foreign(servers[a.Addr], a)
 	}
 	for _, o := range st.Servers {
-		if _, asked := servers[o.Addr]; !asked && !o.Box {
+		if _, asked := servers[o.Addr]; !asked {
 			servers[o.Addr] = b.foreign(boot.ForeignServer{}, dhcp.Said{OtherServer: o, Kind: dhcp.Kinds()[2]})
 		}
 	}
@@ -104,12 +104,12 @@ func (b *box) checkOtherDHCP(ctx context.Context) []admin.Finding {
 	}
 	st := b.dhcp.Status()
 	var list []admin.Finding
-	full, names := addressServers(st, said)
+	full, boxes, names := addressServers(st, said)
 	switch {
 	case st.Configured == dhcp.Full && len(full) > 0:
 		list = append(list, admin.Fault(admin.Failed, "two-dhcp-servers", `set [lan] dhcp = "auto" or "proxy"`,
 			"two DHCP servers give addresses on this LAN, we and %s", strings.Join(full, ", "))...)
-	case st.Mode == dhcp.Proxy && len(full) == 0:
+	case st.Mode == dhcp.Proxy && len(full)+boxes == 0:
 		list = append(list, admin.Fault(admin.Failed, "no-address-server", `start the site's DHCP server, or set [lan] dhcp = "auto" or "full"`,
 			"this box adds only the boot part (mode proxy), and no server gives addresses")...)
 	}
@@ -127,17 +127,23 @@ func (b *box) checkOtherDHCP(ctx context.Context) []admin.Finding {
 	return admin.Fine("%s", text)
 }
 
-// addressServers are the others that give addresses, and all others, by name.
-func addressServers(st dhcp.Status, said []dhcp.Said) (full, all []string) {
+// addressServers are the others that give addresses, how many rescueboxes may give
+// some, of which one serves and the others give way, and all others, by name.
+func addressServers(st dhcp.Status, said []dhcp.Said) (full []string, boxes int, all []string) {
 	add := func(o dhcp.OtherServer) {
 		name := fmt.Sprintf("%s (%s)", o.Addr, o.MAC)
 		if o.Box {
 			name += ", another rescuebox"
 		}
-		if !slices.Contains(all, name) {
-			all = append(all, name)
+		if slices.Contains(all, name) {
+			return
 		}
-		if !o.Proxy && !o.Box && !slices.Contains(full, name) {
+		all = append(all, name)
+		switch {
+		case o.Proxy:
+		case o.Box:
+			boxes++
+		default:
 			full = append(full, name)
 		}
 	}
@@ -147,7 +153,7 @@ func addressServers(st dhcp.Status, said []dhcp.Said) (full, all []string) {
 	for _, a := range said {
 		add(a.OtherServer)
 	}
-	return full, all
+	return full, boxes, all
 }
 
 // harm is what the answers do, each thing once for each server; of several kinds

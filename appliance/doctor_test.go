@@ -1,18 +1,21 @@
 package appliance
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"rescuebox/appliance/admin/api"
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/boottest"
+	"rescuebox/appliance/dhcp"
 	"rescuebox/appliance/state"
 )
 
@@ -74,6 +77,33 @@ func TestDoctorNoAddressServer(t *testing.T) {
 	c := newClinic(t)
 	c.open("proxy", "")
 	c.expect("other DHCP", "no-address-server")
+}
+
+// Of two boxes one serves: to the other nothing is wrong, and no boot lacks an address for it.
+func TestDoctorOfTheSecondBox(t *testing.T) {
+	c := newClinic(t)
+	remove, err := c.lan.Port("srv2", "192.168.76.2/23")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(remove)
+	first := &dhcp.Server{Interface: "srv2", Address: netip.MustParsePrefix("192.168.76.2/23"),
+		Range: dhcp.Range{First: netip.MustParseAddr("192.168.77.200"), Last: netip.MustParseAddr("192.168.77.220")}}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = first.Run(ctx, func() {}) })
+	t.Cleanup(wg.Wait)
+	t.Cleanup(cancel)
+	eventually(t, "the first box serves", func() bool { return first.Status().Mode == dhcp.Full })
+	c.open("auto", "")
+	eventually(t, "the second box does not", func() bool { return c.box.dhcp.Status().Mode == dhcp.Proxy })
+	c.expect("other DHCP")
+	if text := c.ask("other DHCP")[0].Text; !strings.Contains(text, "another rescuebox") {
+		t.Errorf("the doctor does not name the other box: %s", text)
+	}
+	if l := c.box.lan(t.Context()); len(l.Servers) != 1 || l.Servers[0].Addr != first.Address.Addr() || l.Servers[0].Proxy {
+		t.Errorf("who gives addresses: %+v", l.Servers)
+	}
 }
 
 // Two servers give addresses, the other one from another network.

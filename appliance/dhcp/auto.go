@@ -47,6 +47,9 @@ const settling = 75 * time.Second
 // it tells UEFI rests on that (see nextServerElsewhere), and its memory is longer.
 const askAgain = 3 * time.Minute
 
+// firstLease is the shortest lease of auto: see term.
+const firstLease = 5 * time.Minute
+
 const (
 	maxServers   = 16               // remembered, the longest unheard of forgotten first
 	serverMemory = 10 * time.Minute // and none longer than that
@@ -103,6 +106,19 @@ func (a *arbiter) now() Mode {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.mode
+}
+
+// term is how long a lease may hold that is given now, at most so long. In auto that is
+// as long as we have been the server: after a power cut the site's server comes up
+// minutes after us, and the whole office would keep what we gave it, with our
+// gateway or none, for an hour after we have stepped back.
+func (a *arbiter) term(most time.Duration, now time.Time) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.auto || a.mode != Full {
+		return most
+	}
+	return min(most, max(firstLease, now.Sub(a.since)))
 }
 
 // probe is called when a probe goes out. It judges the one before, in auto
@@ -192,11 +208,19 @@ func (a *arbiter) list(now time.Time) []OtherServer {
 	return out
 }
 
-// boxes reports whether another rescuebox was heard of lately.
-func (a *arbiter) boxes(now time.Time) bool {
+// isBox reports whether a server was a rescuebox when it was last heard of.
+func (a *arbiter) isBox(s OtherServer) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.list(now), func(s OtherServer) bool { return s.Box })
+	known := a.servers[s.Addr]
+	return known.Box && known.MAC == s.MAC
+}
+
+// first reports whether no other rescuebox with a lower address was heard of lately.
+func (a *arbiter) first(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !slices.ContainsFunc(a.list(now), func(s OtherServer) bool { return s.Box && s.Addr.Less(a.self) })
 }
 
 // snapshot is the arbiter's part of the status.

@@ -235,6 +235,51 @@ func TestTakeover(t *testing.T) {
 
 func isOffer(d *dhcpv4.DHCPv4) bool { return d.MessageType() == dhcpv4.MessageTypeOffer }
 
+// After a power cut the box is up before the site's router: what it gives in auto holds
+// no longer than it has been the server itself, so that the office goes by the router again soon.
+func TestFirstLeasesAreShort(t *testing.T) {
+	given := func(t *testing.T, s *Server, w *fakeWire, m boot.MAC) time.Duration {
+		t.Helper()
+		o := one(t, s, w, request(m, dhcpv4.MessageTypeDiscover))
+		if o == nil {
+			t.Fatal("no offer")
+		}
+		a := one(t, s, w, request(m, dhcpv4.MessageTypeRequest, want(o.YourIPAddr.String()), server("192.168.77.1")))
+		if a == nil || a.MessageType() != dhcpv4.MessageTypeAck {
+			t.Fatalf("no lease: %v", a)
+		}
+		return a.IPAddressLeaseTime(0)
+	}
+	bubble(t, func(s *Server) { s.Mode = Auto }, func(t *testing.T, s *Server, w *fakeWire) {
+		for range 4 {
+			s.arbiter.probe(time.Now())
+		}
+		for _, step := range []struct{ after, from, to time.Duration }{
+			{0, firstLease, firstLease},
+			{20 * time.Minute, 20 * time.Minute, 21 * time.Minute},
+			{3 * time.Hour, time.Hour, time.Hour},
+		} {
+			time.Sleep(step.after)
+			if got := given(t, s, w, mac(1)); got < step.from || got > step.to {
+				t.Errorf("%v later a lease of %v, want %v to %v", step.after, got, step.from, step.to)
+			}
+		}
+	})
+	bubble(t, func(s *Server) { s.Lease = 2 * time.Minute; s.Mode = Auto }, func(t *testing.T, s *Server, w *fakeWire) {
+		for range 4 {
+			s.arbiter.probe(time.Now())
+		}
+		if got := given(t, s, w, mac(1)); got != 2*time.Minute {
+			t.Errorf("a lease of %v, want no more than is configured", got)
+		}
+	})
+	bubble(t, nil, func(t *testing.T, s *Server, w *fakeWire) {
+		if got := given(t, s, w, mac(1)); got != time.Hour {
+			t.Errorf("the configured server gives %v", got)
+		}
+	})
+}
+
 // TestTwoBoxes: two boxes in auto on one LAN, started one after the other, then
 // one killed, back again, and both started together. The lower address serves,
 // somebody always does soon, and there are never two full servers but for a moment.
@@ -291,6 +336,66 @@ func TestTwoBoxes(t *testing.T) {
 	a, _ = first()
 	b, _ = second()
 	both("both started together agree", back, agree)
+}
+
+// A box is known by its probes, whatever it tells clients; if it is to give way it says
+// nothing to our probe, and if it is not it answers that like any server.
+func TestBoxIsKnownByItsProbes(t *testing.T) {
+	bubble(t, func(s *Server) { s.Mode = Auto }, func(t *testing.T, s *Server, w *fakeWire) {
+		for range 4 {
+			s.arbiter.probe(time.Now())
+		}
+		own, peer := mac(0xe1), mac(0xe5)
+		says := func(kind dhcpv4.MessageType, to boot.MAC) {
+			d := request(to, kind, server("192.168.77.5"), dhcpv4.WithYourIP(ip("192.168.77.150")), text(60, "PXEClient"))
+			d.OpCode = dhcpv4.OpcodeBootReply
+			s.hearServer(own, udpFrame(peer, broadcastMAC, netip.MustParseAddrPort("192.168.77.5:67"), netip.MustParseAddrPort("255.255.255.255:68"), d.ToBytes()))
+		}
+		one(t, s, w, request(peer, dhcpv4.MessageTypeInform, ciaddr("192.168.77.5"), text(60, boxClass+" 192.168.77.5")))
+		says(dhcpv4.MessageTypeOffer, mac(1))
+		says(dhcpv4.MessageTypeAck, mac(1))
+		says(dhcpv4.MessageTypeOffer, own)
+		if st := s.Status(); st.Mode != Full || len(st.Servers) != 1 || !st.Servers[0].Box {
+			t.Errorf("a box with a higher address is to give way: %s: %s, %+v", st.Mode, st.Why, st.Servers)
+		}
+		says(dhcpv4.MessageTypeAck, own)
+		if st := s.Status(); st.Mode != Proxy || st.Servers[0].Box {
+			t.Errorf("the box does not give way: %s, %+v", st.Mode, st.Servers)
+		}
+	})
+}
+
+// TestProxyBoxAsksForNoWay: a box that is configured as proxy never serves. One in
+// auto beside it, whatever its address, does, and the proxy knows it as the server.
+func TestProxyBoxAsksForNoWay(t *testing.T) {
+	l := newLAN(t)
+	l.port("srv2", "192.168.77.2/24")
+	a, _ := l.serveUntil(func(s *Server) { paced(s); s.Mode = Proxy })
+	b, _ := l.serveUntil(func(s *Server) {
+		paced(s)
+		s.Interface, s.Address = "srv2", netip.MustParsePrefix("192.168.77.2/24")
+	})
+	heard := func(s *Server, addr string) (last time.Time) {
+		for _, o := range s.Status().Servers {
+			if o.Addr.String() == addr {
+				last = o.Last
+			}
+		}
+		return last
+	}
+	timed(t, time.Minute, "the box in auto serves", func() bool { return b.Status().Mode == Full })
+	timed(t, time.Minute, "the proxy has heard it", func() bool { return !heard(a, "192.168.77.2").IsZero() })
+	since := b.Status().Since
+	for range 3 {
+		last := heard(b, "192.168.77.1")
+		eventually(t, time.Minute, "another probe of the proxy", func() bool { return heard(b, "192.168.77.1").After(last) })
+		if st := b.Status(); st.Mode != Full || st.Since != since {
+			t.Fatalf("after a probe of the proxy: %s since %v: %s", st.Mode, st.Since, st.Why)
+		}
+	}
+	if st := b.Status(); !st.Servers[0].Box || !st.Servers[0].Proxy {
+		t.Errorf("what the serving box says: %+v", st.Servers)
+	}
 }
 
 // TestCableOut: what happened on the LAN while we were cut off is not known.

@@ -180,7 +180,7 @@ func (s *Server) offer(p *packet, mem *memory, n *network, addr netip.Addr) {
 
 // terms is the part of an answer that is the same for all clients of a network.
 func (s *Server) terms(kind dhcpv4.MessageType, n *network) answer {
-	return answer{kind: kind, server: s.Address.Addr(), lease: s.Lease, net: n, dns: s.dns, domain: s.Domain}
+	return answer{kind: kind, server: s.Address.Addr(), lease: s.arbiter.term(s.Lease, time.Now()), net: n, dns: s.dns, domain: s.Domain}
 }
 
 // request is RFC 2131 section 4.3.2, by the state that the client is in.

@@ -23,7 +23,7 @@ import (
 //   - no other client was seen with the reserved address, and nobody answers an
 //     ARP probe for it, not even where the machine had it lately: the site's server
 //     does not know of that and may have given it since;
-//   - no other rescuebox is on the LAN, which would do the same.
+//   - no other rescuebox with a lower address is on the LAN, which would do the same.
 //
 // A server that is configured as authoritative refuses the REQUEST, as one that
 // names another server (dnsmasq: "wrong server-ID"). The client goes by the answer
@@ -55,7 +55,7 @@ func (s *Server) nextServerElsewhere(c boot.Client) bool {
 // mayLend reports whether the machine that sent a packet may have an address of ours now.
 func (s *Server) mayLend(p *packet) bool {
 	m, known := s.roster.Load().machine(p)
-	if !known || p.relay.IsValid() || s.arbiter.boxes(time.Now()) {
+	if !known || p.relay.IsValid() || !s.arbiter.first(time.Now()) {
 		return false
 	}
 	return s.mayLendOwn(m) || s.mayLendRange()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,8 +17,12 @@ import (
 )
 
 // boxClass is option 60 of our probes and of the answers to them, followed in
-// probes by the box's address: two boxes on one LAN know each other by it.
-const boxClass = "rescuebox"
+// probes by the box's address: two boxes on one LAN know each other by it. A
+// box that is configured as proxy says so behind it: it never gives addresses.
+const (
+	boxClass  = "rescuebox"
+	onlyProxy = " proxy"
+)
 
 // watchServers asks for other servers until ctx is done.
 func (s *Server) watchServers(ctx context.Context, l *link) {
@@ -39,7 +44,11 @@ func (s *Server) watchServers(ctx context.Context, l *link) {
 func (s *Server) sendProbe(w wire, mac boot.MAC) error {
 	self := s.Address.Addr()
 	dst := netip.AddrPortFrom(broadcastAddr(), portServer)
-	class := dhcpv4.OptClassIdentifier(boxClass + " " + self.String())
+	text := boxClass + " " + self.String()
+	if s.Mode == Proxy {
+		text += onlyProxy
+	}
+	class := dhcpv4.OptClassIdentifier(text)
 	for _, kind := range []dhcpv4.MessageType{dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeInform} {
 		d := &dhcpv4.DHCPv4{
 			OpCode: dhcpv4.OpcodeBootRequest, HWType: 1, ClientHWAddr: mac[:],
@@ -77,6 +86,11 @@ func (s *Server) hearServer(own boot.MAC, frame []byte) {
 	if !ok || o.Addr == s.Address.Addr() {
 		return
 	}
+	// Only the ACK to our INFORM says whether it is a box that gives way: what boxes
+	// tell clients, and the doctor, bears the class of those.
+	if d.MessageType() != dhcpv4.MessageTypeAck || !slices.Equal(d.ClientHWAddr, own[:]) {
+		o.Box = s.arbiter.isBox(o)
+	}
 	s.heardGiven(own, d, o)
 	if !s.book.server(o.Addr) {
 		s.log().Info("another DHCP server is on this LAN", zap.Stringer("server", o.Addr), zap.Stringer("mac", o.MAC),
@@ -113,31 +127,29 @@ func otherServer(d *dhcpv4.DHCPv4, dg datagram) (OtherServer, bool) {
 
 // peerProbe handles the probe of another rescuebox. The lower address serves:
 // to us a lower one is as good as a server that answers. A higher one is told
-// by the ACK to its INFORM; its DISCOVER costs no address. A box that is
-// configured as the full server does not give way: to the other one it is like any server.
+// by the ACK to its INFORM; its DISCOVER costs no address. A box that is configured as
+// the full server does not give way, and one that is configured as proxy asks for
+// no way: to the other one they are like any server and any client.
 func (s *Server) peerProbe(p *packet) (isProbe bool) {
 	rest, ok := strings.CutPrefix(p.class, boxClass+" ")
 	if !ok {
 		return false
 	}
+	rest, proxy := strings.CutSuffix(rest, onlyProxy)
 	peer, err := netip.ParseAddr(rest)
 	self := s.Address.Addr()
 	if err != nil || !peer.Is4() || peer == self {
 		return true
 	}
-	if s.Mode == Full {
-		if p.kind == dhcpv4.MessageTypeInform {
-			s.send(p, answer{kind: dhcpv4.MessageTypeAck, server: self}, nil)
-		}
+	s.arbiter.hear(time.Now(), OtherServer{Addr: peer, MAC: p.mac, Box: true, Proxy: proxy})
+	if p.kind != dhcpv4.MessageTypeInform || s.arbiter.now() != Full {
 		return true
 	}
-	if peer.Less(self) {
-		s.arbiter.hear(time.Now(), OtherServer{Addr: peer, MAC: p.mac, Box: true})
-		return true
+	a := answer{kind: dhcpv4.MessageTypeAck, server: self}
+	if s.Mode == Auto && !proxy {
+		a.class = boxClass
 	}
-	if p.kind == dhcpv4.MessageTypeInform && s.arbiter.now() == Full {
-		s.send(p, answer{kind: dhcpv4.MessageTypeAck, server: self, class: boxClass}, nil)
-	}
+	s.send(p, a, nil)
 	return true
 }
 
