@@ -275,10 +275,23 @@ func (q *quota) save() {
 	_ = q.saveLocked()
 }
 
-// run counts the devices that current names until ctx is done. The kernel sends a device's
-// last counters with the news of its end: not even those of a lost PPP are missed.
+// run counts the devices that current names until ctx is done.
 func (q *quota) run(ctx context.Context, current func() string) error {
 	defer q.save()
+	for ctx.Err() == nil {
+		if err := q.listen(ctx, current); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// listen counts until ctx is done, or the kernel had more news than were heard: the counters tell what was missed, and no
+// bearer is taken down for it. The kernel sends a device's last counters with the news of its end: not even those of
+// a lost PPP are missed.
+func (q *quota) listen(ctx context.Context, current func() string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	updates := make(chan netlink.LinkUpdate, 64)
 	if err := netlink.LinkSubscribe(updates, ctx.Done()); err != nil {
 		return fmt.Errorf("listen to the kernel's links: %w", err)
@@ -286,27 +299,29 @@ func (q *quota) run(ctx context.Context, current func() string) error {
 	tick := time.NewTicker(countEvery)
 	defer tick.Stop()
 	name := ""
-	for ctx.Err() == nil {
+	look := func() {
+		if index, rx, tx, err := counters(name); err == nil {
+			q.count(name, index, rx, tx)
+		}
+	}
+	defer look()
+	for {
 		if now := current(); now != "" {
 			name = now // stays that of the last one: its end is news too
 		}
 		select {
 		case <-ctx.Done():
+			return nil
 		case u, ok := <-updates:
 			if !ok {
-				return errors.New("the kernel's news of links ended")
-			}
-			if s := u.Attrs().Statistics; s != nil && u.Attrs().Name == name {
+				updates = nil // to listen anew waits for the tick
+			} else if s := u.Attrs().Statistics; s != nil && u.Attrs().Name == name {
 				q.count(name, u.Attrs().Index, s.RxBytes, s.TxBytes)
 			}
 		case <-tick.C:
-			if index, rx, tx, err := counters(name); err == nil {
-				q.count(name, index, rx, tx)
+			if look(); updates == nil {
+				return nil
 			}
 		}
 	}
-	if index, rx, tx, err := counters(name); err == nil {
-		q.count(name, index, rx, tx)
-	}
-	return nil
 }

@@ -1,6 +1,7 @@
 package modem
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -158,5 +161,53 @@ func TestFencesOfTwoModems(t *testing.T) {
 	}
 	if err := (&fence{modem: "lte", program: "/nowhere/nft"}).put(t.Context(), "x", time.Now()); err == nil || !strings.Contains(err.Error(), "nftables") {
 		t.Errorf("without nft: %v", err)
+	}
+}
+
+// A kernel that has more news of links than are heard, as while the disk stands still, costs no bearer, and what was carried
+// meanwhile is counted.
+func TestMoreNewsThanHeard(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	shell(t, "ip link add w0 type veth peer name w1; ip link set w0 up; ip link set w1 up; ip addr add 10.0.0.1/24 dev w0; ip neigh add 10.0.0.2 lladdr 02:00:00:00:00:02 dev w0")
+	q := newQuota(0, 1, nil, nil, zap.NewNop())
+	if err := q.use("8970"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	held, free := make(chan struct{}), make(chan struct{})
+	n, ended := 0, make(chan error, 1)
+	go func() {
+		ended <- q.run(ctx, func() string {
+			if n++; n == 2 {
+				close(held)
+				<-free
+			}
+			return "w0"
+		})
+	}()
+	<-held
+	link, err := netlink.LinkByName("w0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3000 {
+		if err := netlink.LinkSetMTU(link, 1400+i%2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(free)
+	before := q.status().Used
+	eventually(t, "what is sent is counted", func() bool {
+		if conn, err := net.Dial("udp", "10.0.0.2:9"); err == nil {
+			_, _ = conn.Write(make([]byte, 1000))
+			conn.Close()
+		}
+		return q.status().Used >= before+1000
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("it ended: %v", err)
 	}
 }
