@@ -96,7 +96,9 @@ func TestNotices(t *testing.T) {
 	if err := b.table.Fail(arm("standing", 0), "cancelled by the switch: the image has no loader for its processor"); err != nil {
 		t.Fatal(err)
 	}
-	arm("anna", 0)
+	arm("boris", 0)
+	arm("anna", 0) // boris is told
+	arm("anna", 0) // who orders anew knows it
 	if _, err := b.table.Cancel("srv01", "anna"); err != nil {
 		t.Fatal(err)
 	}
@@ -106,8 +108,8 @@ func TestNotices(t *testing.T) {
 	if o, ok := b.table.OpenOrder("srv02"); !ok || b.table.Up(o.ID) != nil {
 		t.Fatal(o, ok)
 	}
-	want := []string{"done srv01", "failed srv01", "ticket srv01"}
-	if got := trusted.kinds(t, 3); !slices.Equal(got, want) {
+	want := []string{"done srv01", "failed srv01", "failed srv01", "ticket srv01"}
+	if got := trusted.kinds(t, 4); !slices.Equal(got, want) {
 		t.Errorf("trusted: %q, want %q", got, want)
 	}
 	stop()
@@ -120,10 +122,10 @@ func TestNotices(t *testing.T) {
 	if _, err := b.table.Arm("srv01", "rescue", "anna", time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := trusted.kinds(t, 4), append(slices.Clone(want[:1]), "expired srv01", "failed srv01", "ticket srv01"); !slices.Equal(got, want) {
+	if got, want := trusted.kinds(t, 5), append(slices.Clone(want[:1]), "expired srv01", "failed srv01", "failed srv01", "ticket srv01"); !slices.Equal(got, want) {
 		t.Errorf("trusted, after a restart: %q, want %q", got, want)
 	}
-	if got, want := public.kinds(t, 3), []string{"expired srv01", "failed srv01", "ticket srv01"}; !slices.Equal(got, want) {
+	if got, want := public.kinds(t, 4), []string{"expired srv01", "failed srv01", "failed srv01", "ticket srv01"}; !slices.Equal(got, want) {
 		t.Errorf("public: %q, want %q", got, want)
 	}
 	has := func(l *listener) string {

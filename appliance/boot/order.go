@@ -56,7 +56,7 @@ type Order struct {
 	State   State     //
 	Reason  string    // why it failed
 	By      string    // who ordered: an admin's name, or "standing" for a machine's own image = "…"
-	Quiet   bool      // its end is no news: an admin took it back, or the machine boots so always
+	Quiet   bool      // its end is no news: an admin took it back, who ordered it has ordered anew, or the machine boots so always
 	Created time.Time //
 	Expires time.Time //
 	Started time.Time // first boot file
@@ -97,6 +97,7 @@ func (t *Table) Arm(machine, image, by string, ttl time.Duration) (Order, error)
 		return Order{}, err // the order that was open stands
 	}
 	if old, ok := t.open[machine]; ok {
+		old.Quiet = old.Quiet || old.By == by
 		t.logged(t.endLocked(old, Failed, "replaced by a new order of "+by, o.Created), old)
 	}
 	t.armedLocked(o)
