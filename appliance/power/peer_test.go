@@ -200,3 +200,11 @@ func soon(t *testing.T, d time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// patient is short where silence is wanted, and long where an answer is.
+func patient(t *testing.T, want error) context.Context {
+	if want == ErrSystemSilent {
+		return soon(t, 3*time.Second)
+	}
+	return soon(t, time.Minute)
+}
