@@ -187,7 +187,7 @@ func (p *windowsPE) winpeshl() (string, error) {
 }
 
 // decodeText reads what Windows' editors write: UTF-16 or UTF-8, mostly with a mark; else one
-// byte a character, of which those beyond ASCII are taken for Latin-1.
+// byte a character, as the code page of the image has it (see CodePage).
 func decodeText(b []byte) string {
 	if text, ok := bytes.CutPrefix(b, []byte{0xef, 0xbb, 0xbf}); ok {
 		b = text
@@ -208,7 +208,9 @@ func decodeText(b []byte) string {
 	}
 	runes := make([]rune, len(b))
 	for i, c := range b {
-		runes[i] = rune(c)
+		if runes[i] = rune(c); c > '~' {
+			runes[i] += CodePage
+		}
 	}
 	return string(runes)
 }

@@ -26,6 +26,10 @@ type WindowsPE struct {
 	Fonts    []string `toml:"fonts,omitempty"`    // file names in the image
 }
 
+// CodePage and a byte beyond ASCII is the character that stands for it in Winpeshl, where that was
+// written in a code page: which one it was only the image's Windows knows, and it is to get the byte back.
+const CodePage = 0xf700
+
 // SSH reports whether a plain Windows PE can run the agent that serves SSH: Windows 10 or
 // later, with a DLL that not every PE has and Go since 1.21.5 needs (golang/go#64622).
 func (w WindowsPE) SSH() bool {

@@ -237,6 +237,8 @@ func TestWindowsKinds(t *testing.T) {
 			want: func(w *WindowsPE) {
 				w.Has = append(slices.DeleteFunc(w.Has, func(s string) bool { return s == "unattend.xml" }), "unattend.xml")
 			}},
+		"a code page": {tree: without(x64, map[string][]byte{sys + "winpeshl.ini": []byte("[LaunchApps]\r\nX:\\\xcf\xf3\xf1\xea.exe\r\n")}), arch: "amd64",
+			want: func(w *WindowsPE) { w.Winpeshl = "[LaunchApps]\r\nX:\\\uf7cf\uf7f3\uf7f1\uf7ea.exe\r\n" }},
 		"UTF-16": {tree: without(x64, map[string][]byte{sys + "winpeshl.ini": append([]byte{0xff, 0xfe}, utf16Bytes("[LaunchApp]\r\nAppPath=x\\Пуск.exe\r\n")...)}), arch: "amd64",
 			want: func(w *WindowsPE) { w.Winpeshl = "[LaunchApp]\r\nAppPath=x\\Пуск.exe\r\n" }},
 	} {

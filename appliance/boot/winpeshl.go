@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"rescuebox/images"
 )
@@ -156,10 +157,16 @@ func printableRune(r rune) rune {
 	return r
 }
 
-// iniText is text as Windows reads it from an .ini: plain ASCII, else UTF-16 with its mark.
+// iniText is text as Windows reads it from an .ini: plain ASCII or the bytes of its code page, else UTF-16 with its mark.
 func iniText(text string) []byte {
-	if !strings.ContainsFunc(text, func(r rune) bool { return r > '~' }) {
-		return []byte(text)
+	plain := make([]byte, 0, len(text))
+	for _, r := range text {
+		if r <= '~' || r > images.CodePage+'~' && r <= images.CodePage+0xff {
+			plain = append(plain, byte(r))
+		}
+	}
+	if len(plain) == utf8.RuneCountInString(text) {
+		return plain
 	}
 	b := []byte{0xff, 0xfe}
 	for _, u := range utf16.Encode([]rune(text)) {

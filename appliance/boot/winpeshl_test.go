@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"unicode/utf16"
@@ -105,6 +106,18 @@ func TestWinpeshlUnicode(t *testing.T) {
 	}
 	if text := string(utf16.Decode(units)); !strings.Contains(text, "\r\nX:\\Wärter.exe\r\n") {
 		t.Errorf("%q", text)
+	}
+}
+
+// Nor is one in a code page changed, whichever that is.
+func TestWinpeshlCodePage(t *testing.T) {
+	name := []rune(`X:\????.exe`)
+	for i, b := range []byte{0xcf, 0xf3, 0xf1, 0xea} { // of Windows-1251
+		name[3+i] = images.CodePage + rune(b)
+	}
+	got := winpeshl(images.WindowsPE{Winpeshl: "[LaunchApps]\n" + string(name) + "\n"}, true)
+	if !bytes.Contains(got, []byte("\r\nX:\\\xcf\xf3\xf1\xea.exe\r\n")) || got[0] != '[' {
+		t.Errorf("%q", got)
 	}
 }
 
