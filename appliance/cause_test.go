@@ -8,6 +8,7 @@ import (
 
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/boottest"
+	"rescuebox/appliance/dhcp"
 	"rescuebox/images"
 )
 
@@ -132,6 +133,19 @@ func TestCauseNoAddressServer(t *testing.T) {
 	m.Hurry = inVain
 	c.power(m, "EDK2 new")
 	c.diagnose(o, "no-address-server")
+}
+
+// Of two boxes the one that serves knows of no order, and sends the machine to its own disk.
+func TestCauseOtherBox(t *testing.T) {
+	c := newClinic(t)
+	c.firstBox()
+	c.open("auto", `chain = "ipxe"`)
+	eventually(t, "the second box does not serve", func() bool { return c.box.dhcp.Status().Mode == dhcp.Proxy })
+	o := c.order()
+	m := c.machine(boottest.Faults{})
+	m.Hurry = inVain
+	c.power(m, "EDK2 new")
+	c.diagnose(o, "other-box", "192.168.76.2")
 }
 
 // The packet filter of the box drops TFTP: the machine has an address and comes no farther.

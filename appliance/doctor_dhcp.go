@@ -80,8 +80,7 @@ func (b *box) lan(ctx context.Context) boot.LAN {
 
 // foreign adds one answer to what is known of a server.
 func (b *box) foreign(s boot.ForeignServer, a dhcp.Said) boot.ForeignServer {
-	s.Addr = a.Addr
-	s.Proxy = a.Proxy
+	s.Addr, s.Box, s.Proxy = a.Addr, a.Box, a.Proxy
 	for _, e := range a.Effects(b.Config.LAN.Address.Addr()) {
 		switch e.Key {
 		case "foreign-option60":

@@ -79,22 +79,38 @@ func TestDoctorNoAddressServer(t *testing.T) {
 	c.expect("other DHCP", "no-address-server")
 }
 
-// Of two boxes one serves: to the other nothing is wrong, and no boot lacks an address for it.
-func TestDoctorOfTheSecondBox(t *testing.T) {
-	c := newClinic(t)
+// noOrders is a box that leaves all machines to their own disks.
+type noOrders struct{}
+
+func (noOrders) Decide(boot.Client) (boot.Decision, error) {
+	return boot.Decision{}, &boot.Refusal{Reason: "nobody ordered anything", Local: true}
+}
+
+func (noOrders) Record(boot.Event) {}
+
+// firstBox is another rescuebox, whose address is lower than ours, so that it serves.
+func (c *clinic) firstBox() *dhcp.Server {
+	c.t.Helper()
 	remove, err := c.lan.Port("srv2", "192.168.76.2/23")
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	t.Cleanup(remove)
-	first := &dhcp.Server{Interface: "srv2", Address: netip.MustParsePrefix("192.168.76.2/23"),
+	c.t.Cleanup(remove)
+	first := &dhcp.Server{Interface: "srv2", Address: netip.MustParsePrefix("192.168.76.2/23"), Boot: noOrders{},
 		Range: dhcp.Range{First: netip.MustParseAddr("192.168.77.200"), Last: netip.MustParseAddr("192.168.77.220")}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = first.Run(ctx, func() {}) })
-	t.Cleanup(wg.Wait)
-	t.Cleanup(cancel)
-	eventually(t, "the first box serves", func() bool { return first.Status().Mode == dhcp.Full })
+	c.t.Cleanup(wg.Wait)
+	c.t.Cleanup(cancel)
+	eventually(c.t, "the first box serves", func() bool { return first.Status().Mode == dhcp.Full })
+	return first
+}
+
+// Of two boxes one serves: to the other nothing is wrong, and no boot lacks an address for it.
+func TestDoctorOfTheSecondBox(t *testing.T) {
+	c := newClinic(t)
+	first := c.firstBox()
 	c.open("auto", "")
 	eventually(t, "the second box does not", func() bool { return c.box.dhcp.Status().Mode == dhcp.Proxy })
 	c.expect("other DHCP")

@@ -28,7 +28,8 @@ const StepSystem Step = "system"
 //	                no-address-server           proxy mode, and nobody gives addresses
 //	                proxy-offer-not-taken       proxy mode, and the firmware takes no proxyDHCP offer
 //	                offer-not-taken             the offer does not arrive, or another one was taken
-//	and REQUEST     foreign-option60            another server's option 60 sends UEFI to that server's port 4011
+//	and REQUEST     other-box                   another rescuebox serves this LAN, and has no order for the machine
+//	                foreign-option60            another server's option 60 sends UEFI to that server's port 4011
 //	                foreign-bootfile            another server names a boot file of its own
 //	                wrong-next-server           another server names a next server that is not us
 //	                tftp-not-asked              no request for the boot file reached us
@@ -89,6 +90,7 @@ type LAN struct {
 // ForeignServer is another DHCP server, and what it tells boot clients.
 type ForeignServer struct {
 	Addr       netip.Addr
+	Box        bool       // a rescuebox
 	Proxy      bool       // gives no addresses
 	PXEClient  bool       // option 60 "PXEClient" in its answers to UEFI
 	BootFile   string     // header or option 67

@@ -83,6 +83,11 @@ func sayListens(*situation) (text, hint string) {
 func rulesOfDHCP(at stage) []rule {
 	stuck := map[stage]string{stageAsked: "DISCOVER seen, no REQUEST", stageTook: "an address was taken, no file asked for"}[at]
 	list := []rule{
+		{at, "other-box", patienceDHCP, func(s *situation) bool { return s.otherBox() != nil },
+			func(s *situation) (string, string) {
+				return fmt.Sprintf("%s here: the rescuebox %s serves this LAN, has no order for the machine, and sends it to its own disk", stuck, s.otherBox().Addr),
+					"give the order to that box, or switch it off"
+			}},
 		{at, "foreign-option60", patienceDHCP, func(s *situation) bool { return s.foreign(isPXE) != nil && s.uefi() },
 			func(s *situation) (string, string) {
 				return fmt.Sprintf("%s: the DHCP server %s sends option 60 \"PXEClient\", so that UEFI firmware asks port 4011 of that server, where no boot server is", stuck, s.foreign(isPXE).Addr),
@@ -324,6 +329,14 @@ func (s *situation) foreign(yes func(ForeignServer) bool) *ForeignServer {
 		}
 	}
 	return nil
+}
+
+// otherBox is the rescuebox that serves the LAN in place of this one; nil where the site's server does, or we do.
+func (s *situation) otherBox() *ForeignServer {
+	if s.LAN.Mode != "proxy" || s.foreign(func(o ForeignServer) bool { return !o.Box && givesAddresses(o) }) != nil {
+		return nil
+	}
+	return s.foreign(func(o ForeignServer) bool { return o.Box && givesAddresses(o) })
 }
 
 func isPXE(o ForeignServer) bool          { return o.PXEClient }

@@ -70,6 +70,10 @@ var diagnoses = []struct {
 	{"other-card", armed, func(f *Facts) { f.Strangers = []Sighting{{Client: Client{MAC: foreign, UUID: uuid1}}} }},
 	{"unknown-card", armed, func(f *Facts) { f.Strangers = []Sighting{{Client: Client{MAC: foreign}}} }},
 	{"no-packet", armed, nil},
+	{"other-box", dhcped, func(f *Facts) { f.LAN = LAN{Mode: "proxy", Servers: []ForeignServer{{Addr: site, Box: true}}} }},
+	{"tftp-not-asked", dhcped, func(f *Facts) { // two boxes beside the site's server: neither is in the other's way
+		f.LAN = LAN{Mode: "proxy", Servers: []ForeignServer{{Addr: site, NextServer: site}, {Addr: netip.MustParseAddr("10.0.0.9"), Box: true}}}
+	}},
 	{"foreign-option60", upTo(armed, askedBy(Firmware), step(StepOffer)), func(f *Facts) { f.LAN.Servers = []ForeignServer{{Addr: site, PXEClient: true}} }},
 	{"foreign-option60", dhcped, func(f *Facts) { f.LAN.Servers = []ForeignServer{{Addr: site, PXEClient: true}} }},
 	{"foreign-bootfile", upTo(armed, askedBy(Firmware), step(StepOffer)), func(f *Facts) { f.LAN.Servers = []ForeignServer{{Addr: site, BootFile: "pxelinux.0"}} }},
