@@ -75,6 +75,9 @@ func (h *service) power(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := h.costs(c, m.Name, by); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(c.req.Context(), h.patience(m.Name, by))
 	defer cancel()
 	state, err := h.Powers.State(ctx, m.Name, by)
@@ -118,9 +121,29 @@ func (h *service) switchPower(c *call) (any, error) {
 	return api.PowerDone{Machine: m.Name, Action: string(action), By: by, Who: c.who.Name, Time: time.Now().UTC()}, nil
 }
 
+// costs refuses a question that is a text message: it costs money, and one of the messages that a day has, so that somebody
+// must mean it.
+func (h *service) costs(c *call, machine string, by api.Power) error {
+	if !h.byText(machine, by) {
+		return nil
+	}
+	if err := allowed(c.who, api.Operator); err != nil {
+		return err
+	}
+	if text := c.req.URL.Query().Get("confirmed"); text != "true" {
+		return newProblem(http.StatusConflict, api.Unconfirmed, "to ask the switch of %s how it is takes a text message, which costs money", machine).
+			hint("say that this is meant: confirmed (--yes)")
+	}
+	return nil
+}
+
+func (h *service) byText(machine string, by api.Power) bool {
+	return by == api.BySwitch && h.means(machine).Texts
+}
+
 // patience is how long what switches a machine may take.
 func (h *service) patience(machine string, by api.Power) time.Duration {
-	if by == api.BySwitch && h.means(machine).Texts {
+	if h.byText(machine, by) {
 		return textLimit
 	}
 	return powerLimit

@@ -18,7 +18,8 @@ import (
 
 // fakePowers has a BMC and a switch for srv01, and for others nothing but maybe a switch that pulls the plug.
 type fakePowers struct {
-	plug bool
+	plug  bool
+	texts bool // the switch of srv01 is spoken to by text messages
 
 	mu   sync.Mutex
 	done []string
@@ -28,7 +29,7 @@ func (f *fakePowers) Means(machine string) Means {
 	if machine != "srv01" {
 		return Means{Switch: f.plug, Plug: f.plug}
 	}
-	return Means{BMC: true, Media: true, Switch: true, Plug: true, Soft: true, Caution: "It pulls the plug."}
+	return Means{BMC: true, Media: true, Switch: true, Plug: true, Soft: true, Texts: f.texts, Caution: "It pulls the plug."}
 }
 
 func (*fakePowers) State(_ context.Context, _ string, by api.Power) (bmc.State, error) {
@@ -128,6 +129,34 @@ func TestPower(t *testing.T) {
 	s.Powers = nil
 	if w := ask(h, "POST", "/v1/machines/srv01/power", token[api.Operator], `{"action":"on"}`); w.Code != http.StatusConflict {
 		t.Errorf("without anything that switches: %d", w.Code)
+	}
+}
+
+// A question that is a text message costs money, and one of the messages that a day has: only who may switch asks it, and
+// only who says that it is meant. A BMC is asked for nothing.
+func TestPowerByText(t *testing.T) {
+	s := newSite(t)
+	h, token := s.handler(t)
+	for _, tt := range []struct {
+		texts bool
+		role  api.Role
+		query string
+		want  int
+		code  string
+	}{
+		{true, api.Viewer, "", http.StatusOK, ""},
+		{true, api.Viewer, "?by=switch", http.StatusForbidden, "forbidden"},
+		{true, api.Viewer, "?by=switch&confirmed=true", http.StatusForbidden, "forbidden"},
+		{true, api.Operator, "?by=switch", http.StatusConflict, api.Unconfirmed},
+		{true, api.Operator, "?by=switch&confirmed=maybe", http.StatusConflict, api.Unconfirmed},
+		{true, api.Operator, "?by=switch&confirmed=true", http.StatusOK, ""},
+		{false, api.Viewer, "?by=switch", http.StatusOK, ""},
+	} {
+		s.Powers = &fakePowers{texts: tt.texts}
+		w := ask(h, "GET", "/v1/machines/srv01/power"+tt.query, token[tt.role], "")
+		if w.Code != tt.want || tt.code != "" && problemIn(t, w).Code != tt.code {
+			t.Errorf("%+v: %d %s", tt, w.Code, w.Body)
+		}
 	}
 }
 

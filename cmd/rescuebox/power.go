@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,7 @@ type powerer struct {
 	by       api.Power
 	question string // "" where nothing is lost
 	yes      bool
+	look     time.Duration // 0: nowLimit
 }
 
 func (c *cli) powerCommand() *cobra.Command {
@@ -47,7 +49,8 @@ Wake-on-LAN, command) where it has no BMC. A switch beside a BMC is the last res
 --switch asks for it. soft asks the machine's system to shut down, by WinRM, ssh or its
 BMC, and is done when it was asked; a switch can only cut its power.
 
-What cuts power or ends what runs is asked about first. Scripts say --yes.`,
+What cuts power or ends what runs is asked about first, and so is what costs a text
+message to a switch. Scripts say --yes.`,
 		Example: `  rescuebox power srv01
   rescuebox power srv01 cycle
   rescuebox power srv01 off --switch --yes`,
@@ -115,8 +118,19 @@ func (p *powerer) run(ctx context.Context) error {
 	})
 }
 
+// status asks how it is, and about the cost first, where that is one.
 func (p *powerer) status(ctx context.Context) error {
-	s, err := p.client.Power(ctx, p.machine, p.by)
+	s, err := p.client.Power(ctx, p.machine, p.by, p.yes)
+	if no := (*api.Error)(nil); errors.As(err, &no) && no.Code == api.Unconfirmed {
+		if !isTerminal(p.in) {
+			return &usageError{hinted(err, "in a script: rescuebox power %s status --yes", p.machine)}
+		}
+		p.question = "Send a text message, which costs money, to ask the switch of %s"
+		if err := p.confirm(ctx); err != nil {
+			return err
+		}
+		s, err = p.client.Power(ctx, p.machine, p.by, true)
+	}
 	if err != nil {
 		return err
 	}
@@ -136,7 +150,7 @@ func (p *powerer) confirm(ctx context.Context) error {
 	if s, err := p.client.Status(ctx); err == nil {
 		at = " at " + s.Site
 	}
-	fmt.Fprintf(p.errOut, "%s%s? %s", clean(fmt.Sprintf(p.question, m.Name)), clean(at), p.before(ctx, m))
+	fmt.Fprintf(p.errOut, "%s%s?%s", clean(fmt.Sprintf(p.question, m.Name)), clean(at), p.before(ctx, m))
 	if o := m.Order; o != nil {
 		fmt.Fprintf(p.errOut, " Its order of %s by %s is %s.", clean(o.Image), clean(o.By), clean(o.State))
 	}
@@ -151,16 +165,28 @@ func (p *powerer) confirm(ctx context.Context) error {
 // before is what a person should know. A switch that calls for caution is not asked how it is: that costs a text
 // message and a minute.
 func (p *powerer) before(ctx context.Context, m api.Machine) string {
-	if m.Caution != "" && (p.by == api.BySwitch || !slices.Contains(m.Power, api.ByBMC)) && p.action != "soft" {
-		return clean(m.Caution)
+	switch {
+	case p.action == "status":
+		return ""
+	case m.Caution != "" && (p.by == api.BySwitch || !slices.Contains(m.Power, api.ByBMC)) && p.action != "soft":
+		return " " + clean(m.Caution)
 	}
-	return p.now(ctx)
+	return " " + p.now(ctx)
 }
+
+// nowLimit is how long somebody who is to be asked waits for how it is: a dead controller takes a minute.
+const nowLimit = 10 * time.Second
 
 // now is a sentence about the power. A controller that does not answer may still take a command.
 func (p *powerer) now(ctx context.Context) string {
-	s, err := p.client.Power(ctx, p.machine, p.by)
-	if err != nil {
+	limit := cmp.Or(p.look, nowLimit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	s, err := p.client.Power(ctx, p.machine, p.by, false)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Sprintf("Whether it is on is not known (no answer within %s).", limit)
+	case err != nil:
 		return clean(fmt.Sprintf("Whether it is on is not known (%s).", err))
 	}
 	return fmt.Sprintf("Its %s says that it is %s.", byName(s.By), clean(s.State))

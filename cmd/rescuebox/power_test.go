@@ -171,6 +171,29 @@ func (r testRelayed) Close(why error) admin.RelayTotals {
 	return admin.RelayTotals{Streams: t.Streams, Sent: t.Sent, Received: t.Received, Why: r.Why()}
 }
 
+// Who is to be asked before power is cut does not wait for a dead controller: it may take the command all the same.
+func TestPowerLooksShortly(t *testing.T) {
+	b := &testBMC{state: bmc.On}
+	s := &testSite{dir: t.TempDir(), bmc: b}
+	var err error
+	if s.listen, err = freePort(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.up(); err != nil {
+		t.Fatal(err)
+	}
+	defer s.down()
+	p := &powerer{cli: &cli{socket: s.socket()}, machine: "srv01", look: 100 * time.Millisecond}
+	if p.client, err = p.connect(); err != nil {
+		t.Fatal(err)
+	}
+	b.mu.Lock() // until then it does not answer
+	defer b.mu.Unlock()
+	if got := p.now(t.Context()); got != "Whether it is on is not known (no answer within 100ms)." {
+		t.Error(got)
+	}
+}
+
 // The pages of a BMC, outside of the rescue LAN, by the URL that connect prints; they end with it.
 func TestConnectBMC(t *testing.T) {
 	pages := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "the pages") }))

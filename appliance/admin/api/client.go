@@ -24,7 +24,8 @@ type Error struct {
 	RetryAfter time.Duration `json:"-"`
 }
 
-// Unconfirmed is the code of an order that would pull a machine's plug and does not say that this is meant.
+// Unconfirmed is the code of an order that would pull a machine's plug, or of a question that would cost money, and does not
+// say that this is meant.
 const Unconfirmed = "unconfirmed"
 
 func (e *Error) Error() string { return e.Message }

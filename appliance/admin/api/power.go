@@ -70,9 +70,14 @@ type Relays struct {
 	Ways []Relay `json:"ways"`
 }
 
-// Power asks whether a machine has power; by is "" for the daemon's choice.
-func (c *Client) Power(ctx context.Context, machine string, by Power) (PowerState, error) {
-	return get[PowerState](ctx, c, "/v1/machines/"+segment(machine)+"/power"+query("by", string(by)))
+// Power asks whether a machine has power; by is "" for the daemon's choice. A switch that is asked by text message is asked
+// only where that is confirmed: else the error has the code Unconfirmed.
+func (c *Client) Power(ctx context.Context, machine string, by Power, confirmed bool) (PowerState, error) {
+	meant := ""
+	if confirmed {
+		meant = "true"
+	}
+	return get[PowerState](ctx, c, "/v1/machines/"+segment(machine)+"/power"+query("by", string(by), "confirmed", meant))
 }
 
 // SwitchPower switches a machine's power.
