@@ -72,10 +72,11 @@ func (s *Server) BlockSize(mac boot.MAC) int {
 	return s.interpreter.blockSize(mac)
 }
 
-// decide asks the table, once for a packet and its retransmissions.
+// decide asks the table, once for a packet and its retransmissions. There are programs
+// that make their xid of the MAC, so that the next one's may be the same.
 func (s *Server) decide(p *packet, mem *memory) verdict {
-	now := time.Now()
-	if mem.xid == p.TransactionID && !mem.decided.IsZero() && now.Sub(mem.decided) < sameVerdict {
+	now, asks := time.Now(), stageOf(p.client, s.arbiter.now() == Full)
+	if mem.xid == p.TransactionID && mem.asked == asks && now.Sub(mem.decided) < sameVerdict {
 		return mem.verdict
 	}
 	c, lends := p.client, false
@@ -99,7 +100,7 @@ func (s *Server) decide(p *packet, mem *memory) verdict {
 		s.noisy.Error("boot decision failed", zap.Stringer("mac", p.mac), zap.NamedError("err", err))
 		v.refusal = &boot.Refusal{Reason: err.Error()}
 	}
-	mem.xid, mem.decided, mem.verdict = p.TransactionID, now, v
+	mem.xid, mem.asked, mem.decided, mem.verdict = p.TransactionID, asks, now, v
 	s.decided(p, mem, v)
 	return v
 }

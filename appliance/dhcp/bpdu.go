@@ -49,7 +49,7 @@ func readBPDU(f []byte) (BPDU, bool) {
 func joinGroup(f *os.File, ifi *net.Interface, group boot.MAC) error {
 	member := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_MULTICAST, Alen: uint16(len(group))}
 	copy(member.Address[:], group[:])
-	raw, err := f.SyscallConn()
+	raw, err := f.SyscallConn() // Fd would make the socket block, and Close wait for the next frame
 	if err == nil {
 		control := raw.Control(func(fd uintptr) {
 			err = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &member)

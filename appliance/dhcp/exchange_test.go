@@ -190,6 +190,22 @@ func TestRetransmission(t *testing.T) {
 	})
 }
 
+// A ROM and the iPXE that it loads may both make their xid of the MAC: iPXE must not get itself again.
+func TestOneXIDForAll(t *testing.T) {
+	b := &orders{ordered: map[boot.MAC]bool{mac(1): true}}
+	bubble(t, func(s *Server) { s.Boot = b }, func(t *testing.T, s *Server, w *fakeWire) {
+		xid := dhcpv4.WithTransactionID(dhcpv4.TransactionID{0, 0, 0, 1})
+		for _, tt := range []struct {
+			as   dhcpv4.Modifier
+			file string
+		}{{bios, "boot/525400000001/undionly.kpxe"}, {ipxe, "http://192.168.77.1/boot/525400000001/boot.ipxe"}} {
+			if o := one(t, s, w, request(mac(1), dhcpv4.MessageTypeDiscover, xid, tt.as)); o == nil || o.BootFileName != tt.file {
+				t.Errorf("want %s: %v", tt.file, o)
+			}
+		}
+	})
+}
+
 func TestDeclineAndRelease(t *testing.T) {
 	st := &store{}
 	bubble(t, func(s *Server) { s.Store = st }, func(t *testing.T, s *Server, w *fakeWire) {

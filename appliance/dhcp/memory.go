@@ -70,6 +70,7 @@ type memory struct {
 	tokens  float64
 	last    time.Time
 	xid     dhcpv4.TransactionID
+	asked   stage // what the verdict is for
 	decided time.Time
 	verdict verdict
 	waiting *packet // newest DISCOVER whose address is being probed

@@ -2,8 +2,6 @@ package dhcp
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -12,7 +10,6 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
 
 	"rescuebox/appliance/boot"
 )
@@ -85,18 +82,9 @@ func listenSolicitations(ifi *net.Interface) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	member := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_MULTICAST, Alen: uint16(len(allRouters))}
-	copy(member.Address[:], allRouters[:])
-	raw, err := f.SyscallConn() // Fd would make the socket block, and Close wait for the next frame
-	if err == nil {
-		control := raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &member)
-		})
-		err = errors.Join(err, control)
-	}
-	if err != nil {
+	if err := joinGroup(f, ifi, allRouters); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("take in router solicitations on %s: %w", ifi.Name, err)
+		return nil, err
 	}
 	return f, nil
 }
