@@ -96,7 +96,7 @@ func (c *clinic) firstBox() *dhcp.Server {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(remove)
-	first := &dhcp.Server{Interface: "srv2", Address: netip.MustParsePrefix("192.168.76.2/23"), Boot: noOrders{},
+	first := &dhcp.Server{Interface: "srv2", Address: netip.MustParsePrefix("192.168.76.2/23"), Boot: noOrders{}, Mode: dhcp.Auto,
 		Range: dhcp.Range{First: netip.MustParseAddr("192.168.77.200"), Last: netip.MustParseAddr("192.168.77.220")}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
