@@ -110,7 +110,12 @@ func (d *Desk) keepSecretLocked(from func(number string) bool) {
 }
 
 func (d *Desk) byNumber(number string) *person {
-	return d.senderOf(Message{From: number, Numeric: true})
+	for _, p := range d.people {
+		if p.Number == number {
+			return p
+		}
+	}
+	return nil
 }
 
 // uri is the secret in the form of Google Authenticator's "Key URI Format".

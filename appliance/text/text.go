@@ -6,8 +6,8 @@
 // A sender's number is no authentication: it is forged at will (arXiv 2310.11052). A command
 // counts when all of this holds, asked in this order, the cheap before the dear:
 //
-//  1. its sender is a number of the file, told by the network as a number; a name
-//     ("Beeline") never is. Everybody else gets silence.
+//  1. its sender is a number of the file, told by the network as a number, with its country or without;
+//     a name ("Beeline") never is. Everybody else gets silence.
 //  2. it is one plain message: no parts, no class 0, no binary.
 //  3. it is not older than an hour by the service centre's time, and was not seen before.
 //  4. it ends (or begins) with the next code of the number's HOTP (RFC 4226, SHA-256, 8 digits),
@@ -46,6 +46,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -121,6 +122,7 @@ type Desk struct {
 	people  []*person
 	left    []string // numbers that have a secret and are not in the file any more
 	devices map[string]*device
+	numbers []string // of the file, all of them
 	texts   map[string]*Text
 	serial  uint64
 	recent  []string // messages without a right code that were seen
@@ -162,7 +164,7 @@ func (d *Desk) Received(m Message) {
 	d.load.Do(d.restore)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if dev := d.devices[m.From]; dev != nil && m.Numeric {
+	if dev := d.deviceOf(m); dev != nil {
 		why := ""
 		if !dev.heardLocked(m.Text) {
 			why = "nobody asked it"
@@ -194,11 +196,39 @@ func (d *Desk) Received(m Message) {
 
 // senderOf is who of the file sent a message, or nil.
 func (d *Desk) senderOf(m Message) *person {
-	i := slices.IndexFunc(d.people, func(p *person) bool { return m.Numeric && p.Number == m.From })
-	if i < 0 {
-		return nil
+	for _, p := range d.people {
+		if m.isOf(p.Number, d.numbers) {
+			return p
+		}
 	}
-	return d.people[i]
+	return nil
+}
+
+// deviceOf is the same of devices.
+func (d *Desk) deviceOf(m Message) *device {
+	for number, v := range d.devices {
+		if m.isOf(number, d.numbers) {
+			return v
+		}
+	}
+	return nil
+}
+
+// leastDigits is how many of a number's last digits tell whose it is: as many as the numbers of small countries have.
+const leastDigits = 7
+
+// isOf reports whether a message is from a number of the file. Some networks tell a number without its plus, or as it is
+// dialled within the country: then it is the only one of all that ends so. That opens nothing to those who forge one.
+func (m Message) isOf(number string, all []string) bool {
+	switch {
+	case !m.Numeric:
+		return false
+	case number == m.From:
+		return true
+	case len(m.From) < leastDigits || !strings.HasSuffix(number, m.From):
+		return false
+	}
+	return !slices.ContainsFunc(all, func(o string) bool { return o != number && strings.HasSuffix(o, m.From) })
 }
 
 // mark is by which a message is known again.
@@ -239,12 +269,14 @@ func (d *Desk) restore() {
 	for _, n := range d.Devices {
 		d.devices[n] = &device{turn: make(chan struct{}, 1)}
 	}
+	d.numbers = slices.Clone(d.Devices)
 	for _, s := range d.Senders {
 		r, err := readRecord(d.Secrets, s.Number)
 		if err != nil {
 			d.log().Error("a number that is enrolled cannot order by text message", zap.String("from", s.Number), zap.NamedError("err", err))
 		}
 		d.people = append(d.people, &person{Sender: s, record: r})
+		d.numbers = append(d.numbers, s.Number)
 	}
 	d.left = d.leftovers()
 	for _, n := range d.left {

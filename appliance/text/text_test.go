@@ -233,6 +233,28 @@ func (w *world) silent() {
 	w.answer("all is well")
 }
 
+// Some networks tell a sender without its plus, or as it is dialled within the country; the answer goes to the number of the
+// file.
+func TestNumberWithoutItsCountry(t *testing.T) {
+	w := newWorld(t, "all")
+	for _, from := range []string{admin, admin[1:], admin[2:]} {
+		m := w.message("status " + w.code())
+		m.From = from
+		w.Received(m)
+		w.answer("all is well")
+	}
+	w.stop()
+	w.Desk = w.desk(filepath.Dir(w.Secrets), "all")
+	w.Senders = append(w.Senders, Sender{"+1" + admin[2:], []string{"status"}}) // of another country
+	w.start()
+	m := w.message("status " + w.code())
+	m.From = admin[2:]
+	w.Received(m)
+	if c := w.List()[0]; c.Error != Stranger {
+		t.Errorf("a number that two have is one's: %+v", c)
+	}
+}
+
 func TestOrders(t *testing.T) {
 	w := newWorld(t, "all")
 	for text, want := range map[string]string{
@@ -352,9 +374,10 @@ func TestSilence(t *testing.T) {
 		{From: "+79169999999", Numeric: true, Text: "status " + right},
 		{From: "Beeline", Text: "boot srv01 dart " + right},
 		{From: admin, Text: "boot srv01 dart " + right},                    // a name of digits
-		{From: admin[1:], Numeric: true, Text: "boot srv01 dart " + right}, // not as it is in the file
+		{From: admin[7:], Numeric: true, Text: "boot srv01 dart " + right}, // too short for his
 		{From: second, Numeric: true, Text: "status " + right},             // not enrolled
 		{From: outlet, Numeric: true, Text: "boot srv01 dart " + right},    // a device never orders
+		{From: outlet[2:], Numeric: true, Text: "boot srv01 dart " + right},
 		{From: "", Text: "0791", Binary: true},
 	} {
 		m.Time = time.Now()
