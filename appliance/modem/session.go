@@ -252,6 +252,9 @@ func (s *session) exchange(q request) ([]string, error) {
 		if s.late == "" {
 			s.late = "-"
 		}
+		if !s.wire.begun() {
+			return nil, fmt.Errorf("%s: %w", commandName(q.cmd), notNow("the modem did not ask for the text"))
+		}
 		return lines, fmt.Errorf("%s: %w", commandName(q.cmd), timedOut(q.timeout))
 	}
 	if errors.Is(err, at.ErrClosed) && !s.wire.begun() {

@@ -331,9 +331,9 @@ func TestLateMessageIsUnknown(t *testing.T) {
 	fake := modemtest.Start(t)
 	s := openFake(t, fake, nil)
 	ask(t, s, "E0", "")
-	fake.Fault("+CMGS PDU", modemtest.Answer{Delay: 1500 * time.Millisecond, Times: 1})
+	fake.Fault("+CMGS PDU", modemtest.Answer{Delay: 4 * time.Second, Times: 1})
 	pdu := "00" + "01000B919761000000F0000002E834"
-	_, err := s.prompt(t.Context(), fmt.Sprintf("+CMGS=%d", len(pdu)/2-1), pdu, "+CMGS", 500*time.Millisecond)
+	_, err := s.prompt(t.Context(), fmt.Sprintf("+CMGS=%d", len(pdu)/2-1), pdu, "+CMGS", 2*time.Second)
 	if !isUnknown(err) {
 		t.Errorf("a late +CMGS comes as %v", err)
 	}
@@ -342,6 +342,34 @@ func TestLateMessageIsUnknown(t *testing.T) {
 	}
 	if sent := fake.Sent(); len(sent) != 1 || sent[0].Text != "hi" {
 		t.Errorf("the modem sent %+v", sent)
+	}
+}
+
+// A modem that did not even ask for the text, or went away before it did, certainly did not send it; what it says too late
+// does no harm.
+func TestNoPrompt(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	s := openFake(t, fake, nil)
+	ask(t, s, "E0", "")
+	fake.Fault("+CMGS=", modemtest.Answer{Hang: true})
+	_, err := s.prompt(t.Context(), "+CMGS=14", "00", "+CMGS", time.Second)
+	if err == nil || isUnknown(err) {
+		t.Errorf("without a prompt: %v", err)
+	}
+	fake.Noise([]byte("\r\n> "))
+	if got := ask(t, s, "+CSQ", "+CSQ"); len(got) != 1 || got[0] != "20,99" {
+		t.Errorf("after it +CSQ answers %q", got)
+	}
+	failed := make(chan error)
+	go func() {
+		_, err := s.prompt(t.Context(), "+CMGS=14", "00", "+CMGS", sendAnswer)
+		failed <- err
+	}()
+	fake.Wait(t, "the second", func() bool { return fake.Count("+CMGS=") == 2 })
+	fake.Unplug()
+	if err := <-failed; err == nil || isUnknown(err) {
+		t.Errorf("gone before the prompt: %v", err)
 	}
 }
 

@@ -31,6 +31,7 @@ type wire struct {
 	cmd     string // what was sent, to know its echo
 	prefix  string // of the wanted lines, "+CSQ"; "" wants all
 	prompt  bool   // the command waits for "> "
+	asked   bool   // it came
 	wrote   bool   // something of it went out
 	answer  int    // bytes of the answer so far
 	quiet   time.Time
@@ -52,20 +53,20 @@ func newWire(p port, urc func(string)) *wire {
 func (w *wire) begin(cmd, prefix string, prompt bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.running, w.cmd, w.prefix, w.prompt, w.answer, w.wrote = true, "AT"+cmd, prefix, prompt, 0, false
+	w.running, w.cmd, w.prefix, w.prompt, w.asked, w.answer, w.wrote = true, "AT"+cmd, prefix, prompt, false, 0, false
 }
 
 func (w *wire) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.running, w.prompt = false, false
+	w.running = false
 }
 
-// begun reports whether something of the last command went out.
+// begun reports whether something of the last command went out; of one with a prompt, whether its text may have.
 func (w *wire) begun() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.wrote
+	return w.wrote && (w.asked || !w.prompt)
 }
 
 // silence is how long the modem has said nothing.
@@ -149,7 +150,7 @@ func (w *wire) take(b []byte) {
 		w.endLine()
 		b = b[i+1:]
 	}
-	if len(w.line) > 0 && w.line[0] == '>' && w.wantsPrompt() {
+	if len(w.line) > 0 && w.line[0] == '>' && w.takesPrompt() {
 		w.line = w.line[:0]
 		w.out = append(w.out, "> "...)
 	}
@@ -180,10 +181,13 @@ func (w *wire) endLine() {
 	}
 }
 
-func (w *wire) wantsPrompt() bool {
+// takesPrompt says whether the command waits for the prompt; it has come then.
+func (w *wire) takesPrompt() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.running && w.prompt
+	wants := w.running && w.prompt
+	w.asked = w.asked || wants
+	return wants
 }
 
 // meaning is what a line is for.
