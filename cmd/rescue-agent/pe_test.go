@@ -441,10 +441,17 @@ func (p *fakePrograms) end() {
 	p.running = false
 }
 
-func (p *fakePrograms) hang(on bool) {
+func (p *fakePrograms) list() []string {
+	synctest.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.hangs = on
+	return append([]string(nil), p.started...)
+}
+
+func (p *fakePrograms) set(change func(*fakePrograms)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(p)
 }
 
 func (p *fakePrograms) Running(string) bool {
@@ -463,10 +470,7 @@ func (b *bench) recovery(ticket func() bool) *recovery {
 
 func started(t *testing.T, p *fakePrograms, want ...string) {
 	t.Helper()
-	synctest.Wait()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if got := strings.Join(p.started, ", "); got != strings.Join(want, ", ") {
+	if got := strings.Join(p.list(), ", "); got != strings.Join(want, ", ") {
 		t.Errorf("started %s\nwant %s", got, strings.Join(want, ", "))
 	}
 }
@@ -478,12 +482,32 @@ func TestRecovery(t *testing.T) {
 		b := newBench(t)
 		ticket := false
 		b.programs.begun = func() { time.AfterFunc(30*time.Second, func() { b.do(func() { ticket = true }) }) }
-		b.recovery(func() bool { b.mu.Lock(); defer b.mu.Unlock(); return ticket }).run(t.Context())
+		b.run(b.recovery(func() bool { b.mu.Lock(); defer b.mu.Unlock(); return ticket }).run)
+		time.Sleep(time.Hour)
 		started(t, b.programs, withSwitch)
 		if got := b.seen(); got != nil {
 			t.Errorf("the box was told %q", got)
 		}
 	})
+}
+
+// The session ended, the admin's line broke: there is another way in. What ends as soon as it
+// has made a ticket has left somebody behind who serves it.
+func TestRecoveryAfterTheTicket(t *testing.T) {
+	for lives, again := range map[time.Duration]int{2 * time.Hour: 5, 10 * time.Second: 1} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.programs.lives = lives
+			b.run(b.recovery(func() bool { return true }).run)
+			time.Sleep(9 * time.Hour)
+			if n := len(b.programs.list()); n != again {
+				t.Errorf("what lives for %v was started %d times, not %d", lives, n, again)
+			}
+			if got := b.seen(); len(got) != again-1 || again > 1 && !strings.Contains(got[0], "ended with code 3; it is started again, for another ticket") {
+				t.Errorf("the box was told %q", got)
+			}
+		})
+	}
 }
 
 // The firewall is opened again and again: what the image starts after us may have closed it. A
@@ -497,7 +521,7 @@ func TestFirewall(t *testing.T) {
 		started(t, b.programs, open)
 		time.Sleep(firewallAgain + time.Second)
 		started(t, b.programs, open, open)
-		b.programs.hang(true)
+		b.programs.set(func(p *fakePrograms) { p.hangs = true })
 		time.Sleep(10 * firewallAgain)
 		started(t, b.programs, open, open, open)
 	})
@@ -505,6 +529,25 @@ func TestFirewall(t *testing.T) {
 		b := newBench(t)
 		keepFirewallOpen(t.Context(), b.programs) // there is none
 		started(t, b.programs)
+	})
+}
+
+// One that was the session itself is started until it stays, though it fails at first.
+func TestRecoveryFailsAfterTheTicket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.programs.lives = time.Hour
+		b.run(b.recovery(func() bool { return true }).run)
+		time.Sleep(time.Minute)
+		b.programs.set(func(p *fakePrograms) { p.lives = time.Second })
+		time.Sleep(time.Hour + 10*time.Second)
+		b.programs.set(func(p *fakePrograms) { p.refuse = errors.New("access denied") })
+		time.Sleep(time.Minute)
+		b.programs.set(func(p *fakePrograms) { p.refuse, p.lives = nil, 0 })
+		time.Sleep(time.Hour)
+		if got := b.programs.list(); len(got) < 4 || len(got) > maxStarts || !b.programs.Running(remoteRecovery) {
+			t.Errorf("started %d times, and runs: %v", len(got), b.programs.Running(remoteRecovery))
+		}
 	})
 }
 

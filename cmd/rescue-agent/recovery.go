@@ -15,6 +15,7 @@ const (
 	firstRestart  = 5 * time.Second
 	maxRestart    = time.Minute
 	noTicketAfter = 2 * time.Minute
+	ownSession    = time.Minute // so long runs one that is the session itself
 	firewallAgain = 30 * time.Second
 )
 
@@ -29,13 +30,14 @@ type programs interface {
 	Have(name string) bool
 }
 
-// recovery sees to it that RemoteRecovery.exe runs until there is a ticket.
+// recovery sees to it that RemoteRecovery.exe runs: until there is a ticket, and, since with the
+// program the way in ends, also after it.
 //
-//	stopped --start--> running --ticket--> done
-//	running --ends without a ticket--> stopped, later;  ten times --> given up
+//	stopped --start--> running --ends--> stopped, later;  ten times without a ticket --> given up
+//	running --ends soon after its first ticket--> done: what it started does its work
 type recovery struct {
 	programs programs
-	ticket   func() bool // there is one
+	ticket   func() bool // there has been one
 	tell     func(string)
 	poll     time.Duration
 }
@@ -45,15 +47,19 @@ func (r *recovery) run(ctx context.Context) {
 		r.tell(remoteRecovery + " is not in this image: it is no DaRT, and there will be no ticket")
 		return
 	}
-	delay := firstRestart
-	for starts := 1; !r.ticket(); starts++ {
+	delay, owns := firstRestart, false
+	for starts := 1; ; starts++ {
 		if starts > maxStarts {
 			r.tell(fmt.Sprintf("%s was started %d times and made no ticket; restart this machine, or start Remote Connection in DaRT's menu", remoteRecovery, maxStarts))
 			return
 		}
-		why := r.once(ctx)
-		if ctx.Err() != nil || r.ticket() {
+		begin := time.Now()
+		why, ran := r.once(ctx)
+		switch {
+		case ctx.Err() != nil, r.ticket() && ran && !owns && time.Since(begin) < ownSession:
 			return
+		case r.ticket() && time.Since(begin) >= ownSession:
+			owns, starts, delay = true, 0, firstRestart
 		}
 		r.tell(why)
 		if !sleep(ctx, delay) {
@@ -63,29 +69,35 @@ func (r *recovery) run(ctx context.Context) {
 	}
 }
 
-// once runs the program until it ends or there is a ticket, and says why there
-// is none. One that somebody else started is left to do its work.
-func (r *recovery) once(ctx context.Context) string {
+// once runs the program until it ends, and says so. One that somebody else started is left to do its work.
+func (r *recovery) once(ctx context.Context) (why string, ran bool) {
 	begin, told := time.Now(), false
 	exited, err := r.start()
 	if err != nil {
-		return fmt.Sprintf("%s does not start: %v", remoteRecovery, err)
+		return fmt.Sprintf("%s does not start: %v", remoteRecovery, err), false
 	}
-	for sleep(ctx, r.poll) && !r.ticket() {
+	for sleep(ctx, r.poll) {
 		select {
 		case code := <-exited:
-			return fmt.Sprintf("%s ended with code %d and made no ticket; it is started again", remoteRecovery, code)
+			return fmt.Sprintf("%s ended with code %d%s", remoteRecovery, code, r.again()), true
 		default:
 		}
 		if exited == nil && !r.programs.Running(remoteRecovery) {
-			return remoteRecovery + ", which the image started, ended and made no ticket; it is started again"
+			return remoteRecovery + ", which the image started, ended" + r.again(), true
 		}
-		if !told && time.Since(begin) > noTicketAfter {
+		if !told && !r.ticket() && time.Since(begin) > noTicketAfter {
 			told = true
 			r.tell(remoteRecovery + " runs for two minutes and has made no ticket: does this machine have an address, and Windows a driver for its network card?")
 		}
 	}
-	return ""
+	return "", true
+}
+
+func (r *recovery) again() string {
+	if r.ticket() {
+		return "; it is started again, for another ticket"
+	}
+	return " and made no ticket; it is started again"
 }
 
 func (r *recovery) start() (<-chan int, error) {
