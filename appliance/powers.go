@@ -70,7 +70,7 @@ func powersOf(c *config.Config, memory *remembered, taken *taken, ask ask) (map[
 		p := &machinePower{name: m.Name, taken: taken}
 		if m.BMC != nil {
 			p.config = bmc.Config{Protocol: m.BMC.Protocol, Host: m.BMC.Host, Port: m.BMC.Port, User: m.BMC.User,
-				Password: secret(m.BMC.PasswordFile), MACs: m.MACs, Memory: memory, Taking: func() { taken.take(m.Name, api.ByBMC) }}
+				Password: secret(m.BMC.PasswordFile), System: m.BMC.System, MACs: m.MACs, Memory: memory, Taking: func() { taken.take(m.Name, api.ByBMC) }}
 			p.bmc = bmc.New(p.config)
 		}
 		if m.Power != nil {

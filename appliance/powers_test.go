@@ -17,6 +17,7 @@ import (
 
 	"rescuebox/appliance/bmc"
 	"rescuebox/appliance/boot"
+	"rescuebox/appliance/config"
 	"rescuebox/appliance/power"
 )
 
@@ -32,6 +33,19 @@ func (f *fakeSwitch) Off(context.Context) error                  { f.log = appen
 func (f *fakeSwitch) Cycle(context.Context) error {
 	f.log = append(f.log, "cycle")
 	return f.cycleErr
+}
+
+// A blade is found by what the file of the site says of it.
+func TestSystemOfChassis(t *testing.T) {
+	c := &config.Config{Machines: []config.Machine{{Name: "srv01", MACs: []string{"52:54:00:12:34:56"},
+		BMC: &config.BMC{Protocol: "redfish", Host: "192.0.2.1", User: "rescue", PasswordFile: "/p", System: "Blade3"}}}}
+	all, err := powersOf(c, nil, &taken{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := all["srv01"].config; got.System != "Blade3" || got.Host != "192.0.2.1" {
+		t.Errorf("%+v", got)
+	}
 }
 
 // Behind a switch the machine's own boot order counts; Wake-on-LAN can only switch on.

@@ -201,7 +201,7 @@ func (s *session) unclear(all []*systemView) error {
 	for _, sys := range all {
 		names = append(names, fmt.Sprintf("%s (serial %s)", clean(sys.ID), clean(sys.SerialNumber)))
 	}
-	return fmt.Errorf("%w: it has %d systems, and which is meant is not clear; the machine's mac must be that of one of its network cards: %s",
+	return fmt.Errorf("%w: it has %d systems, and which is meant is not clear; the machine's mac must be that of one of its network cards, or its system one of these: %s",
 		ErrUnsupported, len(all), s.clip(strings.Join(names, ", ")))
 }
 

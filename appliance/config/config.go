@@ -201,6 +201,7 @@ type BMC struct {
 	Port         int    // 0: the protocol's own
 	User         string
 	PasswordFile string // read when it is needed, never here
+	System       string // which of a chassis' is meant: its Redfish Id, UUID, serial number or host name; "" is told by the MAC
 }
 
 // maxSize is the most that a configuration can be: some ten thousand machines.

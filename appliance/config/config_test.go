@@ -148,10 +148,10 @@ drop_dir = "/srv/tickets/"
 [[machine]]
 name = "a"
 mac = ["52:54:00:12:34:56"]
-bmc = { url = "redfish://bmc.example.org", user = "u", password_file = "/p" }
+bmc = { url = "redfish://bmc.example.org", user = "u", password_file = "/p", system = "Blade3" }
 `, func(c *Config) {
 			c.Machines = []Machine{{Name: "a", MACs: []string{"52:54:00:12:34:56"}, Chain: "auto",
-				BMC: &BMC{Protocol: "redfish", Host: "bmc.example.org", User: "u", PasswordFile: "/p"}}}
+				BMC: &BMC{Protocol: "redfish", Host: "bmc.example.org", User: "u", PasswordFile: "/p", System: "Blade3"}}}
 		}},
 		{"a machine's address behind a relay", `[[lan.relay]]
 network = "10.1.0.0/16"

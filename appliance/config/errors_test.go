@@ -722,6 +722,17 @@ user = "rescue"
 password_file = "/p"
 `,
 		`site.toml:10: machine "srv01": bmc.url: user and password do not belong into the URL (hint: name them in user and password_file)`},
+	{"bmc of a chassis, not over Redfish", `LEAST
+[[machine]]
+name = "srv01"
+mac = ["52:54:00:12:34:56"]
+[machine.bmc]
+url = "auto://192.168.77.21"
+user = "rescue"
+password_file = "/p"
+system = "Blade3"
+`,
+		`site.toml:13: machine "srv01": bmc.system: auto:// knows no systems (hint: write redfish:// in its url, or leave system out)`},
 	{"bmc with path", `LEAST
 [[machine]]
 name = "srv01"

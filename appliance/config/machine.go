@@ -150,6 +150,9 @@ func (c *checker) bmc(path string, raw rawBMC) *BMC {
 		c.wrong(path+".user", *faultf(`for example user = "rescue"`, "missing: who the box logs in as"))
 	}
 	b.PasswordFile = read(c, path+".password_file", raw.PasswordFile, passwordFile)
+	if b.System = raw.System; b.System != "" && b.Protocol != "redfish" && b.Protocol != "" { // IPMI would take the whole chassis
+		c.wrong(path+".system", *faultf("write redfish:// in its url, or leave system out", "%s:// knows no systems", b.Protocol))
+	}
 	return &b
 }
 

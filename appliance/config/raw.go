@@ -244,6 +244,7 @@ type rawShutdown struct {
 
 type rawBMC struct {
 	URL          string `toml:"url"`
+	System       string `toml:"system"`
 	User         string `toml:"user"`
 	PasswordFile string `toml:"password_file"`
 }
