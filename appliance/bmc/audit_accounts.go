@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -35,9 +36,9 @@ type attempt struct{ host, user, password string }
 // lookAtAccounts tries factory accounts, each once: over IPMI where that answers, else
 // over Redfish. The user that the box itself uses is never tried, only compared.
 func (a *Auditor) lookAtAccounts(ctx context.Context, s *subject, secure bool) {
-	try := a.overIPMI
+	try, closed := a.overIPMI, secure && s.closedRedfish(ctx)
 	if !s.speaks || !s.caps.V20 {
-		if !secure || !s.closedRedfish(ctx) {
+		if !closed {
 			return
 		}
 		try = overRedfish
@@ -80,29 +81,32 @@ func (s *subject) compareOwn() {
 	}
 }
 
-// once tries an account, unless it was refused within the last hour.
+// once tries an account, unless it was refused within the last hour, or is being tried for another blade of the chassis.
 func (a *Auditor) once(who attempt, try func() (in bool, err error)) (in bool, err error) {
-	a.mu.Lock()
-	at, known := a.tried[who]
-	a.mu.Unlock()
-	if known && time.Since(at) < triedFor {
+	if !a.first(who) {
 		return false, nil
 	}
 	if in, err = try(); in || err != nil {
-		return in, err
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.tried, who)
 	}
+	return in, err
+}
+
+// first notes that an account is tried, and reports whether it was not within the last hour.
+func (a *Auditor) first(who attempt) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	maps.DeleteFunc(a.tried, func(_ attempt, at time.Time) bool { return time.Since(at) >= triedFor })
+	if _, known := a.tried[who]; known {
+		return false
+	}
 	if a.tried == nil {
 		a.tried = map[attempt]time.Time{}
 	}
-	for old, at := range a.tried {
-		if time.Since(at) >= triedFor {
-			delete(a.tried, old)
-		}
-	}
 	a.tried[who] = time.Now()
-	return false, nil
+	return true
 }
 
 // overIPMI logs in once. A cipher suite that the controller does not have is

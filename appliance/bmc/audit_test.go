@@ -325,6 +325,36 @@ func TestAuditWeb(t *testing.T) {
 	}
 }
 
+// The blades of a chassis share its controller, which is asked for each factory account once for all of them; and one whose
+// Redfish wants no password is told so, also where IPMI answers.
+func TestAuditChassis(t *testing.T) {
+	t.Parallel()
+	var tries atomic.Int32
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, _, ok := r.BasicAuth(); ok {
+			tries.Add(1)
+			time.Sleep(100 * time.Millisecond) // the other one comes meanwhile
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer srv.Close()
+	at := netip.MustParseAddrPort(srv.Listener.Addr().String())
+	blade := func(machine string, ipmi int) Target {
+		return Target{Machine: machine, Config: Config{Protocol: "redfish", Host: at.Addr().String(), Port: int(at.Port()), IPMIPort: ipmi, User: "rescue", Password: fixed("x")}}
+	}
+	mute := freePort(t)
+	a := &Auditor{Targets: []Target{blade("blade1", mute), blade("blade2", mute)}}
+	if _, err := a.Run(t.Context(), "", false); err != nil || int(tries.Load()) != len(factories) {
+		t.Errorf("%v; %d tries, want %d", err, tries.Load(), len(factories))
+	}
+	srv.Config.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	f := &fakeController{caps: []byte{0x80, 0x04, 2, 0, 0, 0, 0}, status: 0x11}
+	a = &Auditor{Targets: []Target{blade("srv01", f.listen(t))}}
+	if got, err := a.Run(t.Context(), "", false); err != nil || levels(got.Findings, "127.0.0.1")[checkOpen] != Bad {
+		t.Errorf("an open Redfish: %v, %+v", err, got.Findings)
+	}
+}
+
 // What listens on the web server's port is told from nobody, whatever it speaks; and a certificate of somebody whom
 // nobody knows, such as the factory's of an HPE iLO, is no better than one that is signed by itself.
 func TestAuditTLS(t *testing.T) {
