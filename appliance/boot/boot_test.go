@@ -275,6 +275,24 @@ func TestOrderIsUsedOnce(t *testing.T) {
 	}
 }
 
+// Who rescues over the weekend has a token that proves the machine on Monday, but not for ever.
+func TestTokenLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := New(testConfig(t, newMemory()))
+		arm(t, table, "rescue", 0)
+		o, _ := table.OpenOrder("srv01")
+		if err := table.Up(o.ID); err != nil {
+			t.Fatal(err)
+		}
+		for _, alive := range []bool{true, false} {
+			time.Sleep(5 * 24 * time.Hour)
+			if _, ok := table.ByToken(o.Token); ok != alive {
+				t.Errorf("%v after the end of the order its token proves something: %v", time.Since(o.Created), ok)
+			}
+		}
+	})
+}
+
 func TestLastFileEndsOrder(t *testing.T) {
 	table := New(testConfig(t, newMemory()))
 	arm(t, table, "setup", 0)

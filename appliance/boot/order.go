@@ -41,8 +41,9 @@ const (
 )
 
 // tokenLife is how long after its end an order's token still proves the machine
-// that it booted: a rescue system reports again when its address changes.
-const tokenLife = 24 * time.Hour
+// that it booted: a rescue system reports again when its address changes, and DaRT makes
+// another ticket for each session, in a rescue that lasts over the weekend too.
+const tokenLife = 7 * 24 * time.Hour
 
 // maxEphemeral bounds the orders of machines that nobody named ([boot] unknown).
 const maxEphemeral = 256
@@ -360,7 +361,7 @@ func (t *Table) signal() {
 }
 
 // ByToken finds the order that a token belongs to: an open one, or one that
-// ended less than a day ago.
+// ended less than tokenLife ago.
 func (t *Table) ByToken(token string) (Order, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
