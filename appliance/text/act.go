@@ -23,8 +23,9 @@ const (
 type order struct {
 	command
 	person    *person
-	ask       bool // it is asked back
-	confirmed bool // it was, and here is the yes
+	late      time.Duration // it took so long to come, which is too long
+	ask       bool          // it is asked back
+	confirmed bool          // it was, and here is the yes
 }
 
 // doing is what is noted on disk before it is done; "" for what changes nothing.
@@ -86,6 +87,8 @@ func (d *Desk) askBackLocked(o order) {
 	o.person.pending = pending{command: o.command, number: fmt.Sprint(n.Int64() + 100), until: time.Now().Add(yesFor)}
 	what := "cuts its power"
 	switch {
+	case o.late > 0:
+		what = fmt.Sprintf("took %v to come", o.late.Round(time.Minute))
 	case o.verb == "boot" && d.Plug != nil && d.Plug(o.machine):
 		what = "pulls its plug"
 	case o.verb == "boot":

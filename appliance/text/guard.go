@@ -33,7 +33,7 @@ func (d *Desk) checkLocked(p *person, m Message) (order, error) {
 		return order{}, &silence{"it came before"}
 	}
 	d.recent = append(d.recent[max(0, len(d.recent)-maxRecent+1):], mark)
-	if err := d.formOf(m); err != nil {
+	if err := formOf(m); err != nil {
 		return order{}, err
 	}
 	rest, codes := takeCodes(words(m.Text))
@@ -63,7 +63,8 @@ func (d *Desk) readLocked(p *person, m Message, rest []string) (order, error) {
 	if !p.may(o.command) {
 		return order{}, fmt.Errorf("this number may not %s", o.command)
 	}
-	o.ask = !o.confirmed && o.askBack(d.isSure(m), d.Plug)
+	o.late = d.lateness(m)
+	o.ask = !o.confirmed && (o.late > 0 && !o.looks() || o.askBack(d.isSure(m), d.Plug))
 	return o, nil
 }
 
@@ -72,31 +73,28 @@ type proven struct{ error }
 
 func (p *proven) Unwrap() error { return p.error }
 
-// formOf refuses what is no plain message of now.
-func (d *Desk) formOf(m Message) error {
-	now, sure := d.now()
-	age := now.Sub(m.Time)
-	switch {
-	case m.Binary || m.Class0 || m.Parts > 1 || parts(m.Text) > 1: // not everything that joins parts says so
+// formOf refuses what is no plain message.
+func formOf(m Message) error {
+	if m.Binary || m.Class0 || m.Parts > 1 || parts(m.Text) > 1 { // not everything that joins parts says so
 		return errors.New("a command is one plain message of at most 160 characters (70 with Cyrillic ones)")
-	case sure && !m.Time.IsZero() && age > d.maxAge():
-		return fmt.Errorf("your message took %v to come and is not followed: send it again with the next code", age.Round(time.Minute))
 	}
 	return nil
 }
 
-func (d *Desk) maxAge() time.Duration {
-	if d.MaxAge <= 0 {
-		return defaultMaxAge
+// lateness is how long a message took to come, where that is too long.
+func (d *Desk) lateness(m Message) time.Duration {
+	now, sure := d.now()
+	if age := now.Sub(m.Time); sure && !m.Time.IsZero() && age > maxAge {
+		return age
 	}
-	return d.MaxAge
+	return 0
 }
 
 // isSure reports whether the age of a message can be told. A service centre that is ahead of a right clock, as by
 // a wrong time zone, hides how late its messages are.
 func (d *Desk) isSure(m Message) bool {
 	now, sure := d.now()
-	return sure && !m.Time.IsZero() && m.Time.Sub(now) <= d.maxAge()
+	return sure && !m.Time.IsZero() && m.Time.Sub(now) <= maxAge
 }
 
 // provenLocked checks the code and has on disk that it was used.

@@ -9,7 +9,7 @@
 //  1. its sender is a number of the file, told by the network as a number, with its country or without;
 //     a name ("Beeline") never is. Everybody else gets silence.
 //  2. it is one plain message: no parts, no class 0, no binary.
-//  3. it is not older than an hour by the service centre's time, and was not seen before.
+//  3. it was not seen before.
 //  4. it ends (or begins) with the next code of the number's HOTP (RFC 4226, SHA-256, 8 digits),
 //     or one of the 20 after it. The counter is on disk before anything is done, so a code counts once,
 //     whatever is unplugged at whichever moment.
@@ -95,7 +95,7 @@ const (
 // Defaults of the desk.
 const (
 	defaultBudget = 50
-	defaultMaxAge = time.Hour
+	maxAge        = time.Hour // of a command that is not asked back
 )
 
 // Desk decides. Set its fields, then use it; Run must run for anything to be done or sent. Its methods
@@ -111,8 +111,7 @@ type Desk struct {
 	// Out sends one message, of several parts where it is long, and says what became of it. The network may try
 	// for valid to hand it over: the command to a switch must not come when nobody thinks of it any more.
 	Out    func(ctx context.Context, number, text string, valid time.Duration) (Result, error)
-	Budget int           // messages in 24 hours; 0 is 50
-	MaxAge time.Duration // of a command; 0 is an hour
+	Budget int // messages in 24 hours; 0 is 50
 	// Clock is the time, and whether it can be relied upon; nil is the system's, relied upon.
 	Clock func() (time.Time, bool)
 	Log   *zap.Logger // nil: nothing is logged

@@ -400,7 +400,6 @@ func TestForm(t *testing.T) {
 		"one plain message":      func(m *Message) { m.Parts = 2 },
 		"one plain":              func(m *Message) { m.Class0 = true },
 		"at most 160 characters": func(m *Message) { m.Text = strings.Repeat("x", 150) + " " + m.Text }, // parts that somebody else joined
-		"took 2h0m0s to come":    func(m *Message) { m.Time = m.Time.Add(-2 * time.Hour) },
 	} {
 		w := newWorld(t, "all")
 		m := w.message("vpn up " + w.code())
@@ -419,6 +418,31 @@ func TestForm(t *testing.T) {
 	m.Binary, m.Time = false, m.Time.Add(-59*time.Minute)
 	w.Received(m)
 	w.answer("vpn: done")
+}
+
+// What took hours to come may be an order of then, or the service centre tells the time of another zone: what changes
+// something is asked back.
+func TestLate(t *testing.T) {
+	w := newWorld(t, "all")
+	late := func(s string) {
+		m := w.message(s + " " + w.code())
+		m.Time = m.Time.Add(-5 * time.Hour)
+		w.Received(m)
+	}
+	late("status")
+	w.answer("all is well")
+	for _, order := range []string{"vpn up", "link lte", "reset modem", "boot srv01 dart", "power srv01 on"} {
+		late(order)
+		said := w.answer(order + " took 5h0m0s to come")
+		done := len(w.acts.list())
+		_, rest, _ := strings.Cut(said, "yes ")
+		n, _, _ := strings.Cut(rest, " ")
+		late("yes " + n)
+		w.answer(": done")
+		if got := w.acts.list(); len(got) != done+1 {
+			t.Errorf("done %q", got)
+		}
+	}
 }
 
 func TestReplay(t *testing.T) {
