@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // filterTable is our nftables table.
@@ -67,11 +69,6 @@ func elements(names []string) string {
 		quoted[i] = fmt.Sprintf("%q", n)
 	}
 	return "elements = { " + strings.Join(quoted, ", ") + " }; "
-}
-
-// same reports whether two filters make the same table.
-func (f filter) same(g filter) bool {
-	return slices.Equal(f.metered, g.metered) && slices.Equal(f.ports, g.ports)
 }
 
 // set puts the table into the kernel.
@@ -166,12 +163,39 @@ func reversePathStrict(device string) bool {
 	return value == "1"
 }
 
-// tableThere reports whether our table is in the kernel, if it has to be.
-func tableThere(f filter) bool {
+// listed is our table as nft reads it back from the kernel; "" where there is none to be, or none is.
+func (f filter) listed() string {
 	if len(f.metered) == 0 {
-		return true
+		return ""
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
 	defer stop()
-	return exec.CommandContext(ctx, "nft", "list", "table", "inet", filterTable).Run() == nil
+	out, err := exec.CommandContext(ctx, "nft", "--stateless", "list", "table", "inet", filterTable).Output()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+// hearFilter calls changed when somebody changed our table, us among them, until the socket is closed.
+func hearFilter(socket *os.File, changed func()) {
+	for buf := make([]byte, 1<<16); ; {
+		n, err := socket.Read(buf)
+		switch {
+		case errors.Is(err, unix.ENOBUFS): // more changed than the socket holds
+		case err != nil:
+			return
+		case !ofFilter(buf[:n]):
+			continue
+		}
+		changed()
+	}
+}
+
+// ofFilter reports whether messages of nfnetlink speak of our table: each names the one that it is about.
+func ofFilter(b []byte) bool {
+	list, _ := syscall.ParseNetlinkMessage(b)
+	return slices.ContainsFunc(list, func(m syscall.NetlinkMessage) bool {
+		return m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES && bytes.Contains(m.Data, []byte(filterTable+"\x00"))
+	})
 }

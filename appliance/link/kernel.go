@@ -1,13 +1,13 @@
 package link
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -198,21 +198,30 @@ var groups = []int{unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV
 	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE}
 
 func newWatcher() (*watcher, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	file, err := subscribe(unix.NETLINK_ROUTE, groups...)
 	if err != nil {
 		return nil, fmt.Errorf("watch the kernel's interfaces: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("watch the kernel's interfaces: %w", err)
+	return &watcher{file}, nil
+}
+
+// subscribe opens a netlink socket that hears news of groups.
+func subscribe(protocol int, groups ...int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	if err != nil {
+		return nil, err
 	}
+	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	for _, g := range groups {
-		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g); err != nil {
-			unix.Close(fd)
-			return nil, fmt.Errorf("watch the kernel's interfaces: %w", err)
+		if err == nil {
+			err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g)
 		}
 	}
-	return &watcher{os.NewFile(uintptr(fd), "rtnetlink")}, nil
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "netlink"), nil
 }
 
 // Changes of addresses and routes may follow each other before one look: so long each, and so long in all, for
@@ -255,16 +264,8 @@ func (w *watcher) run(changed func()) error {
 
 // ofDevices reports whether messages of rtnetlink speak of a device itself.
 func ofDevices(b []byte) bool {
-	for len(b) >= unix.NLMSG_HDRLEN {
-		size := int(binary.NativeEndian.Uint32(b[0:4]))
-		if kind := binary.NativeEndian.Uint16(b[4:6]); kind == unix.RTM_NEWLINK || kind == unix.RTM_DELLINK {
-			return true
-		}
-		size = (size + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)
-		if size < unix.NLMSG_HDRLEN || size > len(b) {
-			return false
-		}
-		b = b[size:]
-	}
-	return false
+	list, _ := syscall.ParseNetlinkMessage(b)
+	return slices.ContainsFunc(list, func(m syscall.NetlinkMessage) bool {
+		return m.Header.Type == unix.RTM_NEWLINK || m.Header.Type == unix.RTM_DELLINK
+	})
 }

@@ -288,31 +288,49 @@ func TestFilter(t *testing.T) {
 	if err := exec.Command("ping", "-c", "1", "-W", "5", "-I", "lte0", "192.0.2.1").Run(); err != nil {
 		t.Error("what the box asks by LTE is not answered:", err)
 	}
-	// The ruleset is flushed by somebody: it is put right.
-	run(t, "nft", "delete", "table", "inet", filterTable)
-	b.watch.plumb.nudge()
-	b.until("the filter is back", func(Status) bool {
-		return strings.Contains(output("nft", "list", "table", "inet", filterTable), `"lte0"`)
-	})
+	// Somebody flushes the ruleset, as a restart of nftables does, or our table, or opens it: it is put right at once, and
+	// not with the next look at everything.
+	whole := output("nft", "list", "table", "inet", filterTable)
+	for _, cmd := range []string{"flush ruleset", "flush table inet rescuebox_link", "delete element inet rescuebox_link metered { lte0 }", "insert rule inet rescuebox_link input accept"} {
+		began := time.Now()
+		run(t, append([]string{"nft"}, strings.Fields(cmd)...)...)
+		b.until("the filter is back after "+cmd, func(Status) bool { return output("nft", "list", "table", "inet", filterTable) == whole })
+		if took := time.Since(began); took > putRight/2 {
+			t.Errorf("the filter was back %v after %s", took, cmd)
+		}
+	}
 }
 
-// A new metered device that nft did not take is taken the next time, although the table of the old one is there.
+// A new metered device that nft did not take is taken soon, although the table of the old one is there.
 func TestFilterAgain(t *testing.T) {
 	linktest.New(t)
-	p := newPlumber(Config{Uplinks: []Uplink{{Name: "wan", Metered: true}, {Name: "lte", Metered: true}}}, nil)
-	t.Cleanup(func() { must(t, filter{}.set()) })
-	p.plan.paths = []sight{{device: "wan0"}, {}}
-	must(t, p.filter())
-	p.plan.paths = []sight{{device: "wan0"}, {device: "lte0"}}
+	troubles := make(chan []string, 100)
+	p := newPlumber(Config{Uplinks: []Uplink{{Name: "wan", Metered: true}, {Name: "lte", Metered: true}}}, func(list []string) { troubles <- list })
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.run(ctx) }()
+	t.Cleanup(func() { stop(); must(t, <-ended) })
+	p.follow(plan{active: -1, paths: []sight{{device: "wan0"}, {}}}, nil)
+	w, err := New(Config{})
+	must(t, err)
+	b := &box{t: t, watch: w}
+	guards := func(device string) func(Status) bool {
+		return func(Status) bool {
+			return strings.Contains(output("nft", "list", "table", "inet", filterTable), `"`+device+`"`)
+		}
+	}
+	b.until("wan0 is guarded", guards("wan0"))
 	path := os.Getenv("PATH")
 	t.Setenv("PATH", t.TempDir())
-	if err := p.filter(); err == nil {
-		t.Fatal("a filter was set without nft")
+	p.follow(plan{active: -1, paths: []sight{{device: "wan0"}, {device: "lte0"}}}, nil)
+	for said := false; !said; {
+		said = slices.ContainsFunc(<-troubles, func(s string) bool { return strings.Contains(s, "nft is missing") })
 	}
 	must(t, os.Setenv("PATH", path))
-	must(t, p.filter())
-	if got := output("nft", "list", "table", "inet", filterTable); !strings.Contains(got, `"lte0"`) {
-		t.Errorf("lte0 is unguarded: %s", got)
+	began := time.Now()
+	b.until("lte0 is guarded", guards("lte0"))
+	if took := time.Since(began); took > putRight/2 {
+		t.Errorf("lte0 was guarded after %v", took)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // plumber keeps the kernel's routes and filters as they are to be. It works beside the loop, which must
@@ -21,14 +23,15 @@ type plumber struct {
 	lost []netip.Prefix
 	poke chan struct{} // there is a new plan
 	news chan struct{} // the kernel told of something
+	hurt chan struct{} // it told of our table in nftables
 
-	set      filter // as written last
-	written  bool
-	filtered error // by the last look at the filter
+	written  string // the filter's rules; "": not known
+	listed   string // the same as nft read it back
+	filtered error  // by the last look at the filter
 }
 
 func newPlumber(c Config, trouble func([]string)) *plumber {
-	p := &plumber{ports: c.Ports, trouble: trouble, poke: make(chan struct{}, 1), news: make(chan struct{}, 1), plan: plan{active: -1}}
+	p := &plumber{ports: c.Ports, trouble: trouble, poke: make(chan struct{}, 1), news: make(chan struct{}, 1), hurt: make(chan struct{}, 1), plan: plan{active: -1}}
 	for _, u := range c.Uplinks {
 		p.metered = append(p.metered, u.Metered)
 	}
@@ -53,19 +56,24 @@ func (p *plumber) follow(to plan, lost []netip.Prefix) {
 	p.nudge()
 }
 
-// filter writes our table if it is another one than before, or gone.
+// filter writes our table if it is to be another one than before, or is another one, or gone.
 func (p *plumber) filter() error {
 	p.mu.Lock()
 	f := p.filterLocked()
 	p.mu.Unlock()
-	if p.written && f.same(p.set) && tableThere(f) {
+	rules, before := f.rules(), p.written
+	if now := f.listed(); rules == before && now == p.listed && (now != "") == (len(f.metered) > 0) {
 		return nil
 	}
-	p.written = false // until nft says so: what it did before an error is not known
+	p.written = "" // until nft says so: what it did before an error is not known
 	if err := f.set(); err != nil {
 		return err
 	}
-	p.set, p.written = f, true
+	now := f.listed()
+	if rules != before || now == p.listed { // else somebody was quicker: the news of this asks once more
+		p.written = rules
+	}
+	p.listed = now
 	return nil
 }
 
@@ -79,22 +87,33 @@ func signal(c chan struct{}) {
 }
 
 const (
-	// putRight is how often all is looked over without a reason: somebody may flush nftables' ruleset, and
-	// nobody tells.
+	// putRight is how often all is looked over without a reason, and again the same after nft refused the filter: a
+	// metered uplink is open until it is there.
 	putRight = 30 * time.Second
-	// respite is the time from one look at rules and routes to the next that news ask for. systemd-networkd
-	// takes rules away that it does not know when it starts; what takes them away again and again is not to have
-	// this box at work all the time.
+	again    = 2 * time.Second
+	// respite is the time from one look to the next that news ask for. systemd-networkd takes rules away that it does
+	// not know when it starts; what takes them away again and again is not to have this box at work all the time.
 	respite = 500 * time.Millisecond
 )
 
 // run works until ctx is done, then takes everything away.
 func (p *plumber) run(ctx context.Context) error {
+	if socket, err := subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES); err == nil { // else there is no nftables
+		var hearing sync.WaitGroup
+		hearing.Go(func() { hearFilter(socket, func() { signal(p.hurt) }) })
+		defer hearing.Wait()
+		defer socket.Close()
+	}
 	crash := uncut() // a drill's
 	tick := time.NewTicker(putRight)
 	defer tick.Stop()
 	for all := true; ; {
 		p.mend(all, crash)
+		if all && p.filtered != nil {
+			tick.Reset(again)
+		} else if all {
+			tick.Reset(putRight)
+		}
 		var ok bool
 		if all, ok = p.next(ctx, tick.C); !ok {
 			return errors.Join(clearRoutes(), filter{}.set(), uncut())
@@ -102,8 +121,7 @@ func (p *plumber) run(ctx context.Context) error {
 	}
 }
 
-// mend makes rules and routes those of the plan and, if all is to be looked over, the filter, too: that is
-// nft's, of which the kernel's news say nothing.
+// mend makes rules and routes those of the plan and, if all is to be looked over, the filter, too: to ask nft costs more.
 func (p *plumber) mend(all bool, crash error) {
 	p.mu.Lock()
 	now, lost := p.plan, p.lost
@@ -129,7 +147,7 @@ func (p *plumber) mend(all bool, crash error) {
 func (p *plumber) next(ctx context.Context, tick <-chan time.Time) (all, ok bool) {
 	rest := time.NewTimer(respite)
 	defer rest.Stop()
-	for news := (chan struct{})(nil); ; {
+	for news, hurt := (chan struct{})(nil), (chan struct{})(nil); ; {
 		select {
 		case <-ctx.Done():
 			return false, false
@@ -138,7 +156,9 @@ func (p *plumber) next(ctx context.Context, tick <-chan time.Time) (all, ok bool
 		case <-tick:
 			return true, true
 		case <-rest.C:
-			news = p.news
+			news, hurt = p.news, p.hurt
+		case <-hurt:
+			return true, true
 		case <-news:
 			return false, true
 		}
