@@ -108,9 +108,7 @@ func consoleRefusal(err error) error {
 
 // keepLastWords puts the end of a machine's console into the timeline of an order that
 // failed, until ctx is done: it often says why.
-func (c consoles) keepLastWords(ctx context.Context, table *boot.Table) {
-	events, stop := table.Watch()
-	defer stop()
+func (c consoles) keepLastWords(ctx context.Context, table *boot.Table, events <-chan boot.Event) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -126,14 +124,16 @@ func (c consoles) keepLastWords(ctx context.Context, table *boot.Table) {
 	}
 }
 
-// run keeps the consoles; it is a part.
+// run keeps the consoles; it is a part. What happens is watched from now on, before any part runs: an order that
+// is gone on with after a restart may fail at once.
 func (c consoles) run(table *boot.Table) func(context.Context, func()) error {
+	events, _ := table.Watch() // as long as there is the table
 	return func(ctx context.Context, ready func()) error {
 		ctx, cancel := context.WithCancel(ctx)
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		defer cancel()
-		wg.Go(func() { c.keepLastWords(ctx, table) })
+		wg.Go(func() { c.keepLastWords(ctx, table, events) })
 		return c.Keeper.Run(ctx, ready)
 	}
 }
