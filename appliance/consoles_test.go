@@ -61,7 +61,9 @@ func TestLastWordsOfEarlyFailure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if slices.ContainsFunc(list, func(e boot.Event) bool { return e.Step == boot.StepConsole && slices.Contains(e.Lines, "2026-11-23T05:11:03.000Z  kernel panic") }) {
+		if slices.ContainsFunc(list, func(e boot.Event) bool {
+			return e.Step == boot.StepConsole && slices.Contains(e.Lines, "2026-11-23T05:11:03.000Z  kernel panic")
+		}) {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
