@@ -109,6 +109,8 @@ func TestCauseIsAnotherServer(t *testing.T) {
 	}{
 		{"foreign-option60", "EDK2 old", `chain = "ipxe"`, []string{"--dhcp-option-force=60,PXEClient"}},
 		{"foreign-bootfile", "HP UEFI", `dialect = "binl"`, []string{"--dhcp-boot=elsewhere.efi"}},
+		// It names us as next server, and a file that we do not have.
+		{"file-refused", "HP UEFI", `dialect = "binl"`, []string{"--dhcp-boot=pxelinux.0,,192.168.77.1", "--dhcp-option-force=60,PXEClient", "--dhcp-option-force=43,06:01:08"}},
 		{"proxy-offer-not-taken", "HP UEFI", `dialect = "binl"`, nil}, // pinned: left alone, DHCP finds one that works
 	} {
 		t.Run(test.key, func(t *testing.T) {

@@ -32,6 +32,7 @@ const StepSystem Step = "system"
 //	                foreign-option60            another server's option 60 sends UEFI to that server's port 4011
 //	                foreign-bootfile            another server names a boot file of its own
 //	                wrong-next-server           another server names a next server that is not us
+//	                file-refused                it asks for a file that we refuse
 //	                tftp-not-asked              no request for the boot file reached us
 //	                http-not-asked              the same with UEFI HTTP Boot
 //	a file begins   blocks-lost                 not one TFTP block was acknowledged: MTU, firewall
@@ -43,7 +44,7 @@ const StepSystem Step = "system"
 //	                secure-boot-refused-shim    shim was fetched, GRUB never asked for
 //	                grub-silent                 GRUB was fetched, its grub.cfg never asked for
 //	                iso-silent                  the ISO of HTTP Boot was fetched, and silence
-//	                file-refused                the loader asked for something that we refused
+//	                file-refused                the loader asked for something that we refuse
 //	script          kernel-not-asked            the script went out, the kernel was never asked for
 //	kernel          secure-boot-refused-kernel  GRUB has the kernel and asks for no initrd
 //	                initrd-not-asked            iPXE has the kernel and asks for no initrd

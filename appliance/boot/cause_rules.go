@@ -140,6 +140,11 @@ var rulesOfTook = []rule{
 			return fmt.Sprintf("an address was taken, no file asked for: the DHCP server %s names %s as next server, where the machine looks for its boot file", o.Addr, o.NextServer),
 				"remove the next server (siaddr, option 66) from that server"
 		}},
+	{stageTook, "file-refused", patienceSoon, func(s *situation) bool { return s.refused.Time.After(s.since) },
+		func(s *situation) (string, string) {
+			return "an address was taken, and the file that the machine then asks for is refused: " + s.refused.Text,
+				"if another DHCP server names that file (option 67, \"filename\"), remove it there: rescuebox doctor"
+		}},
 	{stageTook, "http-not-asked", patienceDHCP, func(s *situation) bool { return s.arch().HTTP() },
 		func(s *situation) (string, string) {
 			return "an address was taken, and no HTTP request came: the firmware does not reach our HTTP port", "look for a firewall and for the machine's VLAN: rescuebox doctor"

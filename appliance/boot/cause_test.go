@@ -90,6 +90,7 @@ var diagnoses = []struct {
 		f.LAN.Servers = []ForeignServer{{Addr: site, NextServer: netip.MustParseAddr("10.0.0.9")}}
 	}},
 	{"tftp-not-asked", dhcped, func(f *Facts) { f.LAN.Servers = []ForeignServer{{Addr: site, NextServer: site}} }}, // it names itself: no fault
+	{"file-refused", upTo(dhcped, Event{Step: StepRefused, Text: "no pxelinux.0"}), nil},
 	{"http-not-asked", dhcped, func(f *Facts) { f.Own = []Sighting{{Client: Client{MAC: mac1, Arch: HTTPX64}}} }},
 	{"blocks-lost", upTo(dhcped, begins("snponly.efi")), nil},
 	{"blocks-lost", upTo(dhcped, begins("snponly.efi"), breaks("snponly.efi", 0), breaks("snponly.efi", 0)), nil},
