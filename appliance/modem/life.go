@@ -93,8 +93,11 @@ func (m *Modem) rest(ctx context.Context, d time.Duration) *loan {
 // lost shows why there is no session.
 func (m *Modem) lost(err error) {
 	state := Mute
-	if errors.Is(err, errNoPort) {
+	switch {
+	case errors.Is(err, errNoPort):
 		state = Absent
+	case errors.As(err, new(errNotOurs)):
+		state = Held
 	}
 	why := err.Error()
 	if state == Mute && m.rival {

@@ -223,7 +223,7 @@ func (m *Modem) sessionBack(ctx context.Context) *session {
 			return s
 		case m.state() == Lent:
 			m.Redial() // again and again: a bearer that comes up just now takes the first one for done
-		case slices.Contains([]State{NoPort, Absent, Mute}, m.state()):
+		case slices.Contains([]State{NoPort, Absent, Held, Mute}, m.state()):
 			return nil
 		}
 		select {

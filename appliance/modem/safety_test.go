@@ -46,6 +46,23 @@ func TestNoFaultWhileDataIsUp(t *testing.T) {
 	}
 }
 
+// A port that another program has is its admin's matter: no USB is taken off for it, no power cut, no box rebooted.
+func TestHeldPort(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	other, err := openTTY(fake.Path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := start(t, fake, nil)
+	s := until(t, m, "a reason", func(s Status) bool { return strings.Contains(s.Why, "another program uses it") })
+	if f := m.fault(); s.State != Held || f != sound {
+		t.Errorf("%s, to be cured is %q", s.State, f)
+	}
+	other.Close()
+	until(t, m, "the port", registered)
+}
+
 // A port that is lost for a moment does not end a bearer that is up; what costs money or cannot be, does.
 func TestWhatEndsABearer(t *testing.T) {
 	t.Parallel()

@@ -14,7 +14,8 @@ type State string
 const (
 	NoPort     State = "no port"    // none is configured: a router of its own, or ModemManager has it
 	Absent     State = "absent"     // the port is not there
-	Mute       State = "mute"       // the port is there, no sense comes from it
+	Held       State = "held"       // the port is there, and it is another program's, or we may not open it
+	Mute       State = "mute"       // it can be opened, no sense comes from it
 	LowPower   State = "low power"  // the radio is off and does not come on: FCC lock, airplane mode
 	Locked     State = "locked"     // the SIM is missing, or wants what we do not have
 	Searching  State = "searching"  // no network yet

@@ -84,17 +84,22 @@ func makeRaw(fd, speed int) error {
 // errNoPort is the absence of the modem, as opposed to one that cannot be used.
 var errNoPort = errors.New("it is not there: is the modem plugged in and powered?")
 
+// errNotOurs marks a port that only a person can let us have: no remedy for modems does.
+type errNotOurs struct{ error }
+
+func (e errNotOurs) Unwrap() error { return e.error }
+
 // ttyError says what to do about a port.
 func ttyError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("AT port %s: %w", path, errNoPort)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("AT port %s: we may not open it: rescueboxd must be in the group dialout, and its unit must allow the device: %w", path, err)
+		return errNotOurs{fmt.Errorf("AT port %s: we may not open it: rescueboxd must be in the group dialout, and its unit must allow the device: %w", path, err)}
 	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EWOULDBLOCK):
-		return fmt.Errorf("AT port %s: another program uses it, most often ModemManager: install systemd/70-rescuebox-modem.rules, or let it own the modem with data = \"modemmanager\": %w", path, err)
+		return errNotOurs{fmt.Errorf("AT port %s: another program uses it, most often ModemManager: install systemd/70-rescuebox-modem.rules, or let it own the modem with data = \"modemmanager\": %w", path, err)}
 	case errors.Is(err, unix.ENOTTY):
-		return fmt.Errorf("AT port %s: it is no serial port: %w", path, err)
+		return errNotOurs{fmt.Errorf("AT port %s: it is no serial port: %w", path, err)}
 	}
 	return fmt.Errorf("AT port %s: %w", path, err)
 }
