@@ -206,6 +206,7 @@ func (t *Table) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { t.watchCauses(ctx) })
+	go t.warm(ctx) // not waited for: it may be within a file of gigabytes
 	ready()
 	for {
 		timer := time.NewTimer(t.expire(time.Now()))

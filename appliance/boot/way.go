@@ -2,6 +2,7 @@ package boot
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -166,6 +167,44 @@ func (t *Table) needed(m Machine, img images.Image) (list []images.Image) {
 		add(img)
 	}
 	return list
+}
+
+// warm reads what open orders and standing assignments boot. After a start of the box nothing is
+// known of its files, and a loader does not wait until a gigabyte is hashed: it gives up.
+func (t *Table) warm(ctx context.Context) {
+	for _, m := range t.expected() {
+		img, err := t.bootable(m.Image)
+		if err != nil {
+			continue // the machine hears why when it asks
+		}
+		for _, i := range t.needed(m, img) {
+			for _, file := range i.Files {
+				if ctx.Err() != nil {
+					return
+				}
+				if f, _, err := t.cfg.Images.Open(i, file.Name); err == nil {
+					f.Close()
+				}
+			}
+		}
+	}
+}
+
+// expected lists the machines that boot something, those with an order first, with its image.
+func (t *Table) expected() (list []Machine) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range t.open {
+		if m, ok := t.findNameLocked(o.Machine); ok {
+			m.Image = o.Image
+			list = append(list, m)
+		}
+	}
+	list = append(list, t.machines...)
+	if t.cfg.Unknown != "local" {
+		list = append(list, Machine{Image: t.cfg.Unknown})
+	}
+	return slices.DeleteFunc(list, func(m Machine) bool { return m.Image == "" })
 }
 
 // addFiles adds files of the image; one that it does not name is left out, for
