@@ -27,7 +27,7 @@ func TestMoreNewsThanTheSocketHolds(t *testing.T) {
 		return len(list)
 	}
 	files, routines := open(), runtime.NumGoroutine()
-	l, err := openLinks()
+	l, err := openNews(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	ok(t, err)
 	raw, err := l.file.SyscallConn()
 	ok(t, err)

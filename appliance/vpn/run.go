@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	lookEvery  = time.Second      // at the engine
-	rightEvery = 10 * time.Second // address, routes and packet filter are put right again
+	lookEvery  = time.Second            // at the engine
+	rightEvery = 10 * time.Second       // address, routes and packet filter are put right again
+	respite    = 500 * time.Millisecond // after the news of a filter that somebody changed, before the next counts
 )
 
 // kicksAfter are those that follow a switch's first kick: the uplink may lose one.
@@ -38,6 +39,12 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer links.close()
+	filter, err := watchFilter()
+	if err != nil { // a kernel without nftables: that there is no filter is said elsewhere
+		filter = &news{}
+	} else {
+		defer filter.close()
+	}
 	if err := t.start(); err != nil {
 		return err
 	}
@@ -45,7 +52,7 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { t.kickAgain(ctx) })
 	wg.Go(func() { t.book.run(ctx, t.deviceOf, func() { tell(t.wake) }) })
-	err = t.watch(ctx, links.changed, clock)
+	err = t.watch(ctx, links.changed, filter.changed, clock)
 	cancel()
 	wg.Wait()
 	return errors.Join(err, t.end(clock))
@@ -131,11 +138,13 @@ func (t *Tunnel) configure() error {
 const trialKeepalive = 25 * time.Second
 
 // watch looks after the running tunnel.
-func (t *Tunnel) watch(ctx context.Context, links <-chan struct{}, clock *clock) (err error) {
+func (t *Tunnel) watch(ctx context.Context, links, filter <-chan struct{}, clock *clock) (err error) {
 	look, right := time.NewTicker(lookEvery), time.NewTicker(rightEvery)
 	defer look.Stop()
 	defer right.Stop()
-	for {
+	rest := time.NewTimer(0)
+	defer rest.Stop()
+	for heard := (<-chan struct{})(nil); ; {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -148,6 +157,12 @@ func (t *Tunnel) watch(ctx context.Context, links <-chan struct{}, clock *clock)
 				err = t.configure()
 			}
 		case <-right.C:
+			err = t.right()
+		case <-rest.C:
+			heard = filter
+		case <-heard:
+			heard = nil
+			rest.Reset(respite)
 			err = t.right()
 		case <-look.C:
 			err = t.look(clock)

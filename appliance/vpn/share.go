@@ -19,7 +19,10 @@ import (
 
 // filterTable is ours alone. Its chains only take away: what they accept, the site's own
 // tables may still refuse.
-const filterTable = "inet rescuebox_vpn"
+const (
+	filterName  = "rescuebox_vpn"
+	filterTable = "inet " + filterName
+)
 
 // wasOff is an empty chain in our table that says that we switched forwarding on for the
 // LAN. It lives as long as that does, beyond a crash of ours.
@@ -109,16 +112,32 @@ func (t *Tunnel) share() error {
 		t.wasOff = t.wasOff || missing == nil && !on || leftOn()
 		f.WasOff = t.wasOff
 	}
-	if text := f.text(); text != t.filtered || !tableThere() {
-		if err := nft(text); err != nil {
-			return errors.Join(fmt.Errorf("put the tunnel's packet filter in place: %w", err), t.shut())
-		}
-		t.filtered = text
+	if err := t.filter(f.text()); err != nil {
+		return errors.Join(fmt.Errorf("put the tunnel's packet filter in place: %w", err), t.shut())
 	}
 	if len(f.Share) == 0 || missing != nil {
 		return missing
 	}
 	return errors.Join(forward(t.cfg.Interface, true), forward(f.LAN, true))
+}
+
+// filter puts the table in place if it is to be another one than before, or is another one, or gone, as after somebody
+// flushed the ruleset: `systemctl restart nftables` does.
+func (t *Tunnel) filter(text string) error {
+	before := t.filtered
+	if now, _ := nft("list table " + filterTable + "\n"); text == before && now != "" && now == t.listed {
+		return nil
+	}
+	t.filtered = "" // until nft says so: what it did before an error is not known
+	if _, err := nft(text); err != nil {
+		return err
+	}
+	now, _ := nft("list table " + filterTable + "\n")
+	if text != before || now == t.listed { // else somebody was quicker: the news of this asks once more
+		t.filtered = text
+	}
+	t.listed = now
+	return nil
 }
 
 // shut lets nothing through where there is no packet filter: nothing from the tunnel, even on a host
@@ -144,27 +163,29 @@ func (t *Tunnel) unshare() error {
 		}
 	}
 	t.filtered, t.wasOff = "", false
-	return errors.Join(err, nft("table "+filterTable+"\ndelete table "+filterTable+"\n"))
+	_, gone := nft("table " + filterTable + "\ndelete table " + filterTable + "\n")
+	return errors.Join(err, gone)
 }
 
 // leftOn reports that it was us who switched the LAN's forwarding on, maybe in an earlier life.
-func leftOn() bool { return nft("list chain "+filterTable+" "+wasOff+"\n") == nil }
+func leftOn() bool {
+	_, err := nft("list chain " + filterTable + " " + wasOff + "\n")
+	return err == nil
+}
 
-// tableThere is false after somebody flushed the ruleset, as `systemctl restart nftables` does.
-func tableThere() bool { return nft("list chain "+filterTable+" forward\n") == nil }
-
-// nft gives rules to nft(8): all of them, or none.
-func nft(rules string) error {
+// nft gives rules to nft(8): all of them, or none. It returns what they ask for.
+func nft(rules string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
 	var said bytes.Buffer
 	cmd.Stdin, cmd.Stderr = strings.NewReader(rules), &said
-	if err := cmd.Run(); err != nil {
+	out, err := cmd.Output()
+	if err != nil {
 		first, _, _ := strings.Cut(said.String(), "\n")
-		return fmt.Errorf("nft: %w: %s", err, first)
+		return "", fmt.Errorf("nft: %w: %s", err, first)
 	}
-	return nil
+	return string(out), nil
 }
 
 // forwards reports that packets that come in by an interface may leave by another one.

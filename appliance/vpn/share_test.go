@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"rescuebox/appliance/link/linktest"
 )
@@ -33,6 +35,24 @@ func (s *site) lan() *linktest.Place {
 	machine, err := linktest.OpenPlace("/run/netns/" + name)
 	ok(s.t, err)
 	return machine
+}
+
+// rules gives rules to nft.
+func rules(t *testing.T, text string) {
+	t.Helper()
+	_, err := nft(text + "\n")
+	ok(t, err)
+}
+
+// present is our table, or "".
+func present(t *testing.T) string {
+	t.Helper()
+	if out, err := nft("list tables\n"); err != nil || !strings.Contains(out, filterName) {
+		ok(t, err)
+		return ""
+	}
+	out, _ := nft("list table " + filterTable + "\n") // it may just go
+	return out
 }
 
 func forwarding(t *testing.T, name string) string {
@@ -83,9 +103,16 @@ func TestShareLAN(t *testing.T) {
 	if !strings.Contains(s.tunnel.Peer(), "10.99.0.2/32, 192.168.77.0/24") {
 		t.Errorf("the hub is not told of the LAN:\n%s", s.tunnel.Peer())
 	}
-	// Somebody restarts nftables.
-	ok(t, nft("flush ruleset\n"))
-	ok(t, s.tunnel.right())
+	// Somebody restarts nftables, flushes our table, or opens it: it is as it was at once.
+	whole := present(t)
+	for _, cmd := range []string{"flush ruleset", "flush table " + filterTable, "insert rule " + filterTable + " forward accept"} {
+		began := time.Now()
+		rules(t, cmd)
+		eventually(t, 30*time.Second, "the filter after "+cmd, func() bool { return present(t) == whole })
+		if took := time.Since(began); took > rightEvery/2 {
+			t.Errorf("the filter was back %v after %s", took, cmd)
+		}
+	}
 	if !eventuallyPing(s.hubs[0].Place, "192.168.77.21") {
 		t.Error("the admin does not reach the machine after a flush")
 	}
@@ -93,7 +120,7 @@ func TestShareLAN(t *testing.T) {
 	if got := forwarding(t, "conf/lan0/forwarding"); got != "0" {
 		t.Errorf("the LAN's forwarding is still %s", got)
 	}
-	if tableThere() {
+	if present(t) != "" {
 		t.Error("the table is still there")
 	}
 }
@@ -126,21 +153,41 @@ func TestHostForwards(t *testing.T) {
 				t.Errorf("the notes are %q", s.tunnel.Status().Notes)
 			}
 			s.lan()
-			ok(t, s.tunnel.right())
-			if got := s.hubs[0].Command("ping", "-c", "1", "-w", "5", "192.168.77.21").Run() == nil; got != (change != nil) {
+			tell(s.tunnel.wake)
+			patience := map[bool]string{true: "20", false: "3"}[change != nil]
+			if got := s.hubs[0].Command("ping", "-c", "1", "-w", patience, "192.168.77.21").Run() == nil; got != (change != nil) {
 				t.Errorf("that the admin reaches the LAN, which has come, is %v", got)
 			}
 			// Without a packet filter nothing is let through at all.
-			ok(t, s.tunnel.shut())
-			ok(t, nft("delete table "+filterTable+"\n"))
+			withoutNFT(t, "delete table "+filterTable)
+			eventually(t, 30*time.Second, "that there is no packet filter is said", func() bool {
+				return strings.Contains(strings.Join(s.tunnel.Status().Notes, "\n"), "packet filter")
+			})
 			if s.hubs[0].Command("ping", "-c", "1", "-W", "1", "192.168.1.1").Run() == nil {
 				t.Error("the admin reaches the branch's router where no packet filter can be had")
 			}
-			ok(t, forward("rescuevpn", true))
-			if s.hubs[0].Command("ping", "-c", "1", "-w", "5", "192.168.1.1").Run() != nil {
-				t.Error("the test itself: without all of it the router is reached")
-			}
+			eventually(t, 30*time.Second, "the test itself: without all of it the router is reached", func() bool {
+				ok(t, forward("rescuevpn", true))
+				return s.hubs[0].Command("ping", "-c", "1", "-W", "1", "192.168.1.1").Run() == nil
+			})
 		})
+	}
+}
+
+// withoutNFT takes the program nft away until the end of the test, after a last command.
+func withoutNFT(t *testing.T, last string) {
+	t.Helper()
+	nft, err := exec.LookPath("nft")
+	ok(t, err)
+	dir := t.TempDir()
+	for _, name := range []string{"nsenter", "ping"} {
+		path, err := exec.LookPath(name)
+		ok(t, err)
+		ok(t, os.Symlink(path, filepath.Join(dir, name)))
+	}
+	t.Setenv("PATH", dir)
+	if out, err := exec.Command(nft, last).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 }
 
@@ -151,8 +198,8 @@ func TestShareAfterCrash(t *testing.T) {
 		c.ShareLAN, c.LANInterface = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24")}, "lan0"
 	})
 	s.lan()
-	table := filter{Interface: "rescuevpn", LAN: "lan0", Share: s.tunnel.cfg.ShareLAN, MSS4: 1240, MSS6: 1220, WasOff: true}
-	ok(t, nft(table.text()))
+	left := filter{Interface: "rescuevpn", LAN: "lan0", Share: s.tunnel.cfg.ShareLAN, MSS4: 1240, MSS6: 1220, WasOff: true}
+	rules(t, left.text())
 	ok(t, forward("lan0", true))
 	s.start()
 	s.stop()

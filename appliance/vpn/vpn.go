@@ -92,7 +92,8 @@ type Tunnel struct {
 	tying sync.Mutex // of sockets to devices; before mu
 
 	// Run's alone:
-	filtered string // the packet filter in place
+	filtered string // the packet filter in place; "": not known
+	listed   string // the same as nft reads it back
 	wasOff   bool   // the LAN's forwarding was, before us
 }
 
