@@ -17,6 +17,7 @@ import (
 	"rescuebox/appliance/boottest"
 	"rescuebox/appliance/dhcp"
 	"rescuebox/appliance/state"
+	"rescuebox/images"
 )
 
 // A sound branch: nothing to say about the LAN, and all checks together within
@@ -390,6 +391,12 @@ func TestDoctorKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.expect("boot set", "bootset-missing")
+	c.add(images.Image{Name: "ipxe", Kind: images.BootSet}, map[string][]byte{"undionly.kpxe": mute})
+	c.expect("boot set")
+	if err := os.RemoveAll(filepath.Join(c.box.library.Dir, "shim")); err != nil {
+		t.Fatal(err)
+	}
+	c.expect("boot set", "bootset-missing") // what Secure Boot needs
 }
 
 // A daemon that may not see the other processes still names their user.
