@@ -87,7 +87,8 @@ type data struct {
 	wanted bool
 	anew   bool // Redial was called
 	last   Link
-	tries  int // in a row that came to nothing
+	tries  int   // in a row that came to nothing
+	failed error // why the last of them did
 	poke   chan struct{}
 }
 
@@ -131,11 +132,18 @@ func (d *data) nudge() {
 	}
 }
 
-// state is what changed was told last, and how many dials in a row came to nothing.
-func (d *data) state() (s Link, tries int) {
+// state is what changed was told last.
+func (d *data) state() Link {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.last, d.tries
+	return d.last
+}
+
+// trouble is how many dials in a row came to nothing, and why the last one did.
+func (d *data) trouble() (tries int, why error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.tries, d.failed
 }
 
 func (d *data) isWanted() bool {
@@ -283,6 +291,7 @@ func (d *data) pause(ctx context.Context, err error) {
 	d.mu.Lock()
 	tries := d.tries
 	d.tries++
+	d.failed = err
 	d.mu.Unlock()
 	wait := pauseAfter(tries, err)
 	d.log.Info("the modem's bearer is down", zap.NamedError("err", err), zap.Duration("again_in", wait))
@@ -298,7 +307,7 @@ func (d *data) pause(ctx context.Context, err error) {
 // operator comes back shall not all dial in the same second.
 func pauseAfter(tries int, err error) time.Duration {
 	first, last := firstPause, lastPause
-	if refused := (*Refusal)(nil); errors.As(err, &refused) && refused.Lasting {
+	if isLasting(err) {
 		first, last = firstBanned, lastBanned
 	}
 	wait := first
@@ -310,8 +319,7 @@ func pauseAfter(tries int, err error) time.Duration {
 }
 
 func (d *data) wasUp() bool {
-	s, _ := d.state()
-	return s.Up()
+	return d.state().Up()
 }
 
 func (d *data) reset() {
@@ -324,8 +332,8 @@ func (d *data) reset() {
 func (d *data) again() {
 	d.telling.Lock()
 	defer d.telling.Unlock()
-	if s, _ := d.state(); d.changed != nil {
-		d.changed(s)
+	if d.changed != nil {
+		d.changed(d.state())
 	}
 }
 

@@ -156,7 +156,7 @@ func (m *Modem) account() string {
 // dataDevice is the network device that is counted: that of the bearer, or the one that
 // it will be. ModemManager's is not known before.
 func (m *Modem) dataDevice() string {
-	if l, _ := m.data.state(); l.Device != "" {
+	if l := m.data.state(); l.Device != "" {
 		return l.Device
 	}
 	if m.NetDevice == "" && (m.Data == "" || m.Data == "ppp") {
@@ -225,7 +225,7 @@ func (m *Modem) mayDial() error {
 	if err != nil {
 		return fmt.Errorf("the quota is used up, and the bearer cannot be held to it: %w", err)
 	}
-	if l, _ := m.data.state(); !l.Up() && !fenced && m.dataDevice() != "" && m.quota.status().Stopped {
+	if !m.data.wasUp() && !fenced && m.dataDevice() != "" && m.quota.status().Stopped {
 		return errUsedUp // the fence stands in a moment, before the first packet
 	}
 	s := m.Status()
@@ -293,15 +293,6 @@ func (m *Modem) Redial() {
 	if m.prepareData() == nil && m.data != nil {
 		m.data.redial()
 	}
-}
-
-// DataTrouble is how often in a row a dial came to nothing, and why last: the ladder's matter.
-func (m *Modem) DataTrouble() (tries int, why error) {
-	if m.prepareData() != nil || m.data == nil {
-		return 0, nil
-	}
-	l, tries := m.data.state()
-	return tries, l.Err
 }
 
 // dataUp says whether the bearer is up.

@@ -36,6 +36,12 @@ func (r *Refusal) Error() string {
 	return s
 }
 
+// isLasting says that only a person ends it.
+func isLasting(err error) bool {
+	r := (*Refusal)(nil)
+	return errors.As(err, &r) && r.Lasting
+}
+
 const (
 	hintAPN  = "check apn, user and password of the modem"
 	hintSIM  = "ask the operator whether this SIM has data, and money"

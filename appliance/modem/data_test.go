@@ -118,14 +118,14 @@ func TestBearerIsAsWanted(t *testing.T) {
 		}
 		k.want(true)
 		pass(2 * time.Second)
-		if l, _ := k.state(); !l.Up() {
+		if l := k.state(); !l.Up() {
 			t.Errorf("not up: %v", l)
 		}
 		k.want(true)
 		pass(time.Hour)
 		k.want(false)
 		pass(time.Second)
-		if l, _ := k.state(); l.Up() || l.Err != nil || d.downs != 2 {
+		if l := k.state(); l.Up() || l.Err != nil || d.downs != 2 {
 			t.Errorf("not down: %v, %d", l, d.downs)
 		}
 		if got := strings.Join(told(), ", "); got != "dialling, up, down" {
@@ -155,16 +155,17 @@ func TestPausesBetweenDials(t *testing.T) {
 				if n := len(d.dials); n < tt.from || n > tt.to {
 					t.Errorf("%d dials in %v, want %d to %d: %v", n, tt.within, tt.from, tt.to, d.dials)
 				}
-				if l, _ := k.state(); errors.Is(l.Err, errDialling) { // in its middle
+				if l := k.state(); errors.Is(l.Err, errDialling) { // in its middle
 					pass(2 * time.Second)
 				}
-				l, tries := k.state()
+				l := k.state()
+				tries, _ := k.trouble()
 				if tries != len(d.dials) || !errors.Is(l.Err, tt.refuse) {
 					t.Errorf("%d tries of %d, %v", tries, len(d.dials), l.Err)
 				}
 				d.set(func() { d.refuse = nil })
 				pass(tt.lastPause * 2)
-				if l, _ := k.state(); !l.Up() {
+				if l := k.state(); !l.Up() {
 					t.Errorf("the network is back, and the bearer is not: %v", l)
 				}
 			})
@@ -195,17 +196,17 @@ func TestDialThatNeverEnds(t *testing.T) {
 		k, _ := keepData(t, d, nil)
 		k.want(true)
 		pass(dialTimeout + time.Second)
-		if l, _ := k.state(); !errors.Is(l.Err, errNoAnswer) {
+		if l := k.state(); !errors.Is(l.Err, errNoAnswer) {
 			t.Errorf("it says %v", l.Err)
 		}
 		d.set(func() { d.port = notNow("the port was not free") })
 		pass(dialTimeout + 3*time.Second) // the network is not blamed for what it was not asked
-		if l, _ := k.state(); l.Err == nil || !strings.Contains(l.Err.Error(), "not free") {
+		if l := k.state(); l.Err == nil || !strings.Contains(l.Err.Error(), "not free") {
 			t.Errorf("without the port it says %v", l.Err)
 		}
 		d.set(func() { d.silent = false })
 		pass(2 * dialTimeout)
-		if l, _ := k.state(); !l.Up() {
+		if l := k.state(); !l.Up() {
 			t.Errorf("it is not dialled again: %v", l)
 		}
 	})
@@ -223,24 +224,24 @@ func TestForbiddenBearer(t *testing.T) {
 		say(notNow("no network yet"))
 		k.want(true)
 		pass(time.Hour)
-		if l, _ := k.state(); len(d.dials) != 0 || l.Err == nil || l.Err.Error() != "no network yet" {
+		if l := k.state(); len(d.dials) != 0 || l.Err == nil || l.Err.Error() != "no network yet" {
 			t.Errorf("%d dials without a network: %v", len(d.dials), l)
 		}
 		say(nil)
 		k.nudge()
 		pass(2 * time.Second)
-		if l, _ := k.state(); !l.Up() {
+		if l := k.state(); !l.Up() {
 			t.Errorf("not up: %v", l)
 		}
 		downs := d.downs
 		say(errRoaming)
 		pass(mayAgain + time.Second)
-		if l, _ := k.state(); l.Up() || !errors.Is(l.Err, errRoaming) || d.downs != downs+1 {
+		if l := k.state(); l.Up() || !errors.Is(l.Err, errRoaming) || d.downs != downs+1 {
 			t.Errorf("it carries data in a foreign network: %v", l)
 		}
 		say(nil)
 		pass(mayAgain + 3*time.Second)
-		if l, _ := k.state(); !l.Up() {
+		if l := k.state(); !l.Up() {
 			t.Errorf("not up again: %v", l)
 		}
 	})
@@ -255,7 +256,7 @@ func TestRedial(t *testing.T) {
 		downs := d.downs
 		k.redial()
 		pass(3 * time.Second)
-		if l, _ := k.state(); !l.Up() || len(d.dials) != 2 || d.downs != downs+1 {
+		if l := k.state(); !l.Up() || len(d.dials) != 2 || d.downs != downs+1 {
 			t.Errorf("%v, %d dials, %d times hung up", l, len(d.dials), d.downs-downs)
 		}
 		d.set(func() { d.refuse = ofCode(133) }) // the operator does not know the APN
@@ -265,7 +266,7 @@ func TestRedial(t *testing.T) {
 		dials := len(d.dials)
 		k.redial()
 		pass(3 * time.Second)
-		if l, _ := k.state(); !l.Up() || len(d.dials) != dials+1 {
+		if l := k.state(); !l.Up() || len(d.dials) != dials+1 {
 			t.Errorf("in a pause: %v, %d dials", l, len(d.dials)-dials)
 		}
 	})

@@ -18,6 +18,7 @@ const (
 	noSIM     fault = "no SIM" // not read, though it may be there
 	noNetwork fault = "no network"
 	noData    fault = "no data" // registered, and the bearer does not come up
+	refused   fault = "refused" // by the network: the SIM, or its data. Mostly it is the bill or the APN
 	silent    fault = "silence" // the bearer is up, and nothing comes through: the network has forgotten it, or all we ask is dead
 )
 
@@ -25,7 +26,7 @@ const (
 // takes some 40 s, and look for a network for minutes.
 var patience = map[fault]time.Duration{
 	gone: 90 * time.Second, mute: 30 * time.Second, noSIM: 3 * time.Minute, noNetwork: 5 * time.Minute, noData: 2 * time.Minute,
-	silent: 5 * time.Minute, lame: 15 * time.Minute, // what cures it costs whoever gets in by the bearer
+	refused: 5 * time.Minute, silent: 5 * time.Minute, lame: 15 * time.Minute, // what cures it costs whoever gets in by the bearer
 }
 
 // rung is one remedy.
@@ -49,11 +50,12 @@ const (
 
 // The rungs, by risk. The waits are those of real modems: a restart takes up to a minute, and the search for a network as
 // long again; a climb that does not wait for it finds its own doing to be the fault (openwrt/packages#29318).
-// Against silence nothing is done that could cost more than it: what we ask may be what is dead.
+// Against silence, and a network that says no, nothing is done that could cost more than it: what we ask may be what is
+// dead, and what the network wants may be money.
 var rungs = []rung{
-	{name: "attach", cures: []fault{noNetwork, noData}, wait: 45 * time.Second, tries: 2, risk: harmless},
+	{name: "attach", cures: []fault{noNetwork, noData, refused}, wait: 45 * time.Second, tries: 2, risk: harmless},
 	{name: "bearer", cures: []fault{noData, silent}, wait: 90 * time.Second, tries: 2, risk: harmless},
-	{name: "radio", cures: []fault{noSIM, noNetwork, noData, silent}, wait: 90 * time.Second, tries: 1, risk: session_},
+	{name: "radio", cures: []fault{noSIM, noNetwork, noData, refused, silent}, wait: 90 * time.Second, tries: 1, risk: session_},
 	{name: "restart", cures: []fault{noSIM, noNetwork, noData, silent}, wait: 3 * time.Minute, tries: 1, risk: session_},
 	{name: "usb", cures: []fault{mute, lame, noSIM, noNetwork, noData}, wait: 3 * time.Minute, tries: 2, risk: session_},
 	{name: "power", cures: []fault{gone, mute, lame, noSIM, noNetwork, noData}, wait: 5 * time.Minute, tries: 2, risk: power},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,20 @@ func TestNoFaultWhileDataIsUp(t *testing.T) {
 	m.data.tries = 3
 	if got := m.fault(); got != noData {
 		t.Errorf("three dials came to nothing: %q", got)
+	}
+	m.data.failed = &Refusal{Why: "the SIM has no data", Lasting: true}
+	if got := m.fault(); got != refused {
+		t.Errorf("the network wants its bill paid: %q", got)
+	}
+	m.setState(Denied, "is it paid for?")
+	if got := m.fault(); got != refused {
+		t.Errorf("the network does not want the SIM: %q", got)
+	}
+	m.setState(Registered, "")
+	for _, r := range rungs {
+		if slices.Contains(r.cures, refused) && (r.risk > session_ || r.name == "usb" || r.name == "restart") {
+			t.Errorf("for a bill that is not paid: %s", r.name)
+		}
 	}
 	m.data.tell(Link{Device: "ppp-lte", Addresses: []netip.Prefix{netip.MustParsePrefix("10.64.0.5/32")}})
 	if got := m.fault(); got != sound {

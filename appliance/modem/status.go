@@ -178,8 +178,10 @@ func (m *Modem) fault() fault {
 		return gone
 	case Mute:
 		return mute
-	case Searching, Denied:
+	case Searching:
 		return noNetwork
+	case Denied:
+		return refused
 	case Locked:
 		if s.SIM == string(simMissing) || s.SIM == string(simBusy) || s.SIM == string(simBroken) {
 			return noSIM
@@ -195,11 +197,13 @@ func (m *Modem) fault() fault {
 // though it is wanted and may, or is up in vain. How often it did not come up before it did is remembered while it is
 // up, and no reason to take it down.
 func (m *Modem) dataFault(wanted bool) fault {
-	tries, _ := m.DataTrouble()
-	up := m.dataUp()
-	switch {
-	case !wanted, m.mayDial() != nil:
+	if m.prepareData() != nil || m.data == nil || !wanted || m.mayDial() != nil {
 		return sound
+	}
+	tries, why := m.data.trouble()
+	switch up := m.data.wasUp(); {
+	case !up && tries >= 3 && isLasting(why):
+		return refused
 	case !up && tries >= 3:
 		return noData
 	case up && m.Deaf != nil && !m.Volume().Stopped && m.Deaf():
