@@ -116,7 +116,7 @@ func (b *book) addressesLocked(uplink int, p place) []netip.Addr {
 // How many addresses of a name are kept: each takes a handshake to try, five seconds.
 const (
 	mostSaid  = 8 // of one answer
-	mostHeard = 3 // from which a hub was heard
+	mostHeard = 3 // from which a hub was heard; or one for each hub by each uplink, which may all be true
 )
 
 var errNowhere = errors.New("the answer leads to no hub: it is the box itself, one of its own networks, or nowhere")
@@ -152,7 +152,7 @@ func routable(a netip.Addr) bool {
 // leads elsewhere.
 func (b *book) heardAt(hub int, from netip.AddrPort) {
 	b.mu.Lock()
-	changed := false
+	changed, most := false, max(mostHeard, len(b.hubs)*len(b.uplinks))
 	for _, p := range b.hubs[hub] {
 		if p.host == "" || p.port != from.Port() || slices.Contains(b.known[""][p.host], from.Addr()) {
 			continue
@@ -160,7 +160,7 @@ func (b *book) heardAt(hub int, from netip.AddrPort) {
 		for _, u := range b.uplinks {
 			if slices.Contains(b.known[u.Name][p.host], from.Addr()) && !changed {
 				list := append([]netip.Addr{from.Addr()}, b.known[""][p.host]...)
-				b.keepLocked("", p.host, list[:min(len(list), mostHeard)])
+				b.keepLocked("", p.host, list[:min(len(list), most)])
 				changed = true
 			}
 		}

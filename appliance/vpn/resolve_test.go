@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -217,6 +218,40 @@ func TestNameServerLies(t *testing.T) {
 	b = start()
 	if got := b.endpoints(0)[0]; len(got) != 1+mostHeard || got[1] != last {
 		t.Errorf("after a restart %v", got)
+	}
+}
+
+// Where a hub is heard from by each of many uplinks is kept once, and not written again and again.
+func TestManyUplinksHear(t *testing.T) {
+	cfg := plain(t)
+	cfg.CacheFile = filepath.Join(t.TempDir(), "cache")
+	cfg.Hubs[0].Endpoints = []string{"hub.example:443"}
+	cfg.Uplinks = nil
+	var at []netip.AddrPort
+	for i := range 10 {
+		cfg.Uplinks = append(cfg.Uplinks, Uplink{Name: fmt.Sprint("u", i), Device: "wan0"})
+		at = append(at, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + i)}), 443))
+	}
+	tunnel, err := New(cfg, zap.NewNop())
+	ok(t, err)
+	b := tunnel.book
+	for i := range at {
+		b.dial = nameServer(t, func(dnsmessage.Question) []netip.Addr { return []netip.Addr{at[i].Addr()} })
+		b.ask(t.Context(), i, "wan0", "hub.example")
+	}
+	hear := func() os.FileInfo {
+		for _, a := range at {
+			b.heardAt(0, a)
+		}
+		is, err := os.Stat(cfg.CacheFile)
+		ok(t, err)
+		return is
+	}
+	if !os.SameFile(hear(), hear()) {
+		t.Error("nothing new was heard, and the file was written")
+	}
+	if n := len(b.known[""]["hub.example"]); n != len(at) {
+		t.Errorf("%d addresses are kept", n)
 	}
 }
 
