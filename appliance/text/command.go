@@ -78,9 +78,9 @@ func takeCodes(list []string) (rest, codes []string) {
 	if _, err := parse(rest); err == nil || len(codes) < 2 {
 		return rest, codes
 	}
-	n := len(list) - 1
-	if _, err := parse(list[:n]); err == nil && number(list[n], digits) {
-		return list[:n], list[n:]
+	code, n := codeIn(list, true)
+	if _, err := parse(list[:len(list)-n]); err == nil {
+		return list[:len(list)-n], []string{code}
 	}
 	return rest, codes
 }

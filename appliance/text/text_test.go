@@ -277,6 +277,9 @@ func TestOrders(t *testing.T) {
 			t.Errorf("%q does %q, want %q", text, list[len(list)-1], want)
 		}
 	}
+	c := w.code()
+	w.text("boot srv01 20240102 " + c[:4] + " " + c[4:])
+	w.answer(": boot srv01 20240102: done")
 	w.text("ticket srv01 " + w.code())
 	w.answer("srv01 123-456-789 192.168.77.100:3389")
 	w.text("? " + w.code())
