@@ -53,6 +53,11 @@ const (
 	gsmSwitched = 15 * time.Minute // off, on, and to ask how it is
 )
 
+// errUnsent is a text that the socket certainly did not get; unsentAgain when it is tried again where it must.
+var errUnsent = fmt.Errorf("%w", ErrNotTaken)
+
+const unsentAgain = 30 * time.Second
+
 // gsmSocket is a socket switched by text messages.
 type gsmSocket struct {
 	number   string
@@ -136,7 +141,7 @@ func (s *gsmSocket) say(ctx context.Context, text string, want meaning) (meaning
 	defer cancel()
 	replies, err := s.ask(ctx, s.number, text)
 	if err != nil {
-		return saysNothing, fmt.Errorf("%w: the text to %s: %w", ErrNotTaken, s.number, err)
+		return saysNothing, fmt.Errorf("%w: the text to %s: %w", errUnsent, s.number, err)
 	}
 	end := time.NewTimer(replying)
 	defer end.Stop()
@@ -220,6 +225,8 @@ func (s *gsmSocket) to(ctx context.Context, text string, want State, confirmed m
 	}
 	state, err := s.State(ctx)
 	switch {
+	case errors.Is(err, errUnsent): // the question, and not what was told
+		return fmt.Errorf("%w; it cannot be asked: %v", s.silent(), err)
 	case err != nil:
 		return err
 	case state != want && !(state == Unknown && r == saysSomething):
@@ -250,7 +257,8 @@ func (s *gsmSocket) Cycle(ctx context.Context) error {
 	}
 }
 
-// offAndOn is a cycle in two messages. Whatever became of the first, the second gives power back.
+// offAndOn is a cycle in two messages. Whatever became of the first, the second gives power back, unless there was none; a
+// modem that cannot send it at the moment is asked again.
 func (s *gsmSocket) offAndOn(ctx context.Context) error {
 	if s.texts.Off == "" {
 		return fmt.Errorf("%w: no text to switch off is known", ErrUnsupported)
@@ -262,11 +270,15 @@ func (s *gsmSocket) offAndOn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gsmSwitched) // a text that is out may still be obeyed
 	defer cancel()
 	failed := s.Off(ctx)
-	if errors.Is(failed, ErrRefused) {
+	if errors.Is(failed, ErrRefused) || errors.Is(failed, errUnsent) {
 		return failed
 	}
 	_ = pause(ctx, resting)
-	if err := s.On(ctx); err != nil {
+	err := s.On(ctx)
+	for errors.Is(err, errUnsent) && pause(ctx, unsentAgain) == nil {
+		err = s.On(ctx)
+	}
+	if err != nil {
 		return and(failed, fmt.Errorf("its power was taken and does not come back: %w", err))
 	}
 	return failed

@@ -23,6 +23,7 @@ type socket struct {
 	dead   bool          // does neither
 	lost   int           // so many texts do not reach it
 	unsent error         // the modem's
+	once   bool          // it sends one text, and no other
 	before []string      // comes before the reply: an older question's
 	reply  func(s *socket, text string) string
 }
@@ -65,6 +66,9 @@ func (s *socket) ask(ctx context.Context, number, text string) (<-chan string, e
 	}
 	if s.unsent != nil {
 		return nil, s.unsent
+	}
+	if s.once && len(s.heard) > 0 {
+		return nil, errors.New("no money left")
 	}
 	s.heard = append(s.heard, text)
 	replies := make(chan string, 8)
@@ -173,6 +177,18 @@ func TestGSMSocketOffAndOn(t *testing.T) {
 		if err := sw.Cycle(ctx); err != nil || !s.isOn() {
 			t.Errorf("it was left off: %v", err)
 		}
+		modem := func(err error) { s.mu.Lock(); defer s.mu.Unlock(); s.unsent = err }
+		time.AfterFunc(2*time.Second, func() { modem(errors.New("no network")) }) // between the two
+		time.AfterFunc(5*time.Minute, func() { modem(nil) })
+		if err := sw.Cycle(t.Context()); err != nil || !s.isOn() {
+			t.Errorf("it was left off: %v", err)
+		}
+		modem(errors.New("no money"))
+		before := s.sent()
+		time.AfterFunc(time.Minute, func() { modem(nil) })
+		if err := sw.Cycle(t.Context()); !errors.Is(err, ErrNotTaken) || strings.Contains(err.Error(), "its power was taken") || s.sent() != before {
+			t.Errorf("nothing could be sent: %v; it was sent %q", err, strings.TrimPrefix(s.sent(), before))
+		}
 	})
 }
 
@@ -194,6 +210,7 @@ func TestGSMSocketFaults(t *testing.T) {
 		"an older reply":     {&socket{reply: isocket, before: []string{"Power socket OFF"}}, "isocket", on, nil, "ON"},
 		"wrong model":        {&socket{reply: simpal}, "isocket", on, ErrNotTaken, "ON"},
 		"not its master":     {&socket{reply: func(*socket, string) string { return "No authorisation user" }}, "oem", cycle, ErrRefused, "#02#"},
+		"cannot be asked":    {&socket{reply: isocket, mute: true, once: true}, "isocket", on, ErrSilent, "ON"},
 		"no network":         {&socket{unsent: errors.New("no network")}, "isocket", on, ErrNotTaken, ""},
 		"says both":          {&socket{reply: func(*socket, string) string { return "Output ON, output OFF" }}, "oem", state, nil, "#07#"},
 		"babbles":            {&socket{reply: isocket, dead: true, before: slices.Repeat([]string{strings.Repeat("x", 1<<16)}, 8)}, "isocket", on, nil, "ON STATUS"},
