@@ -588,6 +588,13 @@ mac = ["52:54:00:12:34:56"]
 uuid = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 `,
 		`site.toml:9: machine "srv01": uuid: "ffffffff-ffff-ffff-ffff-ffffffffffff" is what boards without a UUID say (hint: leave it out and name the machine's mac)`},
+	{"uuid of many boards", `LEAST
+[[machine]]
+name = "srv01"
+mac = ["52:54:00:12:34:56"]
+uuid = "03000200-0400-0500-0006-000700080009"
+`,
+		`site.toml:9: machine "srv01": uuid: "03000200-0400-0500-0006-000700080009" is what boards without a UUID say (hint: leave it out and name the machine's mac)`},
 	{"uuid twice", `LEAST
 [[machine]]
 name = "srv01"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -121,18 +122,22 @@ func mac(s string) (string, *fault) {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4], b[5]), nil
 }
 
-// uuid parses an SMBIOS UUID. Boards that nobody programmed have all bits
-// clear or set (SMBIOS 7.2.1: "not present", "not set"): it would match them all.
+// sharedUUIDs are in whole series of boards; DHCP takes them for none.
+var sharedUUIDs = []string{"03000200-0400-0500-0006-000700080009", "00020003-0004-0005-0006-000700080009", "6ab5b300-538d-1014-9fb5-b0684d007b53"}
+
+// uuid parses an SMBIOS UUID. Boards that nobody programmed have all bytes alike, mostly
+// all bits clear or set (SMBIOS 7.2.1: "not present", "not set"): it would match them all.
 func uuid(s string) (string, *fault) {
 	const hint = "`dmidecode -s system-uuid` shows it, e.g. 4c4c4544-0042-3510-8054-b4c04f564432"
 	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
-	switch {
-	case err != nil || len(b) != 16:
+	if err != nil || len(b) != 16 {
 		return "", faultf(hint, "%s is no UUID", quote(s))
-	case isFilled(b, 0) || isFilled(b, 0xff):
+	}
+	u := fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	if isFilled(b, b[0]) || slices.Contains(sharedUUIDs, u) {
 		return "", faultf("leave it out and name the machine's mac", "%s is what boards without a UUID say", quote(s))
 	}
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]), nil
+	return u, nil
 }
 
 func isFilled(b []byte, with byte) bool {

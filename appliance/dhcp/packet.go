@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -212,10 +213,18 @@ func wholeClasses(v []byte) bool {
 	return true
 }
 
+// sharedUUIDs are what makers have left in whole series of boards: to know a machine by
+// one would boot its neighbour.
+var sharedUUIDs = []string{
+	"03000200-0400-0500-0006-000700080009", // of AMI's, on boards of many makers (oshi#2417, fusioninventory-for-glpi#689)
+	"00020003-0004-0005-0006-000700080009", // the same from firmware that has swapped it
+	"6ab5b300-538d-1014-9fb5-b0684d007b53", // of HP (fusioninventory-for-glpi#689)
+}
+
 // uuidOf reads option 97: type 0 and 16 bytes (RFC 4578 section 2.3). Firmware
 // sends the bytes as SMBIOS has them, the first three fields little-endian, and
-// so does iPXE (measured: testdata). Anything else, and the all-zero and
-// all-one UUIDs of boards that nobody programmed, is as good as none.
+// so does iPXE (measured: testdata). Anything else, and the UUIDs of boards that nobody
+// programmed, often of one byte again and again, is as good as none.
 func uuidOf(v []byte) boot.UUID {
 	if len(v) != 17 || v[0] != 0 || bytes.Count(v[1:], v[1:2]) == 16 {
 		return boot.UUID{}
@@ -224,6 +233,9 @@ func uuidOf(v []byte) boot.UUID {
 	u[0], u[1], u[2], u[3] = u[3], u[2], u[1], u[0]
 	u[4], u[5] = u[5], u[4]
 	u[6], u[7] = u[7], u[6]
+	if slices.Contains(sharedUUIDs, u.String()) {
+		return boot.UUID{}
+	}
 	return u
 }
 

@@ -45,6 +45,8 @@ func TestClient(t *testing.T) {
 		{"UUID of type 1", discover(opt(93, 0, 7), opt(97, append([]byte{1}, wire[1:]...)...)), boot.Client{Arch: boot.UEFIX64, Program: boot.Firmware}},
 		{"UUID too short", discover(opt(93, 0, 7), opt(97, wire[:9]...)), boot.Client{Arch: boot.UEFIX64, Program: boot.Firmware}},
 		{"UUID of nobody", discover(opt(93, 0, 7), opt(97, append([]byte{0}, bytes.Repeat([]byte{0xff}, 16)...)...)), boot.Client{Arch: boot.UEFIX64, Program: boot.Firmware}},
+		{"UUID of everybody", discover(opt(93, 0, 7), opt(97, 0, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 0, 9)), boot.Client{Arch: boot.UEFIX64, Program: boot.Firmware}},
+		{"UUID of everybody, swapped", discover(opt(93, 0, 7), opt(97, 0, 3, 0, 2, 0, 4, 0, 5, 0, 0, 6, 0, 7, 0, 8, 0, 9)), boot.Client{Arch: boot.UEFIX64, Program: boot.Firmware}},
 		{"control characters", discover(text(60, "PXEClient\x1b[31m\nx")), boot.Client{Arch: boot.BIOS, Program: boot.Firmware, VendorClass: "PXEClient[31mx"}},
 		{"relayed", discover(bios, giaddr("10.5.0.1")), boot.Client{Arch: boot.BIOS, Program: boot.Firmware, VendorClass: "PXEClient:Arch:00000:UNDI:002001", Relay: netip.MustParseAddr("10.5.0.1")}},
 	}
