@@ -264,8 +264,18 @@ func TestDrill(t *testing.T) {
 	if _, err := b.watch.Test(context.Background(), "lte", time.Second); err == nil || !strings.Contains(err.Error(), "lte is not in use") {
 		t.Errorf("a drill of an uplink that stands by: %v", err)
 	}
-	r, err := b.watch.Test(context.Background(), "wan", 3*time.Second)
-	must(t, err)
+	var r Report
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		r, err = b.watch.Test(context.Background(), "wan", 3*time.Second)
+		ended <- err
+	}()
+	b.until("lte is active", func(s Status) bool { return s.Active == "lte" })
+	if list, _ := b.store.All(); len(list) > 0 {
+		t.Errorf("a drill is kept over restarts: %+v", list)
+	}
+	must(t, <-ended)
 	t.Logf("%+v", r)
 	if r.Uplink != "wan" || r.Other != "lte" || r.Away <= 20*time.Millisecond || r.Away > 2*time.Second || r.Back > 2*time.Second || r.Sent < 100 {
 		t.Errorf("%+v", r)
@@ -278,6 +288,11 @@ func TestDrill(t *testing.T) {
 	must(t, nft(cut("wan0", 3*time.Second)))
 	b.until("lte is active", func(s Status) bool { return s.Active == "lte" })
 	b.until("the kernel ended the cut", func(s Status) bool { return s.Uplinks[0].Health == Alive })
+	// It is started again while the cut lasts: that is over then.
+	b.stop()
+	must(t, nft(cut("wan0", longestDrill)))
+	b.restart(func(c *Config) { c.Uplinks[1].Check = time.Second })
+	b.calm("wan")
 
 	must(t, b.Silence("lte"))
 	b.until("wan is active", func(s Status) bool { return s.Active == "wan" && s.Phase == "steady" && s.Uplinks[1].Health == Dead })
