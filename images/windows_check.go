@@ -149,6 +149,8 @@ func generationWarnings(signers []string) []string {
 			"\\Windows\\Boot\\EFI_EX\\bootmgfw_EX.efi of a Windows 11 24H2 can be added, with --with bootmgfw_EX.efi"}
 	case young && !old:
 		return []string{"Microsoft's loader is signed by " + MicrosoftWindows2023 + " only: machines whose firmware does not know it refuse it under Secure Boot"}
+	case !old && len(signers) > 0:
+		return []string{"Microsoft's loader is signed by " + strings.Join(signers, ", ") + " only, as that of Windows 7 and its DaRT is, which are older than Secure Boot: machines that have it on refuse it"}
 	}
 	return nil
 }

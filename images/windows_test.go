@@ -454,7 +454,7 @@ func TestWindowsSigners(t *testing.T) {
 		warnings string
 	}{
 		"own and 2023": {map[string][]byte{old: loaders["own"], ex: loaders["2023"]}, []string{"Own CA"}, []string{MicrosoftWindows2023 + unproven}, "2023 only: machines whose firmware does not know it"},
-		"own":          {map[string][]byte{old: loaders["own"], ex: nil}, []string{"Own CA"}, nil, ""},
+		"own":          {map[string][]byte{old: loaders["own"], ex: nil}, []string{"Own CA"}, nil, "signed by Own CA only, as that of Windows 7"},
 		"false 2011":   {map[string][]byte{old: loaders["false"], ex: nil}, nil, nil, "bootmgfw.efi has no signature that fits it"},
 		"patched":      {map[string][]byte{old: patched, ex: nil}, nil, nil, "bootmgfw.efi has no signature that fits it"},
 	} {

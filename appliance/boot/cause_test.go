@@ -181,6 +181,30 @@ func TestLikely(t *testing.T) {
 	}
 }
 
+// Whose signature Secure Boot refused is said of the very file, and what helps against that.
+func TestOtherCA(t *testing.T) {
+	signed := func(by ...string) func(*Facts) {
+		return func(f *Facts) {
+			windowsPE(f)
+			f.Image.Files[3].Signers = by
+		}
+	}
+	for name, c := range map[string]struct {
+		loader     string
+		change     func(*Facts)
+		text, hint string
+	}{
+		"2011":          {managerEFI, windowsPE, "CA of 2011", "CA of 2023 then"},
+		"2023":          {managerEX, windowsPE, "CA of 2023", "CA of 2011 then"},
+		"of a boot set": {managerEX, func(f *Facts) { windowsPE(f); f.Image.Files = f.Image.Files[:4] }, "CA of 2023", "CA of 2011 then"},
+		"Windows 7":     {managerEFI, signed("Microsoft Windows Verification PCA"), "signed by Microsoft Windows Verification PCA", "Windows 8 or later"},
+	} {
+		if got, ok := Likely(factsOf(upTo(dhcped, whole(c.loader)), c.change), true); !ok || !strings.Contains(got.Text, c.text) || !strings.Contains(got.Hint, c.hint) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
 // The table in the comment of Cause names every key, and no other.
 func TestCauseTable(t *testing.T) {
 	text, err := os.ReadFile("cause.go")

@@ -44,7 +44,14 @@ var rulesOfWindows = []rule{
 }
 
 func sayOtherCA(s *situation) (text, hint string) {
-	f, _ := s.Image.File(s.loader)
+	f, ok := s.Image.File(s.loader)
+	if !ok { // of a boot set: its name must do
+		f.Name = s.loader
+	}
+	if len(f.Signers) > 0 && f.LoaderCA() == nil {
+		return fmt.Sprintf("%s, signed by %s, fetched, then %s: Secure Boot, which trusts Microsoft's CAs of 2011 and 2023, refused it", s.loader, strings.Join(f.Signers, ", "), s.silence()),
+			"switch Secure Boot off, or take an image of Windows 8 or later: that of Windows 7 and its DaRT are older than Secure Boot"
+	}
 	ca, other := caOf(f), CA2023
 	why := "newer firmware, or one with the update KB5025885, has revoked it"
 	if ca == CA2023 {
