@@ -125,6 +125,10 @@ func (t *Table) entryLocked(chain Chain, m Machine, img images.Image, c Client, 
 			return "", &Refusal{Reason: fmt.Sprintf("%s cannot reach %s by HTTP Boot with Secure Boot: the image has no ISO", img.Name, m.Name),
 				Hint: "let its firmware boot by PXE over IPv4, or set secure_boot = \"off\" for the machine if it is off: iPXE loads any image"}
 		}
+		if img.Arch != "" && img.Arch != cpu { // 32-bit firmware: its kernel would do, its loaders do not
+			return "", &Refusal{Reason: fmt.Sprintf("%s cannot reach %s by HTTP Boot: the loaders in its ISO are for %s, the firmware is %s", img.Name, m.Name, img.Arch, cpu),
+				Hint: "let its firmware boot by PXE over IPv4"}
+		}
 		return img.ISO.File, nil
 	}
 	if chain == ChainShim && c.NextServerElsewhere {

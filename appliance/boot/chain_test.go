@@ -129,6 +129,8 @@ func TestChains(t *testing.T) {
 		{"ia32 gets a 32-bit loader, with a 64-bit kernel", nil, "live", UEFIIA32, "live shim grubia32.efi"},
 		{"ia32 never gets the x64 file", func(c *Config) { remove(c, "shim") }, "live", UEFIIA32,
 			"refused: srv01 asks as UEFI ia32 (6), and there is no boot program for that: chain shim on i386"},
+		{"ia32 by HTTP Boot never gets x64 loaders in an ISO", nil, "live", HTTPIA32,
+			"refused: live cannot reach srv01 by HTTP Boot: the loaders in its ISO are for amd64, the firmware is i386"},
 		{"arm32", nil, "rescue", UEFIARM32, "refused: srv01 asks as UEFI arm32 (10), and there is no boot program for that"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
