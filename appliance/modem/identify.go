@@ -17,8 +17,9 @@ func (m *Modem) identify(ctx context.Context, s *session) {
 	})
 }
 
-// identifySIM asks who the SIM is, once it is unlocked.
-func (m *Modem) identifySIM(ctx context.Context, s *session) {
+// identifySIM asks who the SIM is, once it is unlocked, and reports whether it says so. One that does not yet is taken for
+// the one that was there: for another account its quota would be as new.
+func (m *Modem) identifySIM(ctx context.Context, s *session) (named bool) {
 	iccid, imsi := readICCID(ctx, s), askOne(ctx, s, "+CIMI")
 	if strings.Trim(imsi, "0123456789") != "" || len(imsi) > 15 {
 		imsi = ""
@@ -26,10 +27,15 @@ func (m *Modem) identifySIM(ctx context.Context, s *session) {
 	m.opened(iccid)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.status.IMSI = imsi
+	if iccid == "" {
+		return false
+	}
 	if m.status.ICCID != iccid {
 		m.movedLocked() // another SIM, another quota
 	}
-	m.status.ICCID, m.status.IMSI = iccid, imsi
+	m.status.ICCID = iccid
+	return true
 }
 
 // askOne is the one line of an answer, with the command before it or without.

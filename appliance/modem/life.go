@@ -170,6 +170,7 @@ type visit struct {
 	s       *session
 	wg      *sync.WaitGroup
 	ready   time.Time       // since when the SIM is, and the news are switched on
+	named   bool            // the SIM said who it is
 	texts   bool            // keepTexts runs
 	refused map[string]bool // meters that this modem does not know
 	clock   time.Time       // when the time was told
@@ -188,11 +189,11 @@ func (v *visit) look(ctx context.Context) error {
 		v.ready = time.Now()
 		watchNetwork(ctx, v.s)
 	}
-	if st := v.m.Status(); first || time.Since(v.ready) < introduce && (st.Manufacturer == "" || st.ICCID == "") {
-		if st.Manufacturer == "" {
+	if first || time.Since(v.ready) < introduce && (v.m.Status().Manufacturer == "" || !v.named) {
+		if v.m.Status().Manufacturer == "" {
 			v.m.identify(ctx, v.s)
 		}
-		v.m.identifySIM(ctx, v.s)
+		v.named = v.m.identifySIM(ctx, v.s)
 	}
 	n, err := askNetwork(ctx, v.s)
 	if err != nil {

@@ -112,9 +112,12 @@ func TestRegisters(t *testing.T) {
 func TestAskedAgain(t *testing.T) {
 	t.Parallel()
 	fake := modemtest.Start(t)
-	for _, cmd := range []string{"+CGMI", "+CCID", "+ICCID", "+CRSM"} {
-		fake.Fault(cmd, modemtest.Answer{Result: "+CME ERROR: 14", Times: 2})
+	busy := func() {
+		for _, cmd := range []string{"+CGMI", "+CCID", "+ICCID", "+CRSM"} {
+			fake.Fault(cmd, modemtest.Answer{Result: "+CME ERROR: 14", Times: 2})
+		}
 	}
+	busy()
 	fake.Fault("+CCLK?", modemtest.Answer{Lines: []string{`+CCLK: "80/01/06,00:00:17+00"`}, Result: "OK", Times: 2})
 	told := make(chan time.Time, 10)
 	m, _ := start(t, fake, func(m *Modem) {
@@ -129,6 +132,18 @@ func TestAskedAgain(t *testing.T) {
 		}
 	case <-time.After(90 * time.Second):
 		t.Error("the network's time is not told")
+	}
+
+	busy() // and restarts: its SIM is the same one until it says another
+	before := fake.Count("+CREG=2")
+	fake.Unplug()
+	until(t, m, "the loss", func(s Status) bool { return s.State == Absent })
+	if err := fake.Plug(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, m, "the way back", func(s Status) bool { return registered(s) && fake.Count("+CREG=2") > before })
+	if got := m.account(); got != fake.ICCID {
+		t.Errorf("what is carried now is %q's", got)
 	}
 }
 
