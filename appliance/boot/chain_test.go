@@ -469,3 +469,29 @@ func TestScriptNamesShim(t *testing.T) {
 		}
 	}
 }
+
+// What a machine would load is told for its own firmware, also after a restart of the box;
+// of one that was never seen it is not said that an arm64 image is not for it.
+func TestWaysOfTheFirmware(t *testing.T) {
+	c := chainConfig(t)
+	c.Firmware = firmwareStore{}
+	ways := func(image string) (got string) {
+		table := New(c)
+		arm(t, table, image, 0)
+		list, errs := table.Ways("srv01")
+		for _, w := range list {
+			got += w.Arch.String() + " " + w.Links[0].File.Name
+		}
+		for _, err := range errs {
+			got += err.Error()
+		}
+		return got
+	}
+	if got := ways("rescue-arm64"); got != "UEFI arm64 (11) shimaa64.efi" {
+		t.Errorf("never seen: %s", got)
+	}
+	answer(New(c), Client{MAC: mac1, Arch: HTTPX64, Program: Firmware})
+	if got := ways("live"); got != "UEFI HTTP Boot (16) live.iso" {
+		t.Errorf("after a restart: %s", got)
+	}
+}

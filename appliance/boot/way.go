@@ -27,7 +27,7 @@ type Link struct {
 }
 
 // Ways lists what a machine with an order or a standing image would load now,
-// for the firmware that it was seen with, else for BIOS and for 64-bit UEFI. A machine that
+// for the firmware that it was seen with, else for all that it may have. A machine that
 // boots its own disk has none. To ask uses nothing up, makes no order, and is
 // no sighting. An error beside a Way without links is why that one does not work.
 func (t *Table) Ways(machine string) (ways []Way, errs []error) {
@@ -46,7 +46,7 @@ func (t *Table) Ways(machine string) (ways []Way, errs []error) {
 	if err != nil {
 		return nil, []error{err}
 	}
-	for _, a := range t.archsLocked(m) {
+	for _, a := range t.archsLocked(m, img) {
 		w, err := t.wayLocked(m, img, a)
 		if err != nil {
 			errs = append(errs, err)
@@ -57,12 +57,13 @@ func (t *Table) Ways(machine string) (ways []Way, errs []error) {
 	return ways, errs
 }
 
-// archsLocked is what the machine's firmware is, or may be.
-func (t *Table) archsLocked(m Machine) []Arch {
-	for e := t.seen.order.Front(); e != nil; e = e.Next() {
-		if s := e.Value.(*Sighting); s.Machine == m.Name && s.Client.Arch.CPU() != "" {
-			return []Arch{s.Client.Arch}
-		}
+// archsLocked is what the machine's firmware asked as last, or may be.
+func (t *Table) archsLocked(m Machine, img images.Image) []Arch {
+	switch f := t.firmware[m.Name]; {
+	case f.Asked && f.Arch.CPU() != "":
+		return []Arch{f.Arch}
+	case img.Arch == "arm64":
+		return []Arch{UEFIARM64}
 	}
 	return []Arch{BIOS, UEFIX64}
 }
@@ -143,8 +144,7 @@ func (t *Table) whole(m Machine, img images.Image) error {
 }
 
 // needed lists the image, or what the library has of it for the machine's CPU,
-// and the boot sets that bring it there: by the firmware that the machine was seen
-// with, else by BIOS and by 64-bit UEFI.
+// and the boot sets that bring it there, by the firmware that it has or may have.
 func (t *Table) needed(m Machine, img images.Image) (list []images.Image) {
 	add := func(i images.Image) {
 		if !slices.ContainsFunc(list, func(o images.Image) bool { return o.Name == i.Name }) {
@@ -153,7 +153,7 @@ func (t *Table) needed(m Machine, img images.Image) (list []images.Image) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, a := range t.archsLocked(m) {
+	for _, a := range t.archsLocked(m, img) {
 		w, err := t.wayLocked(m, img, a)
 		if err != nil {
 			continue // the machine hears why when it asks

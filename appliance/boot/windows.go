@@ -252,7 +252,7 @@ func (t *Table) windowsLinksLocked(w *Way, first string) error {
 func (t *Table) noWindowsWay(m Machine, img images.Image) (why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, a := range t.archsLocked(m) {
+	for _, a := range t.archsLocked(m, img) {
 		_, err := t.wayLocked(m, img, a)
 		if err == nil {
 			return nil
