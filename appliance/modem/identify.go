@@ -47,6 +47,8 @@ func askOne(ctx context.Context, s commander, cmd string) string {
 	for _, line := range lines {
 		if rest, ok := strings.CutPrefix(line, cmd+":"); ok {
 			line = rest
+		} else if linePrefix(line) != "" { // news of its own: ZTE's +ZUSIMR comes each second
+			continue
 		}
 		if line = strings.Trim(strings.TrimSpace(line), `"`); line != "" {
 			return brief(line)

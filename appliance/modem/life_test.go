@@ -107,6 +107,20 @@ func TestRegisters(t *testing.T) {
 	})
 }
 
+// What a modem says of its own while it is asked who it is, is not its name: the maker chooses how it is dialled.
+func TestNewsIsNoName(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	for _, cmd := range []string{"+CGMI", "+CGMM", "+CGSN", "+CIMI"} {
+		fake.Fault(cmd, modemtest.Answer{Inside: []string{"+ZUSIMR:2", "*ATREADY: 1", "SMS DONE"}})
+	}
+	m, _ := start(t, fake, nil)
+	s := until(t, m, "registration", registered)
+	if s.Manufacturer != "Fake" || s.Model != "F1" || s.IMEI != fake.IMEI || s.IMSI != fake.IMSI {
+		t.Errorf("it is called %+v", s)
+	}
+}
+
 // A modem that is busy with its SIM does not say at once who both are, and the network tells the time when it likes: the
 // maker chooses how it is dialled, the SIM whose quota it is, and the box may have no other clock.
 func TestAskedAgain(t *testing.T) {

@@ -44,7 +44,7 @@ var (
 	urcPrefixes = []string{"+CMTI", "+CDSI", "+CBMI", "+CMT", "+CDS", "+CBM", "+CRING", "+CLIP", "+CGEV", "+CIEV", "+CTZV", "+CTZE", "+CTZEU",
 		"+NITZ", "+QIND", "+QUSIM", "^RSSI", "^MODE", "^BOOT", "^SIMST", "^SRVST", "^STIN", "^DSFLOWRPT", "^NDISSTAT", "^ORIG", "^RSSILVL", "^HCSQ",
 		"+CREG", "+CGREG", "+CEREG", "+C5GREG", "*EMRDY", "*PSUTTZ", "$QCSIMSTAT"}
-	urcWords = []string{"RING", "NO CARRIER", "RDY", "SMS READY", "Call Ready", "SMS Ready", "PB DONE", "POWERED DOWN", "NORMAL POWER DOWN", "START", "MODEM:STARTUP"}
+	urcWords = []string{"RING", "NO CARRIER", "RDY", "SMS READY", "Call Ready", "SMS Ready", "SMS DONE", "PB DONE", "POWERED DOWN", "NORMAL POWER DOWN", "START", "MODEM:STARTUP"}
 )
 
 func knownURC(line string) bool {

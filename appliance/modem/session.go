@@ -131,7 +131,7 @@ var errGone = errors.New("it went away: was the modem pulled out, or did it rest
 // unsolicited sorts the modem's own news.
 func (s *session) unsolicited(line string) {
 	switch p := linePrefix(line); {
-	case p == "+CMTI", p == "+CDSI", p == "+CMT", p == "+CDS", line == "SMS READY", line == "SMS Ready":
+	case p == "+CMTI", p == "+CDSI", p == "+CMT", p == "+CDS", line == "SMS READY", line == "SMS Ready", line == "SMS DONE":
 		poke(s.arrived)
 	case line == "NO CARRIER", p == "^NDISSTAT", p == "+CGEV", p == "^DEND":
 		poke(s.bearer)
