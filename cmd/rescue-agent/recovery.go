@@ -11,10 +11,11 @@ const remoteRecovery = "RemoteRecovery.exe"
 
 // How often programs are started, and how patiently.
 const (
-	maxStarts     = 10
+	maxStarts     = 10 // quickly one after the other
 	firstRestart  = 5 * time.Second
 	maxRestart    = time.Minute
 	noTicketAfter = 2 * time.Minute
+	seldom        = 5 * time.Minute
 	ownSession    = time.Minute // so long runs one that is the session itself
 	firewallAgain = 30 * time.Second
 )
@@ -33,7 +34,8 @@ type programs interface {
 // recovery sees to it that RemoteRecovery.exe runs: until there is a ticket, and, since with the
 // program the way in ends, also after it.
 //
-//	stopped --start--> running --ends--> stopped, later;  ten times without a ticket --> given up
+//	stopped --start--> running --ends--> stopped, later;  ten times without a ticket --> stopped, from then on for long:
+//	                                                  somebody may plug the cable in at last
 //	running --ends soon after its first ticket--> done: what it started does its work
 type recovery struct {
 	programs programs
@@ -47,25 +49,27 @@ func (r *recovery) run(ctx context.Context) {
 		r.tell(remoteRecovery + " is not in this image: it is no DaRT, and there will be no ticket")
 		return
 	}
-	delay, owns := firstRestart, false
+	delay, limit, owns := firstRestart, maxRestart, false
 	for starts := 1; ; starts++ {
-		if starts > maxStarts {
-			r.tell(fmt.Sprintf("%s was started %d times and made no ticket; restart this machine, or start Remote Connection in DaRT's menu", remoteRecovery, maxStarts))
-			return
-		}
 		begin := time.Now()
 		why, ran := r.once(ctx)
 		switch {
 		case ctx.Err() != nil, r.ticket() && ran && !owns && time.Since(begin) < ownSession:
 			return
 		case r.ticket() && time.Since(begin) >= ownSession:
-			owns, starts, delay = true, 0, firstRestart
+			owns, starts, delay, limit = true, 0, firstRestart, maxRestart
 		}
-		r.tell(why)
+		if starts <= maxStarts {
+			r.tell(why)
+		}
+		if starts == maxStarts {
+			r.tell(fmt.Sprintf("%s was started %d times and made no ticket; it is started every %v from now on; restart this machine, or start Remote Connection in DaRT's menu", remoteRecovery, maxStarts, seldom))
+			delay, limit = seldom, seldom
+		}
 		if !sleep(ctx, delay) {
 			return
 		}
-		delay = grow(delay, maxRestart)
+		delay = grow(delay, limit)
 	}
 }
 
