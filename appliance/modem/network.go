@@ -33,7 +33,8 @@ func (r registration) roams() bool {
 	return r == roaming || r == roamingSMSOnly || r == roamingNoCSFB
 }
 
-func (r registration) data() bool { return r == home || r == roaming }
+// data says whether it is one for data too; NoCSFB is a network of 4G that has it, and only prefers others for calls.
+func (r registration) data() bool { return r.registered() && r != homeSMSOnly && r != roamingSMSOnly }
 
 // parseRegistration reads the answer to +CREG? and its like: <n>,<stat>[,"lac","ci"[,<act>]]. The unsolicited form begins with
 // <stat>, and may come in the middle of an answer; it is told apart by what follows, and not ok.

@@ -74,6 +74,16 @@ func TestSignalHistoryIsBounded(t *testing.T) {
 	}
 }
 
+func TestWhyNoData(t *testing.T) {
+	t.Parallel()
+	for stat, want := range map[registration]bool{home: true, roaming: true, homeSMSOnly: false, roamingSMSOnly: false, homeNoCSFB: true, roamingNoCSFB: true} {
+		state, why := network{circuit: -1, packet: -1, lte: stat, five: -1}.why(true)
+		if state != Registered || (why == "") != want {
+			t.Errorf("<stat> %d: %s, %q", stat, state, why)
+		}
+	}
+}
+
 func TestParseClock(t *testing.T) {
 	at := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
 	for line, want := range map[string]time.Time{
