@@ -313,7 +313,7 @@ func TestOldWishIsNoLease(t *testing.T) {
 			for range 4 {
 				s.arbiter.probe(time.Now())
 			}
-			if got := lease(t, s, w, mac(2)); got == addr {
+			if got := lease(t, s, w, mac(2), want(addr)); got == addr {
 				t.Errorf("asleep %v: the laptop gets %s, another host's", asleep, got)
 			}
 		})

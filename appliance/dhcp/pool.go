@@ -175,7 +175,8 @@ func (p *pool) choose(now time.Time, a ask) (*slot, error) {
 	if cur != nil && cur.phase == idle {
 		return cur, nil
 	}
-	if a.net.covers(a.want) && p.fits(a.want, a) {
+	// Not what another client had last: that may sleep, with a lease of the server that died.
+	if s := p.slots[a.want]; a.net.covers(a.want) && p.fits(a.want, a) && (s == nil || s.mac.IsZero()) {
 		return p.slot(a.want, a.net), nil
 	}
 	return p.free(a)
