@@ -31,6 +31,7 @@ type courier struct {
 	maxDelay time.Duration // and after many
 
 	arrived int32 // atomically 1: a ticket has been seen
+	lame    int32 // atomically 1: it names nothing to connect to, though this machine has an address
 
 	sent  load   // what the box has
 	shown load   // what the screen shows
@@ -74,6 +75,11 @@ func (c *courier) current() load {
 
 // step sends what the box has not.
 func (c *courier) step(ctx context.Context, now load) error {
+	lame := int32(0)
+	if now.addresses != "" && read(now.ticket).Code != "" && len(tags(decode(now.ticket), "L")) == 0 {
+		lame = 1
+	}
+	atomic.StoreInt32(&c.lame, lame)
 	if now.ticket == nil || now.addresses == "" {
 		return nil
 	}
@@ -113,6 +119,9 @@ func (c *courier) pause(ctx context.Context, wait time.Duration, was load) bool 
 
 // here says whether there has been a ticket.
 func (c *courier) here() bool { return atomic.LoadInt32(&c.arrived) == 1 }
+
+// useless says whether the ticket was made before this machine had a network.
+func (c *courier) useless() bool { return atomic.LoadInt32(&c.lame) == 1 }
 
 // complain tells each new error once.
 func (c *courier) complain(err error) {

@@ -131,7 +131,7 @@ func (m *pe) stay(ctx context.Context, out io.Writer) error {
 	start(func(ctx context.Context) { keepFirewallOpen(ctx, m.system32) })
 	start(c.run) // without DaRT, too: a person may start what makes a ticket
 	if m.errand.DaRT {
-		r := &recovery{programs: m.system32, ticket: c.here, tell: say.tell, poll: 500 * time.Millisecond}
+		r := &recovery{programs: m.system32, ticket: c.here, useless: c.useless, tell: say.tell, poll: 500 * time.Millisecond}
 		start(r.run)
 	} else {
 		start(func(ctx context.Context) { m.serveSSH(ctx, box, say) })

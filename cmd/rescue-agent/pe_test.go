@@ -166,6 +166,34 @@ func TestTicketArrives(t *testing.T) {
 	})
 }
 
+// A ticket that was made before this machine had an address leads nowhere: RemoteRecovery.exe is
+// started again, for one that does.
+func TestTicketBeforeTheNetwork(t *testing.T) {
+	path := filepath.Join(t.TempDir(), ticketFile)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.do(func() { b.addrs = nil })
+		c := b.courier(path)
+		b.run(c.run)
+		early := sample[:strings.Index(sample, "<L ")] + sample[strings.Index(sample, "</T>"):]
+		texts := []string{early, early, sample}
+		b.programs.begun = func() {
+			time.AfterFunc(5*time.Second, func() { b.do(func() { write(t, path, texts[0]); texts = texts[1:] }) })
+		}
+		r := b.recovery(c.here)
+		r.useless = c.useless
+		b.run(r.run)
+		time.Sleep(10 * time.Minute)
+		started(t, b.programs, withSwitch)
+		b.do(func() { b.addrs = []string{"192.168.77.100"} })
+		time.Sleep(time.Hour)
+		started(t, b.programs, withSwitch, withSwitch, withSwitch)
+		if got := b.seen(); len(got) < 3 || !strings.HasSuffix(got[len(got)-1], sample) || !strings.Contains(strings.Join(got, "\n"), "before this machine had an address") {
+			t.Errorf("the box got %q", got)
+		}
+	})
+}
+
 // A file of a form we do not know is not kept from the box, only later.
 func TestTicketOfAnotherForm(t *testing.T) {
 	path := filepath.Join(t.TempDir(), ticketFile)
@@ -411,7 +439,7 @@ type fakePrograms struct {
 	begun   func()
 }
 
-func (p *fakePrograms) Start(name string, args ...string) (<-chan int, error) {
+func (p *fakePrograms) Start(name string, args ...string) (*process, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.started = append(p.started, strings.Join(append([]string{name}, args...), " "))
@@ -423,7 +451,7 @@ func (p *fakePrograms) Start(name string, args ...string) (<-chan int, error) {
 		if !p.hangs {
 			exited <- 0
 		}
-		return exited, nil
+		return &process{exited: exited}, nil
 	}
 	p.running = true
 	if p.begun != nil {
@@ -432,7 +460,7 @@ func (p *fakePrograms) Start(name string, args ...string) (<-chan int, error) {
 	if p.lives > 0 {
 		time.AfterFunc(p.lives, func() { p.end(); exited <- 3 })
 	}
-	return exited, nil
+	return &process{exited, func() { p.end(); exited <- 1 }}, nil
 }
 
 func (p *fakePrograms) end() {
@@ -465,7 +493,7 @@ func (p *fakePrograms) Have(name string) bool { return p.have[name] }
 func (b *bench) recovery(ticket func() bool) *recovery {
 	say := newSayer(b.client(), newScreen(b))
 	b.run(say.run, say.screen.run)
-	return &recovery{programs: b.programs, ticket: ticket, tell: say.tell, poll: 500 * time.Millisecond}
+	return &recovery{programs: b.programs, ticket: ticket, useless: func() bool { return false }, tell: say.tell, poll: 500 * time.Millisecond}
 }
 
 func started(t *testing.T, p *fakePrograms, want ...string) {

@@ -21,7 +21,7 @@ type system32 string
 // Start has the program's current directory be System32: RemoteRecovery.exe leaves
 // its ticket in the current directory. No console joins it to ours, whose end
 // would be its own.
-func (s system32) Start(name string, args ...string) (<-chan int, error) {
+func (s system32) Start(name string, args ...string) (*process, error) {
 	cmd := exec.Command(filepath.Join(string(s), name), args...)
 	cmd.Dir = string(s)
 	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: detachedProcess | syscall.CREATE_NEW_PROCESS_GROUP}
@@ -33,7 +33,7 @@ func (s system32) Start(name string, args ...string) (<-chan int, error) {
 		cmd.Wait()
 		exited <- cmd.ProcessState.ExitCode()
 	}()
-	return exited, nil
+	return &process{exited: exited, kill: func() { cmd.Process.Kill() }}, nil
 }
 
 // Running asks the list of processes.

@@ -16,19 +16,26 @@ const (
 	maxRestart    = time.Minute
 	noTicketAfter = 2 * time.Minute
 	seldom        = 5 * time.Minute
-	ownSession    = time.Minute // so long runs one that is the session itself
+	ticketTime    = 30 * time.Second // in which a ticket is made, or replaces the one before
+	ownSession    = time.Minute      // so long runs one that is the session itself
 	firewallAgain = 30 * time.Second
 )
 
 // programs starts programs of this machine.
 type programs interface {
 	// Start runs a program of System32, with that as its current directory and apart
-	// from us. The channel yields its exit code, once.
-	Start(name string, args ...string) (<-chan int, error)
+	// from us.
+	Start(name string, args ...string) (*process, error)
 	// Running says whether somebody runs a program of that name.
 	Running(name string) bool
 	// Have says whether System32 has it.
 	Have(name string) bool
+}
+
+// process is a program that runs.
+type process struct {
+	exited <-chan int // yields its exit code, once
+	kill   func()
 }
 
 // recovery sees to it that RemoteRecovery.exe runs: until there is a ticket, and, since with the
@@ -40,6 +47,7 @@ type programs interface {
 type recovery struct {
 	programs programs
 	ticket   func() bool // there has been one
+	useless  func() bool // it names no listener, and this machine has an address by now
 	tell     func(string)
 	poll     time.Duration
 }
@@ -52,9 +60,9 @@ func (r *recovery) run(ctx context.Context) {
 	delay, limit, owns := firstRestart, maxRestart, false
 	for starts := 1; ; starts++ {
 		begin := time.Now()
-		why, ran := r.once(ctx)
+		why, ended := r.once(ctx)
 		switch {
-		case ctx.Err() != nil, r.ticket() && ran && !owns && time.Since(begin) < ownSession:
+		case ctx.Err() != nil, r.ticket() && ended && !owns && time.Since(begin) < ownSession:
 			return
 		case r.ticket() && time.Since(begin) >= ownSession:
 			owns, starts, delay, limit = true, 0, firstRestart, maxRestart
@@ -73,21 +81,26 @@ func (r *recovery) run(ctx context.Context) {
 	}
 }
 
-// once runs the program until it ends, and says so. One that somebody else started is left to do its work.
-func (r *recovery) once(ctx context.Context) (why string, ran bool) {
+// once runs the program until it ends by itself or must be ended, and says so. One that somebody else
+// started is left to do its work.
+func (r *recovery) once(ctx context.Context) (why string, ended bool) {
 	begin, told := time.Now(), false
-	exited, err := r.start()
+	p, err := r.start()
 	if err != nil {
 		return fmt.Sprintf("%s does not start: %v", remoteRecovery, err), false
 	}
 	for sleep(ctx, r.poll) {
 		select {
-		case code := <-exited:
+		case code := <-p.exited:
 			return fmt.Sprintf("%s ended with code %d%s", remoteRecovery, code, r.again()), true
 		default:
 		}
-		if exited == nil && !r.programs.Running(remoteRecovery) {
+		if p.exited == nil && !r.programs.Running(remoteRecovery) {
 			return remoteRecovery + ", which the image started, ended" + r.again(), true
+		}
+		if p.kill != nil && r.useless() && time.Since(begin) > ticketTime {
+			p.kill()
+			return remoteRecovery + " made its ticket before this machine had an address, so that nobody could reach it; it is started again", false
 		}
 		if !told && !r.ticket() && time.Since(begin) > noTicketAfter {
 			told = true
@@ -104,9 +117,9 @@ func (r *recovery) again() string {
 	return " and made no ticket; it is started again"
 }
 
-func (r *recovery) start() (<-chan int, error) {
+func (r *recovery) start() (*process, error) {
 	if r.programs.Running(remoteRecovery) {
-		return nil, nil
+		return &process{}, nil
 	}
 	return r.programs.Start(remoteRecovery, "-nomessage")
 }
@@ -116,9 +129,9 @@ func (r *recovery) start() (<-chan int, error) {
 // image's own startnet.cmd runs one after us.
 func keepFirewallOpen(ctx context.Context, p programs) {
 	for p.Have("wpeutil.exe") {
-		if done, err := p.Start("wpeutil.exe", "DisableFirewall"); err == nil {
+		if u, err := p.Start("wpeutil.exe", "DisableFirewall"); err == nil {
 			select {
-			case <-done:
+			case <-u.exited:
 			case <-ctx.Done():
 			}
 		}
