@@ -56,6 +56,7 @@ const (
 	maxConsoleLines = 10000
 	consoleSilence  = 3 * heartbeat // of a client, which says every 15 s that it is there
 	slowConsole     = 30 * time.Second
+	lastWord        = time.Second / 2 // for who takes nothing must not hold up the box's end
 	sameRefusal     = 2 * time.Second // what is typed in vain is refused once in so long
 )
 
@@ -214,7 +215,8 @@ func (v *consoleView) run(ctx context.Context) (why error) {
 		why = errors.New("the box stops")
 	}
 	end, _ := json.Marshal(api.RelayEnd{Closed: why.Error()}) // our own type
-	_ = v.send(api.FrameEnd, end)                             // it goes anyway
+	v.conn.SetWriteDeadline(time.Now().Add(lastWord))         // also of what is being written
+	_ = v.sendWithin(lastWord, api.FrameEnd, end)             // it goes anyway
 	v.conn.Close()
 	v.session.Close()
 	wg.Wait()
@@ -311,8 +313,12 @@ func (v *consoleView) notice(at time.Time, text string) error {
 }
 
 func (v *consoleView) send(kind api.FrameKind, b []byte) error {
+	return v.sendWithin(slowConsole, kind, b)
+}
+
+func (v *consoleView) sendWithin(limit time.Duration, kind api.FrameKind, b []byte) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.conn.SetWriteDeadline(time.Now().Add(slowConsole))
+	v.conn.SetWriteDeadline(time.Now().Add(limit))
 	return api.WriteFrame(v.conn, kind, b)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -230,5 +231,28 @@ func TestConsoleLinesAreForOperators(t *testing.T) {
 		if got := len(eventOf(e, role).Lines); got != want {
 			t.Errorf("%s sees %d lines, want %d", role, got, want)
 		}
+	}
+}
+
+// Who looks and takes nothing, such as a command that was put to sleep, does not hold up the end of the box.
+func TestConsoleOfSleeper(t *testing.T) {
+	ours, its := net.Pipe()
+	defer its.Close()
+	s, err := newFakeConsoles().Attach(t.Context(), "srv01", ConsoleAttach{Who: "anna"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &consoleView{session: s, conn: ours}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- v.run(ctx) }()
+	if _, err := its.Read(make([]byte, 1)); err != nil { // the rest is being written
+		t.Fatal(err)
+	}
+	cancel()
+	begun := time.Now()
+	if why := <-ended; why.Error() != "the box stops" || time.Since(begun) > slowConsole/2 {
+		t.Errorf("%v after %s", why, time.Since(begun))
 	}
 }
