@@ -167,7 +167,7 @@ func (b *book) heardAt(hub int, from netip.AddrPort) {
 	}
 	b.mu.Unlock()
 	if changed {
-		b.save()
+		tell(b.unsaved)
 	}
 }
 

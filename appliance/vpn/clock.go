@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,16 +28,19 @@ const (
 
 // clock keeps the last time that a hub took from us.
 type clock struct {
-	file  string
-	last  time.Time         // that is known
-	saved time.Time         // that is in the file
-	seen  map[int]time.Time // by hub, in this run
+	file    string
+	unsaved chan struct{}     // told when the file is to be written
+	seen    map[int]time.Time // by hub, in this run
+
+	mu    sync.Mutex // held by nobody while the disk takes its time
+	last  time.Time  // that is known
+	saved time.Time  // that is in the file
 }
 
 // readClock reads what was kept. A file that cannot be read or makes no sense counts for nothing: it must
 // not keep the box away for good.
 func readClock(file string, log *zap.Logger) *clock {
-	c := &clock{file: file, seen: map[int]time.Time{}}
+	c := &clock{file: file, unsaved: make(chan struct{}, 1), seen: map[int]time.Time{}}
 	if file == "" {
 		return c
 	}
@@ -52,6 +56,8 @@ func readClock(file string, log *zap.Logger) *clock {
 
 // behind says what is wrong with the clock; "" is nothing.
 func (c *clock) behind(now time.Time) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if missing := c.last.Sub(now.Round(0)); missing > 0 {
 		return fmt.Sprintf("the box's clock says %s, but a hub took a handshake of %s: until then, or until it is restarted, it takes no other; set the clock (timedatectl)",
 			now.UTC().Format(time.DateTime), c.last.UTC().Format(time.DateTime))
@@ -75,21 +81,28 @@ func (c *clock) shook(peers []peerState) {
 	if latest.IsZero() {
 		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.last = latest
 	if c.last.Before(c.saved) || c.last.Sub(c.saved) > saveEvery {
-		_ = c.save() // a disk that takes nothing is told of by those who store more
+		tell(c.unsaved)
 	}
 }
 
-// save writes the last time down.
-func (c *clock) save() error {
-	if c.file == "" || c.last.Equal(c.saved) {
+// save has the last time written down.
+func (c *clock) save(write func(file string, data []byte) error) error {
+	c.mu.Lock()
+	last, same := c.last, c.last.Equal(c.saved)
+	c.mu.Unlock()
+	if c.file == "" || same {
 		return nil
 	}
-	if err := writeFile(c.file, []byte(c.last.UTC().Format(time.RFC3339Nano)+"\n")); err != nil {
+	if err := write(c.file, []byte(last.UTC().Format(time.RFC3339Nano)+"\n")); err != nil {
 		return fmt.Errorf("keep when a hub heard of us last: %w", err)
 	}
-	c.saved = c.last
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.saved = last
 	return nil
 }
 
@@ -119,9 +132,10 @@ func (t *Tunnel) waitForClock(ctx context.Context, ready func()) *clock {
 
 func (t *Tunnel) holdBack(reason string) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.seen.clock == "" && reason != "" {
+	news := t.seen.clock == "" && reason != ""
+	t.seen.clock = reason
+	t.mu.Unlock()
+	if news {
 		t.log.Warn("holds the tunnel back", zap.String("reason", reason))
 	}
-	t.seen.clock = reason
 }

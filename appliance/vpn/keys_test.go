@@ -96,7 +96,7 @@ func TestClock(t *testing.T) {
 		keep := func(at time.Time) { writeTo(t, cfg.ClockFile, at.UTC().Format(time.RFC3339Nano)) }
 		c := readClock(cfg.ClockFile, zap.NewNop())
 		c.shook([]peerState{{Handshake: time.Now().Add(time.Minute)}})
-		ok(t, c.save())
+		ok(t, c.save(writeFile))
 		tunnel, err := New(cfg, zap.NewNop())
 		ok(t, err)
 		ready := 0
@@ -124,6 +124,8 @@ func TestClock(t *testing.T) {
 		if reason := c.behind(time.Now()); reason != "" {
 			t.Error(reason)
 		}
+		<-c.unsaved
+		ok(t, c.save(writeFile))
 		waits(0)
 		for what, damage := range map[string]func(){
 			"of zeros":       func() { writeTo(t, cfg.ClockFile, "\x00\x00") },

@@ -42,8 +42,9 @@ type book struct {
 	own     func() []netip.Prefix // nor on the box itself or where no uplink leads to; nil: not known
 	log     *zap.Logger
 
-	writing sync.Mutex // of file; before mu, which nobody holds while the disk takes its time
-	mu      sync.Mutex
+	unsaved chan struct{} // told when the file is to be written
+
+	mu      sync.Mutex                         // held by nobody while the disk takes its time
 	known   map[string]map[string][]netip.Addr // by uplink's name and host; "" has those that a hub was heard from
 	asked   []map[string]time.Time             // by uplink and host
 	reach   []reach                            // by uplink
@@ -53,7 +54,7 @@ type book struct {
 
 func newBook(cfg Config, log *zap.Logger) (*book, error) {
 	b := &book{uplinks: slices.Clone(cfg.Uplinks), file: cfg.CacheFile, dial: dialBy, log: log, inside: append([]netip.Prefix{cfg.Address.Masked()}, cfg.ShareLAN...),
-		known: map[string]map[string][]netip.Addr{}, changed: make(chan struct{}, 1)}
+		known: map[string]map[string][]netip.Addr{}, unsaved: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	for range b.uplinks {
 		b.asked = append(b.asked, map[string]time.Time{})
 		b.reach = append(b.reach, reach{v4: true, v6: true})
@@ -110,18 +111,16 @@ func (b *book) keepLocked(uplink, host string, list []netip.Addr) {
 	b.known[uplink][host] = list
 }
 
-// save writes what is known down.
-func (b *book) save() {
+// save has what is known written down.
+func (b *book) save(write func(file string, data []byte) error) {
 	if b.file == "" {
 		return
 	}
-	b.writing.Lock()
-	defer b.writing.Unlock()
 	b.mu.Lock()
 	text, err := json.Marshal(b.known)
 	b.mu.Unlock()
 	if err == nil {
-		err = writeFile(b.file, append(text, '\n'))
+		err = write(b.file, append(text, '\n'))
 	}
 	if err != nil {
 		b.log.Warn("cannot keep where the hubs are", zap.NamedError("err", err))
@@ -281,7 +280,7 @@ func (b *book) ask(ctx context.Context, uplink int, device, host string) (change
 		b.log.Debug("cannot resolve the hub's name", zap.String("uplink", u.Name), zap.String("host", host), zap.NamedError("err", err))
 	}
 	if changed {
-		b.save()
+		tell(b.unsaved)
 	}
 	return changed
 }

@@ -52,6 +52,7 @@ func (t *Tunnel) Run(ctx context.Context, ready func()) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { t.kickAgain(ctx) })
 	wg.Go(func() { t.book.run(ctx, t.deviceOf, func() { tell(t.wake) }) })
+	wg.Go(func() { t.keep(ctx, clock) })
 	err = t.watch(ctx, links.changed, filter.changed, clock)
 	cancel()
 	wg.Wait()
@@ -100,7 +101,7 @@ func (t *Tunnel) end(clock *clock) error {
 	t.engine = nil
 	t.seen.peers, t.seen.ways = nil, nil
 	t.mu.Unlock()
-	return errors.Join(e.close(), t.unshare(), clock.save())
+	return errors.Join(e.close(), t.unshare(), clock.save(t.write))
 }
 
 // lookAround notes which families each uplink's device reaches, and reports a change.
@@ -221,6 +222,25 @@ func (t *Tunnel) judge(clock *clock) (before, after int, changed bool, err error
 	before = t.contest.using
 	changed = t.contest.step(now, st.Peers, t.cfg.Uplinks[t.wanted.Active].Metered)
 	return before, t.contest.using, changed, nil
+}
+
+// keep writes down what is to outlive a restart, beside those who find it out: they must not wait for the disk.
+func (t *Tunnel) keep(ctx context.Context, clock *clock) {
+	for {
+		select {
+		case <-t.book.unsaved:
+			t.book.save(t.write)
+		case <-clock.unsaved:
+			_ = clock.save(t.write) // a disk that takes nothing is told of by those who store more
+		case <-ctx.Done(): // clock's is end's
+			select {
+			case <-t.book.unsaved:
+				t.book.save(t.write)
+			default:
+			}
+			return
+		}
+	}
 }
 
 // kickAgain sends the later kicks of a switch. A new switch begins them anew.

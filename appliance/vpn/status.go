@@ -96,11 +96,12 @@ func (t *Tunnel) note(err error) {
 		text = err.Error()
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if text != "" && t.seen.lacks != text {
+	news := text != t.seen.lacks
+	t.seen.lacks = text
+	t.mu.Unlock()
+	if news && text != "" {
 		t.log.Warn("the tunnel runs, but not as it should", zap.NamedError("err", err))
 	}
-	t.seen.lacks = text
 }
 
 // sessionTime is how long a session lasts (WireGuard's REJECT_AFTER_TIME).

@@ -211,10 +211,13 @@ func TestNameLeadsElsewhere(t *testing.T) {
 	}
 }
 
-// A hub that is dead by every uplink gives way to the next one.
+// A hub that is dead by every uplink gives way to the next one, also while the disk stands still.
 func TestSecondHub(t *testing.T) {
 	s := newSite(t, 2, nil)
+	stuck, free := make(chan struct{}, 10), make(chan struct{})
+	s.tunnel.write = func(string, []byte) error { stuck <- struct{}{}; <-free; return nil } // a disk that stands still
 	s.start()
+	t.Cleanup(func() { close(free) }) // before the end of the tunnel
 	s.reached(20 * time.Second)
 	s.hubs[0].Stop()
 	asking := exec.Command("ping", "-i", "1", "10.99.0.1")
@@ -225,6 +228,9 @@ func TestSecondHub(t *testing.T) {
 		return st.Hub == s.tunnel.cfg.Hubs[1].Name && st.Up
 	})
 	s.reached(20 * time.Second)
+	if len(stuck) == 0 {
+		t.Error("the test itself: nothing was written")
+	}
 }
 
 // A hub that does not know the box, or has another key than the file says, is told as such.

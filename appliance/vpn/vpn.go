@@ -91,6 +91,8 @@ type Tunnel struct {
 
 	tying sync.Mutex // of sockets to devices; before mu
 
+	write func(file string, data []byte) error // writeFile, which may take its time
+
 	// Run's alone:
 	filtered string // the packet filter in place; "": not known
 	listed   string // the same as nft reads it back
@@ -103,7 +105,7 @@ func New(cfg Config, log *zap.Logger) (*Tunnel, error) {
 	if log == nil {
 		return nil, errors.New("make the tunnel: no logger")
 	}
-	t := &Tunnel{log: log, kicked: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	t := &Tunnel{log: log, write: writeFile, kicked: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	if cfg.External != "" {
 		t.cfg = Config{External: cfg.External, Unit: cfg.Unit}
 		return t, nil
