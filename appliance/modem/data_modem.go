@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // dataPart is what the data bearer keeps in a Modem.
@@ -17,6 +15,7 @@ type dataPart struct {
 	PPPSocket string
 
 	dataOnce sync.Once
+	dataErr  error // why there is no bearer
 	data     *data
 	quota    *quota
 	fence    *fence
@@ -33,24 +32,19 @@ const DefaultPPPSocket = "/run/rescuebox-ppp.sock"
 
 // prepareData makes the parts of the bearer, once: they stay over restarts of Run.
 func (m *Modem) prepareData() error {
-	var err error
 	m.dataOnce.Do(func() {
-		log := m.log
-		if log == nil {
-			log = zap.NewNop()
-		}
-		m.quota = newQuota(m.Quota, m.BillingDay, m.Volumes, m.quotaWarning, log)
+		m.quota = newQuota(m.Quota, m.BillingDay, m.Volumes, m.quotaWarning, m.log)
 		if m.Now != nil {
 			m.quota.now = m.Now
 		}
 		m.fence = &fence{modem: m.Name}
 		m.bearerUp = make(chan struct{}, 1)
 		var d driver
-		if d, err = m.driver(); err == nil && d != nil {
-			m.data = newData(d, m.mayDial, m.bearerChanged, log)
+		if d, m.dataErr = m.driver(); m.dataErr == nil && d != nil {
+			m.data = newData(d, m.mayDial, m.bearerChanged, m.log)
 		}
 	})
-	return err
+	return m.dataErr
 }
 
 // driver is the one of the file.

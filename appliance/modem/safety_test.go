@@ -61,6 +61,19 @@ func TestNoFaultWhileDataIsUp(t *testing.T) {
 	}
 }
 
+// A modem that cannot carry data says so after each start of the part, not only after the first.
+func TestNoDriver(t *testing.T) {
+	t.Parallel()
+	m := New(Config{Name: "lte", Data: "ncm"}, zap.NewNop())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for range 2 {
+		if err := m.Run(ctx, func() {}); err == nil || !strings.Contains(err.Error(), "interface") {
+			t.Fatalf("without an interface: %v", err)
+		}
+	}
+}
+
 // A port that another program has is its admin's matter: no USB is taken off for it, no power cut, no box rebooted.
 func TestHeldPort(t *testing.T) {
 	t.Parallel()
