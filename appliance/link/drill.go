@@ -79,7 +79,9 @@ func (w *Watch) runDrill(ctx context.Context, m *measure, i int, d time.Duration
 		w.complain([]string{err.Error()}) // the kernel ends it by itself in a moment
 	}
 	w.mu.Lock()
-	w.m.restore(i, mended)
+	if !w.m.ups[i].failed { // else somebody ordered it meanwhile, and that stands
+		w.m.restore(i, mended)
+	}
 	w.mu.Unlock()
 	w.nudge()
 	if ctx.Err() == nil {

@@ -28,6 +28,7 @@ type plumber struct {
 	written  string // the filter's rules; "": not known
 	listed   string // the same as nft read it back
 	filtered error  // by the last look at the filter
+	crash    error  // why a drill's cut that a crash left is not taken away yet
 }
 
 func newPlumber(c Config, trouble func([]string)) *plumber {
@@ -104,11 +105,11 @@ func (p *plumber) run(ctx context.Context) error {
 		defer hearing.Wait()
 		defer socket.Close()
 	}
-	crash := uncut() // a drill's
+	p.crash = uncut()
 	tick := time.NewTicker(putRight)
 	defer tick.Stop()
 	for all := true; ; {
-		p.mend(all, crash)
+		p.mend(all)
 		if all && p.filtered != nil {
 			tick.Reset(again)
 		} else if all {
@@ -122,19 +123,22 @@ func (p *plumber) run(ctx context.Context) error {
 }
 
 // mend makes rules and routes those of the plan and, if all is to be looked over, the filter, too: to ask nft costs more.
-func (p *plumber) mend(all bool, crash error) {
+func (p *plumber) mend(all bool) {
 	p.mu.Lock()
 	now, lost := p.plan, p.lost
 	p.lost = nil
 	p.mu.Unlock()
-	errs := []error{route(now), crash}
+	errs := []error{route(now)}
 	if len(lost) > 0 {
 		errs = append(errs, flush(lost))
 	}
 	if all {
 		p.filtered = p.filter()
+		if p.crash != nil {
+			p.crash = uncut()
+		}
 	}
-	errs = append(append(errs, p.filtered), now.twins()...)
+	errs = append(append(errs, p.filtered, p.crash), now.twins()...)
 	for _, s := range now.paths {
 		if s.index != 0 {
 			errs = append(errs, strict(s))

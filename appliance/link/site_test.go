@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -284,6 +285,23 @@ func TestDrill(t *testing.T) {
 	if s := b.watch.Status(); s.LastDrill == nil || *s.LastDrill != r {
 		t.Errorf("the status shows %+v", s.LastDrill)
 	}
+	// What somebody orders during a drill stands after it.
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, err := b.watch.Test(ctx, "wan", time.Minute)
+		ended <- err
+	}()
+	b.until("lte is active", func(s Status) bool { return s.Active == "lte" })
+	must(t, b.watch.Fail("wan", time.Hour))
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if h := b.watch.Status().Uplinks[0].Health; h != Failed {
+		t.Errorf("wan, which somebody failed during a drill, is %s after it", h)
+	}
+	must(t, b.watch.Restore("wan"))
+	b.calm("wan")
 	// The daemon dies in a drill: nobody mends.
 	must(t, nft(cut("wan0", 3*time.Second)))
 	b.until("lte is active", func(s Status) bool { return s.Active == "lte" })

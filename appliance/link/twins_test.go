@@ -100,12 +100,12 @@ func TestTwinsFlush(t *testing.T) {
 		return of
 	}
 	p.follow(plan{paths: both, active: 0}, nil)
-	p.mend(true, nil)
+	p.mend(true)
 	if got := left(); len(got) != 3 {
 		t.Fatalf("the connections are those from %q", got)
 	}
 	p.follow(plan{paths: both, active: 1}, both[0].addresses)
-	p.mend(true, nil)
+	p.mend(true)
 	if got := left(); !slices.Equal(got, []string{"192.168.1.2", "10.64.0.2"}) {
 		t.Errorf("wan0 was lost, and left are connections from %q", got)
 	}
@@ -115,7 +115,7 @@ func TestTwinsFlush(t *testing.T) {
 	both[1] = sight{device: "lte0", index: both[1].index, addresses: both[1].addresses} // its cable is out
 	p.follow(plan{paths: both, active: 0}, nil)
 	p.follow(plan{paths: both, active: 1}, both[0].addresses)
-	p.mend(true, nil)
+	p.mend(true)
 	if got := left(); !slices.Equal(got, []string{"10.64.0.2"}) || len(trouble) > 0 {
 		t.Errorf("wan0 was lost while lte0 had no carrier, and left are connections from %q; trouble %q", got, trouble)
 	}
