@@ -26,7 +26,7 @@ type Watch struct {
 	ordering sync.Mutex // of orders and what the store keeps of them; before mu
 
 	// mu is held for memory only: a switch of the tunnel waits for it, and so nobody waits for the kernel or the
-	// disk while he has it.
+	// disk while he has it. A tunnel that asks the kernel where it was heard is the exception: its switch does, too.
 	mu       sync.Mutex
 	m        *machine
 	running  bool
