@@ -77,6 +77,13 @@ func (s *sightings) arch(mac MAC) Arch {
 	return UnknownArch
 }
 
+// seenArch is arch for who does not hold the lock.
+func (t *Table) seenArch(mac MAC) Arch {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.seen.arch(mac)
+}
+
 // Seen lists the clients seen since the start, newest first, at most 1024.
 func (t *Table) Seen() []Sighting {
 	t.mu.Lock()

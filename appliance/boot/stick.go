@@ -35,9 +35,3 @@ func (t *Table) openStick(refused error, d Decision, mac MAC, name string) (*Fil
 	f.Decision = d
 	return f, true
 }
-
-func (t *Table) seenArch(mac MAC) Arch {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.seen.arch(mac)
-}

@@ -265,10 +265,7 @@ func (t *Table) noWindowsWay(m Machine, img images.Image) (why error) {
 // firmwareIsUEFI tells by which of its two sorts of firmware a machine loads: as
 // its DHCP requests say, or what it has loaded before, or the path that it asks for.
 func (t *Table) firmwareIsUEFI(d Decision, mac MAC, name string) bool {
-	t.mu.Lock()
-	arch := t.seen.arch(mac)
-	t.mu.Unlock()
-	if arch != UnknownArch {
+	if arch := t.seenArch(mac); arch != UnknownArch {
 		return arch.UEFI()
 	}
 	for _, f := range slices.Backward(d.Order.Served) {
