@@ -20,9 +20,6 @@ type Config struct {
 	IPMIPort int // of IPMI where Redfish is on Port; 0 is 623, or Port with "auto"
 	User     string
 	Password func() (string, error) // read for each session
-	// Certificate is how the controller's is checked: CertificatePin (""), CertificateVerify
-	// or CertificateAny.
-	Certificate string
 	// System says which system is meant where a service has several (blades): its Id,
 	// UUID, serial number or host name. "" is the only one, or the one with one of MACs.
 	System string
@@ -60,7 +57,7 @@ func New(c Config) *Client {
 	client.account = accountOf(client.key(), c)
 	web, ipmi := c.ports()
 	client.redfish = &Redfish{Host: c.Host, Port: web, User: c.User, Password: c.Password, account: client.account,
-		System: c.System, MACs: c.MACs, Taking: c.Taking, TLS: tlsConfig(c.Host, c.Certificate, client.check)}
+		System: c.System, MACs: c.MACs, Taking: c.Taking, TLS: tlsConfig(c.Host, client.check)}
 	client.ipmi = &IPMI{Host: c.Host, Port: ipmi, User: c.User, Password: c.Password, account: client.account, Taking: c.Taking}
 	return client
 }

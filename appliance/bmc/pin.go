@@ -27,34 +27,19 @@ type Memory interface {
 }
 
 // ErrCertificate is a controller that shows another certificate than the one that
-// was pinned, or, where it is to be verified, one that nobody known vouches for.
+// was pinned: the one that is seen first is, since controllers sign their own.
 var ErrCertificate = errors.New("the controller's certificate is not the one it had")
 
-// How a controller's certificate is checked. Controllers sign their own, so the
-// one that is seen first is pinned.
-const (
-	CertificatePin    = "pin"    // "" is the same
-	CertificateVerify = "verify" // by the system's authorities
-	CertificateAny    = "any"
-)
-
-// tlsConfig checks certificates as configured. check gets the SHA-256 of the
-// certificate shown.
-func tlsConfig(host, how string, check func(fingerprint string) error) *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, CipherSuites: suitesTLS()}
-	if how == CertificateVerify {
-		return c
-	}
-	// The chain is not looked at: that it is the same certificate as ever is checked instead,
-	// before the password is sent.
-	c.InsecureSkipVerify = true
-	c.VerifyConnection = func(s tls.ConnectionState) error {
-		if len(s.PeerCertificates) == 0 {
-			return fmt.Errorf("%w: it shows none", ErrCertificate)
-		}
-		return check(fingerprint(s.PeerCertificates[0]))
-	}
-	return c
+// tlsConfig has check look at the SHA-256 of the certificate that is shown, before the password is sent. Its chain is not
+// looked at: that it is the same certificate as ever is checked instead.
+func tlsConfig(host string, check func(fingerprint string) error) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, CipherSuites: suitesTLS(), InsecureSkipVerify: true,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 {
+				return fmt.Errorf("%w: it shows none", ErrCertificate)
+			}
+			return check(fingerprint(s.PeerCertificates[0]))
+		}}
 }
 
 func fingerprint(c *x509.Certificate) string {
@@ -67,7 +52,7 @@ func (r *Redfish) certificate(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	var shown string
-	d := tls.Dialer{Config: tlsConfig(r.Host, CertificatePin, func(f string) error { shown = f; return nil })}
+	d := tls.Dialer{Config: tlsConfig(r.Host, func(f string) error { shown = f; return nil })}
 	conn, err := d.DialContext(ctx, "tcp", r.address())
 	if err != nil {
 		return "", (&session{Redfish: r}).plain(err)
@@ -94,9 +79,6 @@ func suitesTLS() []uint16 {
 
 // check compares a certificate with the pinned one, or pins it.
 func (c *Client) check(shown string) error {
-	if c.config.Certificate == CertificateAny {
-		return nil
-	}
 	c.change.Lock()
 	defer c.change.Unlock()
 	k := c.known()
@@ -116,11 +98,3 @@ func (c *Client) check(shown string) error {
 
 // short is enough of a fingerprint to compare by eye.
 func short(fingerprint string) string { return fingerprint[:min(len(fingerprint), 16)] }
-
-// Forget forgets the pinned certificate and which protocol answered: the next
-// operation pins and finds out anew.
-func (c *Client) Forget() error {
-	c.change.Lock()
-	defer c.change.Unlock()
-	return c.remember(Known{})
-}

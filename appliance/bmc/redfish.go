@@ -32,7 +32,7 @@ type Redfish struct {
 	Password func() (string, error) // read for each session, so that a changed file counts
 	System   string                 // Id, UUID, serial number or host name where a service has several systems
 	MACs     []string               // of the machine; they tell as well which system it is
-	TLS      *tls.Config            // nil checks by the system's authorities
+	TLS      *tls.Config            // checks the certificate; see tlsConfig
 
 	Taking func() // see Config
 

@@ -126,12 +126,9 @@ func (a *denial) Error() string {
 // service says goes through clip, since some say back what they were sent.
 func (s *session) plain(err error) error {
 	var no *schemas.Error
-	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &no):
 		return s.answerOf(no)
-	case errors.As(err, &certificate):
-		return fmt.Errorf("%w: nobody known vouches for it; \"pin\" trusts the one that it shows first", ErrCertificate)
 	case errors.Is(err, ErrCertificate), errors.Is(err, errTooLarge), errors.Is(err, errAway), errors.Is(err, errChatty):
 		return inner(err)
 	case isSilence(err):

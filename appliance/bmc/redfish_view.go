@@ -70,7 +70,6 @@ type (
 		Target      string   `json:"BootSourceOverrideTarget"`
 		Mode        string   `json:"BootSourceOverrideMode"`
 		Targets     []string `json:"BootSourceOverrideTarget@Redfish.AllowableValues"`
-		Enableds    []string `json:"BootSourceOverrideEnabled@Redfish.AllowableValues"`
 		HTTPBootURI string   `json:"HttpBootUri"`
 	}
 	actionView struct {

@@ -8,7 +8,7 @@ import (
 
 // attach is that of Keeper.
 func (l *line) attach(ctx context.Context, a Attach) (*Session, error) {
-	s := &Session{line: l, who: a.Who, wants: a.Write, since: time.Now(), ended: make(chan struct{}), wake: make(chan struct{}, 1)}
+	s := &Session{line: l, who: a.Who, wants: a.Write, ended: make(chan struct{}), wake: make(chan struct{}, 1)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.sessions) >= maxSessions {

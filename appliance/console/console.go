@@ -16,11 +16,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -58,15 +56,6 @@ type Attach struct {
 	Write    bool   // wants to type; one who comes second reads until he takes over
 	TakeOver bool   // puts out who types now; he goes on reading
 	Lines    int    // of the log to begin with; 0: none
-}
-
-// State is how a console is.
-type State struct {
-	Connected bool
-	Since     time.Time // of the connection, or of its loss; zero before the first attempt
-	Reason    string    // why it is lost
-	Writer    string    // who types, or ""
-	Readers   int       // all who look, the writer too
 }
 
 // Errors that callers tell apart.
@@ -136,12 +125,6 @@ func (k *Keeper) find(machine string) (*line, error) {
 	return nil, fmt.Errorf("%w: %q", ErrUnknown, machine)
 }
 
-// Names are the machines with a console, sorted.
-func (k *Keeper) Names() []string {
-	k.setup()
-	return slices.Sorted(maps.Keys(k.lines))
-}
-
 // Attach joins those who look at a machine's console. The session ends with ctx, with Close,
 // or with the Keeper; whoever comes has a console that is lost opened at once.
 func (k *Keeper) Attach(ctx context.Context, machine string, a Attach) (*Session, error) {
@@ -160,13 +143,4 @@ func (k *Keeper) Tail(machine string, lines int) ([]string, error) {
 		return nil, err
 	}
 	return l.tail(lines)
-}
-
-// State is how a machine's console is.
-func (k *Keeper) State(machine string) (State, error) {
-	l, err := k.find(machine)
-	if err != nil {
-		return State{}, err
-	}
-	return l.state(), nil
 }

@@ -352,13 +352,3 @@ func (l *line) tail(n int) ([]string, error) {
 	l.journal.flush()
 	return l.journal.tail(n)
 }
-
-func (l *line) state() State {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := State{Connected: l.conn != nil, Since: l.since, Reason: l.reason, Readers: len(l.sessions)}
-	if l.writer != nil {
-		s.Writer = l.writer.who
-	}
-	return s
-}

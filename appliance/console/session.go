@@ -28,8 +28,7 @@ type Piece struct {
 type Session struct {
 	line  *line
 	who   string
-	wants bool // to write
-	since time.Time
+	wants bool        // to write
 	stop  func() bool // the end with the context
 	ended chan struct{}
 
@@ -130,13 +129,6 @@ func (s *Session) Close() error {
 	s.stop()
 	s.line.leave(s, ErrClosed)
 	return nil
-}
-
-// Writes reports whether what this session types reaches the machine.
-func (s *Session) Writes() bool {
-	s.line.mu.Lock()
-	defer s.line.mu.Unlock()
-	return s.line.writer == s
 }
 
 // TakeOver makes this session the one that types. It is an error where it was attached for reading only.
