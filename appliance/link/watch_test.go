@@ -564,7 +564,7 @@ func FuzzAnswer(f *testing.F) {
 
 func FuzzNetlink(f *testing.F) {
 	f.Add([]byte{16, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
-	f.Fuzz(func(_ *testing.T, b []byte) { ofDevices(b) })
+	f.Fuzz(func(_ *testing.T, b []byte) { ofDevices(b); ofFilter(b) })
 }
 
 func TestBare(t *testing.T) {
