@@ -309,7 +309,7 @@ func (d *Desk) attempt(ctx context.Context, t *Text) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	pause := min(lastRetry, firstRetry<<min(t.Attempts, 10))
+	pause := min(lastRetry, firstRetry<<min(max(t.Attempts-1, 0), 10))
 	if d.network != network {
 		pause = soonRetry
 	}

@@ -19,7 +19,13 @@ func TestRetry(t *testing.T) {
 		w := newWorld(t, "all")
 		w.result = ResultFailed
 		w.text("vpn up " + w.code())
-		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		time.Sleep(firstRetry)
+		synctest.Wait()
+		if n := w.List()[0].Attempts; n != 2 {
+			t.Errorf("%d attempts in %v", n, firstRetry)
+		}
+		time.Sleep(2*time.Hour - firstRetry)
 		w.set(func() { w.result = "" })
 		time.Sleep(lastRetry + time.Minute)
 		if said, deed := w.answer("vpn: done"), time.Now().Add(-2*time.Hour-lastRetry-time.Minute); !strings.HasPrefix(said, deed.Format("15:04")) {
