@@ -91,7 +91,9 @@ func (m *Modem) keepTexts(ctx context.Context, s *session) error {
 		if err == nil {
 			err = box.empty(ctx)
 		}
-		m.textsAre(err)
+		if ctx.Err() == nil { // that we end is no reason
+			m.textsAre(err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -373,6 +373,20 @@ func TestTwoStores(t *testing.T) {
 	}
 }
 
+// Why messages do not come is the modem's reason, and not that the session was ended.
+func TestEndIsNoReason(t *testing.T) {
+	t.Parallel()
+	fake := modemtest.Start(t)
+	fake.Fault("+CMGL", modemtest.Answer{Delay: 3 * time.Second})
+	b := &inbox{}
+	m, stop := start(t, fake, func(m *Modem) { m.Received = b.take })
+	fake.Wait(t, "a look", func() bool { return fake.Count("+CMGL") > 0 })
+	stop()
+	if why := m.Texts().Why; why != "" {
+		t.Errorf("messages do not come: %s", why)
+	}
+}
+
 // A message that cannot be deleted is received once, and it is said why no more will come.
 func TestUndeletable(t *testing.T) {
 	fake := modemtest.Start(t)
