@@ -195,7 +195,10 @@ func (c *Client) do(ctx context.Context, op func(speaks) error) error {
 // that one has been so for long.
 func (c *Client) turn(ctx context.Context, protocol string, useless error, op func(speaks) error) error {
 	other := "redfish"
-	if protocol == "redfish" {
+	switch {
+	case protocol == "redfish" && c.redfish.several.Load():
+		return useless // IPMI knows no systems: it would take the whole chassis, or another blade
+	case protocol == "redfish":
 		other = "ipmi"
 	}
 	if other == "redfish" && c.redfish.Probe(ctx) != nil {

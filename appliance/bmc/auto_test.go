@@ -192,6 +192,19 @@ func TestAutoTurns(t *testing.T) {
 	}
 }
 
+// The service of a chassis that fails is not followed by IPMI, which does not know which of its systems is meant.
+func TestAutoChassis(t *testing.T) {
+	c := New(Config{Host: "bmc", Memory: &memory{}})
+	for _, several := range []bool{false, true} {
+		asked := 0
+		c.redfish.several.Store(several)
+		err := c.turn(t.Context(), "redfish", ErrSilent, func(speaks) error { asked++; return nil })
+		if several != errors.Is(err, ErrSilent) || several != (asked == 0) {
+			t.Errorf("several systems %t: IPMI was asked %d times, %v", several, asked, err)
+		}
+	}
+}
+
 // What was remembered is forgotten only when it has been silent for long while the other answers.
 func TestAutoForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

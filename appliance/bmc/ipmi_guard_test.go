@@ -32,6 +32,7 @@ func forged() (list [][]byte) {
 // What somebody else sends in the controller's name is not heard: neither does it end the box, nor does it
 // say how power is.
 func TestIPMIForged(t *testing.T) {
+	t.Parallel()
 	s := startSim(t, "")
 	port := twistUDP(t, s.port, func(question bool, b []byte, pass func([]byte)) {
 		if !question && len(b) > 6 && b[4] == 6 && b[5]&0xc0 == 0xc0 {
@@ -85,6 +86,7 @@ func TestGuardAdmits(t *testing.T) {
 // A controller that takes longer than a try for each answer is asked again, answers twice, and is
 // understood all the same.
 func TestIPMISlow(t *testing.T) {
+	t.Parallel()
 	s := startSim(t, "")
 	port := twistUDP(t, s.port, func(question bool, b []byte, pass func([]byte)) {
 		if question {

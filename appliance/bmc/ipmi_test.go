@@ -89,6 +89,7 @@ func TestIPMIHalfway(t *testing.T) {
 // A controller that drops what it does not know of a session, without a word, is asked for the other
 // cipher suite once it has answered something else; that suite is asked for first from then on.
 func TestIPMISilentSuite(t *testing.T) {
+	t.Parallel()
 	s := startSim(t, "")
 	var sha256, sha1 atomic.Int32
 	var deaf atomic.Bool
@@ -125,6 +126,7 @@ func TestIPMISilentSuite(t *testing.T) {
 
 // Whichever packet is lost, what is asked is answered: the login has four steps, the last of which cannot be said twice.
 func TestIPMILostPackets(t *testing.T) {
+	t.Parallel()
 	s := startSim(t, "")
 	for n := range int32(14) {
 		var seen atomic.Int32
@@ -138,6 +140,7 @@ func TestIPMILostPackets(t *testing.T) {
 
 // One that opens no session at all says so, in bounded time; it is as silent as one that is not there.
 func TestIPMIMute(t *testing.T) {
+	t.Parallel()
 	s := startSim(t, "")
 	port := relayUDP(t, s.port, func(question bool, b []byte) bool { return question && len(b) > 5 && b[4] == 6 })
 	c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12")}

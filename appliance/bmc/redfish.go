@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/stmcginnis/gofish"
@@ -40,9 +41,10 @@ type Redfish struct {
 
 	account *account // nil: its own
 	turn    turn
-	basic   bool   // it has no sessions to give
-	faulty  reset  // whose answer was a fault, last
-	path    string // of the system; "" is not looked for yet
+	basic   bool        // it has no sessions to give
+	faulty  reset       // whose answer was a fault, last
+	path    string      // of the system; "" is not looked for yet
+	several atomic.Bool // it speaks for several systems
 }
 
 // pace is how long a controller's slowness is waited for.

@@ -198,6 +198,9 @@ func TestRedfishSystems(t *testing.T) {
 	if _, err := c.Power(t.Context()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "2 (serial CZ2)") {
 		t.Errorf("which of two was not said, and it says %v", err)
 	}
+	if !c.several.Load() {
+		t.Error("it is not known that there are two")
+	}
 	for _, by := range []struct {
 		system string
 		macs   []string

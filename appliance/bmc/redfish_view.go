@@ -164,6 +164,7 @@ func (s *session) find(ctx context.Context) (*systemView, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.several.Store(len(paths) > 1)
 	var all, meant []*systemView
 	var unread error
 	for _, path := range paths {
