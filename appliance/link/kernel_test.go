@@ -295,8 +295,9 @@ func TestFilter(t *testing.T) {
 		began := time.Now()
 		run(t, append([]string{"nft"}, strings.Fields(cmd)...)...)
 		b.until("the filter is back after "+cmd, func(Status) bool { return output("nft", "list", "table", "inet", filterTable) == whole })
-		if took := time.Since(began); took > putRight/2 {
-			t.Errorf("the filter was back %v after %s", took, cmd)
+		took := time.Since(began)
+		if t.Logf("the filter was back %v after %s", took, cmd); took > putRight/2 {
+			t.Error("that is too late")
 		}
 	}
 }

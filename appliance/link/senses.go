@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -9,35 +10,49 @@ import (
 )
 
 // watchKernel looks at the kernel when there is a reason, beside the loop: it may take its time, as while somebody
-// changes an interface, and the tunnel's switch must not wait for it.
+// changes an interface, and the tunnel's switch must not wait for it. Nobody tells when a kernel that could not be asked
+// can be asked again.
 func (w *Watch) watchKernel(ctx context.Context) {
 	for {
+		var again <-chan time.Time
+		if w.blind {
+			again = time.After(blindFor)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.dirty:
-			w.see()
+		case <-again:
 		}
+		w.see()
 	}
 }
 
-// see looks at the kernel. What it finds of an uplink counts at once.
+// blindFor is the time between two looks at a kernel that cannot be asked.
+const blindFor = time.Second
+
+// see looks at the kernel. What it finds of an uplink counts at once. What it cannot be asked for, such as when all file
+// descriptors are in use, stays as it was seen last, for an uplink is no worse for that.
 func (w *Watch) see() {
+	var err error
 	for i := range w.c.Uplinks {
-		w.seeUplink(i)
+		err = errors.Join(err, w.seeUplink(i))
 	}
-	leads, err := w.world.leads()
-	if err != nil {
-		w.blind(err)
-		return
-	}
+	leads, unknown := w.world.leads()
 	w.mu.Lock()
-	w.leads, w.seen = leads, true
+	w.seen = true
+	if unknown == nil {
+		w.leads = leads
+	}
 	w.mu.Unlock()
 	w.nudge()
+	if err = errors.Join(err, unknown); err != nil && !w.blind {
+		w.c.Log.Warn("not all uplinks could be looked at", zap.NamedError("err", err))
+	}
+	w.blind = err != nil
 }
 
-func (w *Watch) seeUplink(i int) {
+func (w *Watch) seeUplink(i int) error {
 	w.mu.Lock()
 	u, b, last := w.c.Uplinks[i], w.bearers[i], w.sights[i]
 	w.mu.Unlock()
@@ -49,8 +64,7 @@ func (w *Watch) seeUplink(i int) {
 	}
 	s := w.world.look(u, b, last)
 	if s.err != nil {
-		w.blind(s.err)
-		return
+		return s.err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -64,16 +78,7 @@ func (w *Watch) seeUplink(i int) {
 	}
 	w.sights[i] = s
 	w.nudge()
-}
-
-// blindFor is the time between two looks at a kernel that cannot be asked.
-const blindFor = time.Second
-
-// blind takes that the kernel could not be asked, such as when all file descriptors are in use: all stays as
-// it was seen last, for an uplink is no worse for that. Nobody tells when it can be asked again.
-func (w *Watch) blind(err error) {
-	w.c.Log.Warn("an uplink was not looked at", zap.NamedError("err", err))
-	time.AfterFunc(blindFor, w.look)
+	return nil
 }
 
 // glance looks at an uplink's carrier, beside the loop, while the tunnel is silent by it: the kernel tells of changes

@@ -47,6 +47,7 @@ type Watch struct {
 	shown    time.Time // in the metrics
 
 	inner inner // the loop's own
+	blind bool  // the kernel could not be asked for all; of whoever looks at it
 
 	teller teller
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +33,8 @@ type lab struct {
 	held  chan struct{} // whoever asks the kernel waits for it; nil: nobody
 
 	changed func(Event) // nil: nobody is told
+	log     *zap.Logger // nil: none
+	looks   int         // at the wan while blind
 }
 
 func newLab() *lab {
@@ -91,6 +95,9 @@ func (l *lab) look(u Uplink, _ BearerState, _ sight) sight {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.blind[u.Name] {
+		if u.Name == "wan" {
+			l.looks++
+		}
 		return sight{err: unix.EMFILE}
 	}
 	if l.gone[u.Name] {
@@ -164,7 +171,7 @@ func (l *lab) start(t *testing.T, store Store, reg prometheus.Registerer) (w *Wa
 	t.Helper()
 	w, err := New(Config{Uplinks: []Uplink{{Name: "wan", Device: "wan0"}, {Name: "lte", Device: "lte0", Metered: true}},
 		InnerDevice: "vpn0", Tunnel: l, Inner: func() netip.Addr { return netip.MustParseAddr("10.99.0.1") },
-		Hubs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} }, Store: store, Metrics: reg, Changed: l.changed})
+		Hubs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} }, Store: store, Metrics: reg, Changed: l.changed, Log: l.log})
 	must(t, err)
 	w.world = l
 	ctx, cancel := context.WithCancel(t.Context())
@@ -235,6 +242,8 @@ func TestLoop(t *testing.T) {
 func TestBlind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab()
+		core, said := observer.New(zap.WarnLevel)
+		l.log = zap.New(core)
 		w, stop := l.start(t, nil, nil)
 		defer stop()
 		time.Sleep(10 * time.Second)
@@ -246,6 +255,11 @@ func TestBlind(t *testing.T) {
 		if s := w.Status(); s.Active != "wan" || s.Uplinks[0].Health != Alive || len(l.uses) != 1 {
 			t.Fatalf("the tunnel was put on %q; %+v", l.uses, s)
 		}
+		l.mu.Lock()
+		if l.looks > 70 || said.Len() != 1 {
+			t.Errorf("in a minute it was looked at %d times, and that said %d times", l.looks, said.Len())
+		}
+		l.mu.Unlock()
 		l.set(l.blind, "wan", false)
 		l.set(l.blind, "lte", false)
 		l.set(l.gone, "lte", true)

@@ -109,8 +109,9 @@ func TestShareLAN(t *testing.T) {
 		began := time.Now()
 		rules(t, cmd)
 		eventually(t, 30*time.Second, "the filter after "+cmd, func() bool { return present(t) == whole })
-		if took := time.Since(began); took > rightEvery/2 {
-			t.Errorf("the filter was back %v after %s", took, cmd)
+		took := time.Since(began)
+		if t.Logf("the filter was back %v after %s", took, cmd); took > rightEvery/2 {
+			t.Error("that is too late")
 		}
 	}
 	if !eventuallyPing(s.hubs[0].Place, "192.168.77.21") {
