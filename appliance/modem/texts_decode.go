@@ -118,10 +118,10 @@ type piece struct {
 // maxPieces bounds what is held of long messages.
 const maxPieces = 128
 
-// unplace forgets where in a store the pieces are; listing it anew tells.
+// unplace forgets where in a store the pieces are, or in one whose name was not known then; listing it anew tells.
 func (s *set) unplace(store string) {
 	for _, p := range s.parts {
-		if p.letter.store == store {
+		if p.letter.store == store || p.letter.store == "" {
 			p.stored = false
 		}
 	}

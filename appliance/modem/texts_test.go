@@ -365,7 +365,7 @@ func TestTwoStores(t *testing.T) {
 	_, b := receiving(t, fake)
 	fake.Wait(t, "the first look", func() bool { return fake.Count("+CMGL") >= 1 })
 	fake.URC(`+CMTI: "SM",1`)
-	fake.Wait(t, "the other store", func() bool { return fake.Count(`+CPMS="ME","ME","ME"`) >= 1 })
+	fake.Wait(t, "the other store", func() bool { return fake.Count(`+CPMS="SM"`) >= 1 }) // what comes goes to ME by then
 	deliverPart(1)
 	b.wait(t, fake, 1)
 	if got := b.all(); got[0].Parts != 2 || len(got[0].Text) != 200 {

@@ -131,6 +131,11 @@ func (m *Modem) usedLocked(store string) (n int) {
 // openLocked answers +CPMS=<read>[,<write>[,<receive>]].
 func (m *Modem) openLocked(arg string) ([]string, string) {
 	names := strings.Split(strings.ReplaceAll(arg, `"`, ""), ",")
+	for _, name := range names {
+		if name != "SM" && name != "ME" {
+			return nil, "+CMS ERROR: 302" // operation not allowed
+		}
+	}
 	m.opened = names[0]
 	if len(names) > 2 {
 		m.filled = names[2]
