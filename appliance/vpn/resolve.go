@@ -22,7 +22,8 @@ import (
 const (
 	lookupTimeout = 5 * time.Second
 	// How often a name is asked for: one that is not known, one whose hub is silent, one
-	// that is well; and the latter two where each byte costs.
+	// that is well; and the latter two where each byte costs. There one that is not known is asked
+	// for ever more rarely: an uplink that has just come up may not carry the first question.
 	askUnknown        = 5 * time.Second
 	askSilent         = 30 * time.Second
 	askWell           = time.Hour
@@ -46,17 +47,23 @@ type book struct {
 
 	mu      sync.Mutex                         // held by nobody while the disk takes its time
 	known   map[string]map[string][]netip.Addr // by uplink's name and host; "" has those that a hub was heard from
-	asked   []map[string]time.Time             // by uplink and host
+	asked   []map[string]asking                // by uplink and host
 	reach   []reach                            // by uplink
 	silent  bool                               // the hub in use does not answer
 	changed chan struct{}                      // somebody is to look whether a name is due
+}
+
+// asking is when a name was asked for last, and how often since the uplink is this one.
+type asking struct {
+	at    time.Time
+	times int
 }
 
 func newBook(cfg Config, log *zap.Logger) (*book, error) {
 	b := &book{uplinks: slices.Clone(cfg.Uplinks), file: cfg.CacheFile, dial: dialBy, log: log, inside: append([]netip.Prefix{cfg.Address.Masked()}, cfg.ShareLAN...),
 		known: map[string]map[string][]netip.Addr{}, unsaved: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	for range b.uplinks {
-		b.asked = append(b.asked, map[string]time.Time{})
+		b.asked = append(b.asked, map[string]asking{})
 		b.reach = append(b.reach, reach{v4: true, v6: true})
 	}
 	for _, h := range cfg.Hubs {
@@ -245,18 +252,20 @@ func (b *book) left(uplink int, host string) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	u := b.uplinks[uplink]
-	every := askWell
+	asked, every := b.asked[uplink][host], askWell
 	switch unknown := len(b.known[u.Name][host]) == 0; {
-	case u.Metered && (b.silent || unknown):
-		every = askSilentFrugally
+	case u.Metered && unknown:
+		every = min(askUnknown<<min(asked.times, 10), askSilentFrugally)
 	case unknown:
 		every = askUnknown
+	case u.Metered && b.silent:
+		every = askSilentFrugally
 	case b.silent:
 		every = askSilent
 	case u.Metered:
 		every = askWellFrugally
 	}
-	return time.Until(b.asked[uplink][host].Add(every))
+	return time.Until(asked.at.Add(every))
 }
 
 // ask resolves a name by an uplink. An answer that says nothing changes nothing.
@@ -271,7 +280,7 @@ func (b *book) ask(ctx context.Context, uplink int, device, host string) (change
 		}
 	}
 	b.mu.Lock()
-	b.asked[uplink][host] = time.Now()
+	b.asked[uplink][host] = asking{time.Now(), b.asked[uplink][host].times + 1}
 	if changed = err == nil && !slices.Equal(b.known[u.Name][host], list); changed {
 		b.keepLocked(u.Name, host, list)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -62,6 +63,35 @@ func TestEndpoints(t *testing.T) {
 	writeTo(t, cfg.CacheFile, `{"wan":{"hub.example":["192.0.2.9"]}}`)
 	if b, err = newBook(cfg, zap.NewNop()); err != nil || !slices.Contains(b.endpoints(0)[1], netip.MustParseAddrPort("192.0.2.9:443")) {
 		t.Errorf("%v, %v", b.endpoints(0), err)
+	}
+}
+
+// The first question by an uplink that has just come up may be lost, since its address is not yet whole: where
+// each byte costs, too, the next comes soon, and only then ever more rarely, until the uplink is another one.
+func TestUnknownNameIsAskedForAgain(t *testing.T) {
+	cfg := plain(t)
+	cfg.Uplinks = []Uplink{{Name: "lte", Metered: true}}
+	b, err := newBook(cfg, zap.NewNop())
+	ok(t, err)
+	b.dial = func(string) func(context.Context, string, string) (net.Conn, error) {
+		return func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("not yet") }
+	}
+	waits := func(n int) (list []time.Duration) {
+		for range n {
+			b.ask(t.Context(), 0, "lte0", wellKnown)
+			list = append(list, b.left(0, wellKnown).Round(askUnknown))
+		}
+		return list
+	}
+	const s = time.Second
+	if got, want := waits(7), []time.Duration{10 * s, 20 * s, 40 * s, 80 * s, 160 * s, 300 * s, 300 * s}; !slices.Equal(got, want) {
+		t.Errorf("asked again after %v, want %v", got, want)
+	}
+	if b.again(0); b.left(0, wellKnown) > 0 {
+		t.Error("another uplink is not asked at once")
+	}
+	if got := waits(1); got[0] != 10*s {
+		t.Errorf("by another uplink again after %v", got)
 	}
 }
 
