@@ -26,6 +26,7 @@ type people struct {
 	shook time.Time
 	full  error // of the disk
 	disk  map[string]subject
+	key   string // of the file's hub
 	end   func()
 }
 
@@ -45,7 +46,7 @@ func (p *people) All() (list []subject, err error) {
 
 // start is a new life of the daemon.
 func (p *people) start() {
-	p.alarms = &alarms{store: p, hub: "key", site: "kazan-2", subjects: map[string]*subject{}, wake: make(chan struct{}, 1), log: zap.NewNop()}
+	p.alarms = &alarms{store: p, hub: p.key, site: "kazan-2", subjects: map[string]*subject{}, wake: make(chan struct{}, 1), log: zap.NewNop()}
 	p.alarms.handshake = func() time.Time { p.mu.Lock(); defer p.mu.Unlock(); return p.shook }
 	p.tell = func(m notify.Message) error {
 		p.mu.Lock()
@@ -69,7 +70,7 @@ func (p *people) start() {
 // bubble runs a test with people who know nothing yet.
 func bubble(t *testing.T, f func(p *people)) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &people{T: t, disk: map[string]subject{}}
+		p := &people{T: t, disk: map[string]subject{}, key: "key"}
 		p.start()
 		f(p)
 		p.end()
@@ -149,8 +150,8 @@ func TestHubOfAnEarlierLife(t *testing.T) {
 		p.hubIs("wan")
 		p.want("the hub is silent on every uplink", "the hub is back by wan")
 		p.end()
+		p.key = "another" // the file has a new hub, which does not know the box
 		p.start()
-		p.hub = "another" // the file has a new hub, which does not know the box
 		p.hubIs("")
 		p.after(time.Hour)
 		if len(p.heard()) != 2 {
