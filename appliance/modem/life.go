@@ -208,7 +208,7 @@ func (v *visit) look(ctx context.Context) error {
 	v.m.arrived(n, sig)
 	if !v.texts {
 		v.texts = true
-		v.wg.Go(func() { v.keepTexts(ctx) })
+		v.wg.Go(func() { v.m.keepTexts(ctx, v.s) })
 	}
 	if !n.registered() || time.Since(v.clock) <= clockEvery {
 		return nil
@@ -218,18 +218,6 @@ func (v *visit) look(ctx context.Context) error {
 		v.clock = time.Now()
 	}
 	return err
-}
-
-// keepTexts receives messages as long as the session lasts.
-func (v *visit) keepTexts(ctx context.Context) {
-	for ctx.Err() == nil && !v.s.over() {
-		if err := v.m.keepTexts(ctx, v.s); err != nil {
-			v.m.log.Warn("text messages", zap.NamedError("err", err))
-		}
-		if v.s.pause(ctx, lookSoon) != nil {
-			return
-		}
-	}
 }
 
 // wait waits for a reason to look again, or for one who borrows the port.

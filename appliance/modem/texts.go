@@ -78,9 +78,9 @@ const (
 // keepTexts receives text messages by an initialised session until ctx is done or the session ended. The
 // session tells of each +CMTI by s.arrived. Whatever it says, the store is looked at each minute: modems forget
 // to announce.
-func (m *Modem) keepTexts(ctx context.Context, s *session) error {
+func (m *Modem) keepTexts(ctx context.Context, s *session) {
 	if m.Received == nil {
-		return idleUntil(ctx, s)
+		return
 	}
 	box := &mailbox{modem: m, session: s, sets: map[string]*set{}, stuck: map[string]bool{}}
 	tick := time.NewTicker(pollTexts)
@@ -96,21 +96,13 @@ func (m *Modem) keepTexts(ctx context.Context, s *session) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-s.closed():
-			return nil
+			return
 		case <-s.arrived:
 		case <-tick.C:
 		}
 	}
-}
-
-func idleUntil(ctx context.Context, s *session) error {
-	select {
-	case <-ctx.Done():
-	case <-s.closed():
-	}
-	return nil
 }
 
 // textsAre notes how receiving went.
