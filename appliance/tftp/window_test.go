@@ -63,8 +63,9 @@ func TestWindowThatWindowsSets(t *testing.T) {
 	if f.options["msftwindow"] != "27182" || f.options["windowsize"] != "4" {
 		t.Errorf("options %v", f.options)
 	}
-	// A window of another size than the client waits for ends in a time-out, and goes out again.
-	if blocks := len(data)/1456 + 1; f.got > blocks*5/4 {
+	// A window of another size than the client waits for ends in a time-out, and goes out again. So does, once or
+	// twice, one of at most 255 blocks on a busy machine.
+	if blocks := len(data)/1456 + 1; f.got > blocks*5/4+3*255 {
 		t.Errorf("%d packets came for %d blocks", f.got, blocks)
 	}
 }
