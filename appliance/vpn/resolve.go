@@ -272,6 +272,7 @@ func (b *book) left(uplink int, host string) time.Duration {
 func (b *book) ask(ctx context.Context, uplink int, device, host string) (changed bool) {
 	b.mu.Lock()
 	u := b.uplinks[uplink]
+	b.asked[uplink][host] = asking{time.Now(), b.asked[uplink][host].times + 1} // now: it may become another one meanwhile
 	b.mu.Unlock()
 	list, err := b.lookup(ctx, device, u.DNS, host)
 	if err == nil {
@@ -280,7 +281,6 @@ func (b *book) ask(ctx context.Context, uplink int, device, host string) (change
 		}
 	}
 	b.mu.Lock()
-	b.asked[uplink][host] = asking{time.Now(), b.asked[uplink][host].times + 1}
 	if changed = err == nil && !slices.Equal(b.known[u.Name][host], list); changed {
 		b.keepLocked(u.Name, host, list)
 	}

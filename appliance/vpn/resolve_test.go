@@ -73,8 +73,12 @@ func TestUnknownNameIsAskedForAgain(t *testing.T) {
 	cfg.Uplinks = []Uplink{{Name: "lte", Metered: true}}
 	b, err := newBook(cfg, zap.NewNop())
 	ok(t, err)
+	meanwhile := func() {}
 	b.dial = func(string) func(context.Context, string, string) (net.Conn, error) {
-		return func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("not yet") }
+		return func(context.Context, string, string) (net.Conn, error) {
+			meanwhile()
+			return nil, errors.New("not yet")
+		}
 	}
 	waits := func(n int) (list []time.Duration) {
 		for range n {
@@ -92,6 +96,10 @@ func TestUnknownNameIsAskedForAgain(t *testing.T) {
 	}
 	if got := waits(1); got[0] != 10*s {
 		t.Errorf("by another uplink again after %v", got)
+	}
+	meanwhile = func() { b.again(0) }
+	if b.ask(t.Context(), 0, "lte0", wellKnown); b.left(0, wellKnown) > 0 {
+		t.Error("an uplink that became another one while it was asked is not asked at once")
 	}
 }
 

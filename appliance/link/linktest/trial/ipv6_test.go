@@ -33,6 +33,7 @@ func TestIPv6OnlyOperator(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := c.start(t)
+			time.Sleep(3 * time.Second) // the tunnel looks each second what an uplink has
 			m.eventually("the VPN can go by lte", func() bool { return !strings.Contains(m.uplink("lte").Why, "the VPN cannot go by it") })
 			r := m.meter(func() {
 				time.Sleep(time.Second)
