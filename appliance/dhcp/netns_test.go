@@ -122,7 +122,7 @@ func udhcpc(t *testing.T, in []string, args ...string) (string, error) {
 func TestUdhcpc(t *testing.T) {
 	need(t, "busybox", "busybox")
 	l := newLAN(t)
-	s := l.serve(nil)
+	s := l.serve(func(s *Server) { s.Log = zaptest.NewLogger(t) }) // with each answer and its time
 	in := l.peer("a", mac(1), "")
 	for _, args := range [][]string{nil, {"-B"}} { // unicast to the MAC; then with broadcast flag
 		out, err := udhcpc(t, in, args...)
