@@ -26,7 +26,8 @@ type plumber struct {
 	hurt chan struct{} // it told of our table in nftables
 
 	written  string // the filter's rules; "": not known
-	listed   string // the same as nft read it back
+	tried    string // the rules of the last write
+	listed   string // what nft read back after it
 	filtered error  // by the last look at the filter
 	crash    error  // why a drill's cut that a crash left is not taken away yet
 }
@@ -62,8 +63,8 @@ func (p *plumber) filter() error {
 	p.mu.Lock()
 	f := p.filterLocked()
 	p.mu.Unlock()
-	rules, before := f.rules(), p.written
-	if now := f.listed(); rules == before && now == p.listed && (now != "") == (len(f.metered) > 0) {
+	rules := f.rules()
+	if now := f.listed(); rules == p.written && now == p.listed && (now != "") == (len(f.metered) > 0) {
 		return nil
 	}
 	p.written = "" // until nft says so: what it did before an error is not known
@@ -71,10 +72,10 @@ func (p *plumber) filter() error {
 		return err
 	}
 	now := f.listed()
-	if rules != before || now == p.listed { // else somebody was quicker: the news of this asks once more
+	if rules == p.tried && now == p.listed { // twice the same: nobody was quicker. Else the news of this write ask once more
 		p.written = rules
 	}
-	p.listed = now
+	p.tried, p.listed = rules, now
 	return nil
 }
 
