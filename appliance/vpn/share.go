@@ -124,8 +124,7 @@ func (t *Tunnel) share() error {
 // filter puts the table in place if it is to be another one than before, or is another one, or gone, as after somebody
 // flushed the ruleset: `systemctl restart nftables` does.
 func (t *Tunnel) filter(text string) error {
-	before := t.filtered
-	if now, _ := nft("list table " + filterTable + "\n"); text == before && now != "" && now == t.listed {
+	if now, _ := nft("list table " + filterTable + "\n"); text == t.filtered && now != "" && now == t.listed {
 		return nil
 	}
 	t.filtered = "" // until nft says so: what it did before an error is not known
@@ -133,10 +132,10 @@ func (t *Tunnel) filter(text string) error {
 		return err
 	}
 	now, _ := nft("list table " + filterTable + "\n")
-	if text != before || now == t.listed { // else somebody was quicker: the news of this asks once more
+	if text == t.tried && now == t.listed { // twice the same: nobody was quicker. Else the news of this write ask once more
 		t.filtered = text
 	}
-	t.listed = now
+	t.tried, t.listed = text, now
 	return nil
 }
 

@@ -95,7 +95,8 @@ type Tunnel struct {
 
 	// Run's alone:
 	filtered string // the packet filter in place; "": not known
-	listed   string // the same as nft reads it back
+	tried    string // the one of the last write,
+	listed   string // and what nft read back after it
 	wasOff   bool   // the LAN's forwarding was, before us
 }
 
