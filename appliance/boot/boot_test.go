@@ -293,6 +293,16 @@ func TestTokenLives(t *testing.T) {
 	})
 }
 
+// A record without a token, as of a damaged store, is not proven by who has none either.
+func TestNoTokenProvesNothing(t *testing.T) {
+	table := New(testConfig(t, newMemory()))
+	arm(t, table, "rescue", 0)
+	table.open["srv01"].Token = ""
+	if o, ok := table.ByToken(""); ok {
+		t.Errorf("no token is that of %s", o.Machine)
+	}
+}
+
 func TestLastFileEndsOrder(t *testing.T) {
 	table := New(testConfig(t, newMemory()))
 	arm(t, table, "setup", 0)
