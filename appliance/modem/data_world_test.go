@@ -146,13 +146,13 @@ func (p *program) end() {
 	}
 }
 
-// dnsmasq is the modem's DHCP server.
+// dnsmasq is the modem's DHCP server. Which of its hundred addresses a device gets follows from its MAC.
 func (f *far) dnsmasq(more ...string) *program {
 	f.t.Helper()
 	needTool(f.t, "dnsmasq", "dnsmasq-base")
 	args := []string{"dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--user=root", "--log-dhcp", "--no-ping", "--bind-dynamic",
 		"--interface=modem0", "--dhcp-authoritative", "--pid-file=", "--dhcp-leasefile=" + filepath.Join(f.t.TempDir(), "leases"),
-		"--dhcp-range=192.168.8.100,192.168.8.200,255.255.255.0,2m", "--dhcp-option=3,192.168.8.1",
+		"--dhcp-range=192.168.8.100,192.168.8.199,255.255.255.0,2m", "--dhcp-option=3,192.168.8.1",
 		"--dhcp-option=6,10.9.9.9,10.9.9.8", "--dhcp-option=26,1400"}
 	p := f.start(append(args, more...)...)
 	eventually(f.t, "dnsmasq is up", func() bool { return strings.Contains(p.said(), "DHCP, IP range") })
@@ -223,6 +223,11 @@ func (h *holding) failed() error {
 
 func (h *holding) up(what string, ok func(Link) bool) Link {
 	h.t.Helper()
+	h.t.Cleanup(func() {
+		if h.t.Failed() {
+			h.t.Logf("%s: what it said last is %+v", what, h.last())
+		}
+	})
 	eventually(h.t, what, func() bool {
 		if err := h.failed(); err != nil {
 			h.t.Fatalf("%s: it ended: %v", what, err)
