@@ -138,6 +138,30 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// slow is a line that stands still for a while before it carries anything.
+type slow struct{ carried int }
+
+func (s *slow) Write(p []byte) (int, error) {
+	if s.carried == 0 {
+		time.Sleep(2 * drain)
+	}
+	s.carried += len(p)
+	return len(p), nil
+}
+
+// What a program wrote arrives whole, though the admin's line stood still when it ended. Two MiB are on
+// their way then, as SSH allows; the rest is in the program's pipe.
+func TestCommandOnSlowLine(t *testing.T) {
+	t.Parallel()
+	s := session2(t, start(t, sh{}).login(t))
+	var out slow
+	s.Stdout = &out
+	const all = 2<<20 + 50_000
+	if err := s.Run(fmt.Sprintf("head -c %d /dev/zero", all)); err != nil || out.carried != all {
+		t.Errorf("%d bytes of %d came, %v", out.carried, all, err)
+	}
+}
+
 // What a program left behind does not keep the session.
 func TestCommandLeavesAnother(t *testing.T) {
 	c := start(t, sh{}).login(t)

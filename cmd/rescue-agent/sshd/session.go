@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/pkg/sftp"
@@ -35,9 +35,12 @@ type Process struct {
 	Resize func(size Size) // nil: it has no terminal
 }
 
-// drain is how long what a program wrote may stand still after its end, because
-// a program it started holds the pipe.
-const drain = 2 * time.Second
+// drain is how long a program's pipes may be silent after its end, because a program it started holds them. It
+// is taken in steps, so that a machine that stood still meanwhile does not count as silence.
+const (
+	drain      = 2 * time.Second
+	drainSteps = 20
+)
 
 // session is one channel: a shell, one command, or SFTP.
 type session struct {
@@ -48,7 +51,7 @@ type session struct {
 	process *Process
 	done    chan struct{} // closed when what was started has ended; nil: nothing was
 	next    func()        // what follows the answer to a request: the program may be quicker
-	moved   atomic.Int64  // bytes of the program's that went out
+	out     outlet        // for all that the client is shown of a program
 }
 
 // serve answers requests (RFC 4254 section 6) until the client closes the channel
@@ -154,13 +157,13 @@ func (s *session) open(command string) (*Process, *cooked, error) {
 	if err != nil || !s.tty {
 		return p, nil, err
 	}
-	return p, &cooked{program: p.In, client: s.ch}, nil
+	return p, &cooked{program: p.In, client: s.out.to(s.ch)}, nil
 }
 
 // join carries bytes both ways until the program ends, and says how it did.
 func (s *session) join(p *Process, cook *cooked) {
 	in := p.In
-	var out, errs io.Writer = s.ch, s.ch.Stderr()
+	out, errs := s.out.to(s.ch), s.out.to(s.ch.Stderr())
 	if cook != nil {
 		in, out, errs = cook, cook.output(), cook.output()
 	}
@@ -170,7 +173,7 @@ func (s *session) join(p *Process, cook *cooked) {
 	}()
 	copies := make(chan struct{}, 2)
 	carry := func(to io.Writer, from io.ReadCloser) {
-		io.Copy(counted{to, &s.moved}, from)
+		io.Copy(to, from)
 		copies <- struct{}{}
 	}
 	go carry(out, p.Out)
@@ -189,26 +192,26 @@ func (s *session) join(p *Process, cook *cooked) {
 	}
 }
 
-// drained waits until what the program wrote is out.
+// drained waits until what the program wrote is out. What waits for the client, whose line may stand still, is not
+// out yet.
 func (s *session) drained(copies <-chan struct{}, n int) {
-	still := time.NewTimer(drain)
-	defer still.Stop()
-	for last := s.moved.Load(); n > 0; {
+	step := time.NewTimer(drain / drainSteps)
+	defer step.Stop()
+	for silent := 0; n > 0 && silent < drainSteps; {
 		select {
 		case <-copies:
 			n--
-		case <-still.C:
-			now := s.moved.Load()
-			if now == last {
-				return
+		case <-step.C:
+			if silent++; s.out.used() {
+				silent = 0
 			}
-			last = now
-			still.Reset(drain)
+			step.Reset(drain / drainSteps)
 		}
 	}
 }
 
 func (s *session) exit(code uint32) {
+	s.out.shut()
 	s.ch.CloseWrite()
 	s.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{code}))
 	s.ch.Close()
@@ -236,14 +239,46 @@ func (s *session) sftp() bool {
 	return true
 }
 
-// counted counts what is written.
-type counted struct {
-	io.Writer
-	n *atomic.Int64
+// outlet is what all goes out by that the client is shown of a program, until it is shut.
+type outlet struct {
+	mu     sync.Mutex // held while something goes out
+	moved  bool
+	closed bool
 }
 
-func (c counted) Write(p []byte) (int, error) {
-	n, err := c.Writer.Write(p)
-	c.n.Add(int64(n))
-	return n, err
+// to is the way to w.
+func (o *outlet) to(w io.Writer) io.Writer { return way{o, w} }
+
+// used reports whether something goes out, or did since it was asked last.
+func (o *outlet) used() bool {
+	if !o.mu.TryLock() {
+		return true
+	}
+	defer o.mu.Unlock()
+	moved := o.moved
+	o.moved = false
+	return moved
+}
+
+// shut waits for what goes out, and lets nothing more.
+func (o *outlet) shut() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+}
+
+// way leads through an outlet.
+type way struct {
+	*outlet
+	w io.Writer
+}
+
+func (w way) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return 0, io.ErrClosedPipe
+	}
+	w.moved = true
+	return w.w.Write(p)
 }
