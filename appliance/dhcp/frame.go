@@ -44,11 +44,10 @@ func udpFrame(from, to boot.MAC, src, dst netip.AddrPort, payload []byte) []byte
 	binary.BigEndian.PutUint16(udp[4:], uint16(lenUDP+len(payload)))
 	copy(udp[lenUDP:], payload)
 	pseudo := sum(sum(uint16(protoUDP), ip[12:20]), udp[4:6])
-	check := ^sum(pseudo, udp)
-	if check == 0 {
-		check = 0xffff // zero would say "no checksum" (RFC 768)
-	}
-	binary.BigEndian.PutUint16(udp[6:], check)
+	// A sum that comes out as zero goes out so, which in IPv4 says that there is none. RFC 768 has 0xffff for
+	// it, but busybox' udhcpc (1.35) does not take that: it compares it with the zero that it computes. One
+	// answer in 65536 is such a one, and so is then each to the same request sent again.
+	binary.BigEndian.PutUint16(udp[6:], ^sum(pseudo, udp))
 	return f
 }
 

@@ -165,15 +165,17 @@ func TestFrame(t *testing.T) {
 		if s := sum(0, f[lenEther:lenEther+lenIP]); s != 0xffff {
 			t.Errorf("IP checksum: sum is %#x", s)
 		}
-		udp := f[lenEther+lenIP:]
-		pseudo := binary.BigEndian.AppendUint16(append(bytes.Clone(f[26:34]), 0, protoUDP), uint16(len(udp)))
-		if s := sum(sum(0, pseudo), udp); s != 0xffff {
+		if s := udpSum(bytes.Clone(f), binary.BigEndian.Uint16(f[lenEther+lenIP+6:])); s != 0xffff {
 			t.Errorf("UDP checksum: sum is %#x", s)
 		}
 		d, ok := readUDP(f)
 		if !ok || d.mac != mac(1) || d.src != src || d.dst != dst || string(d.payload) != payload {
 			t.Errorf("read back %+v", d)
 		}
+	}
+	zero := udpFrame(mac(1), mac(2), src, dst, sumOfZero(make([]byte, 300), src, dst))
+	if got := binary.BigEndian.Uint16(zero[lenEther+lenIP+6:]); got != 0 {
+		t.Errorf("a checksum of zero goes out as %#x", got)
 	}
 	m, a, ok := readARP(arpProbe(mac(3), dst.Addr()))
 	if !ok || m != mac(3) || a != dst.Addr() {
