@@ -150,12 +150,7 @@ func (b *box) stop() error {
 	go func() { b.sup.wait(); close(ended) }()
 	told, quiet := time.Time{}, true
 	for begun := time.Now(); time.Since(begun) < cyclePatience; {
-		over := false
-		select {
-		case <-ended:
-			over = true
-		case <-time.After(stopTimeout):
-		}
+		over := endsWithin(stopTimeout, ended)
 		busy := b.taken.underWay()
 		switch {
 		case len(busy) == 0 && over:
@@ -172,6 +167,20 @@ func (b *box) stop() error {
 		}
 	}
 	return fmt.Errorf("power was not back within %s: the next start looks after %s", cyclePatience, strings.Join(b.taken.underWay(), ", "))
+}
+
+// endsWithin waits for an end in small steps. While the whole machine stands still, as a virtual one does whose host
+// is busy, one of them passes: nothing can end then.
+func endsWithin(d time.Duration, ended <-chan struct{}) bool {
+	const steps = 15
+	for range steps {
+		select {
+		case <-ended:
+			return true
+		case <-time.After(d / steps):
+		}
+	}
+	return false
 }
 
 // parts are in the order in which a boot meets them.
