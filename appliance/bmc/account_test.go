@@ -19,7 +19,7 @@ import (
 func tries(t *testing.T, s *sim) (port int, n *atomic.Int32) {
 	n = &atomic.Int32{}
 	var seen sync.Map // a slow simulator is asked again, in the same words
-	return relayUDP(t, s.port, func(question bool, b []byte) bool {
+	return relayUDP(t, s, func(question bool, b []byte) bool {
 		if question && len(b) > 5 && b[4] == 6 && b[5] == stepRAKP1 {
 			if _, again := seen.LoadOrStore(string(b[16:]), true); !again {
 				n.Add(1)

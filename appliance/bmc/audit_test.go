@@ -20,6 +20,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,12 +54,12 @@ func TestAudit(t *testing.T) {
 	t.Parallel()
 	s := startSim(t, `  user 3 true "ADMIN" "ADMIN" admin 10 none md2 md5 straight`)
 	a := &Auditor{Targets: []Target{{Machine: "srv01", Controller: s.client(),
-		Config: Config{Protocol: "ipmi", Host: "127.0.0.1", Port: s.port, User: "rescue", Password: fixed("secret12")}}}}
+		Config: Config{Protocol: "ipmi", Host: s.host, Port: s.port, User: "rescue", Password: fixed("secret12")}}}}
 	got, err := a.Run(t.Context(), "srv01", false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	have := levels(got.Findings, "127.0.0.1")
+	have := levels(got.Findings, s.host)
 	for check, want := range map[string]Level{checkIPMI: Note, checkVersion: Good, checkCipher0: Bad, checkRAKP: Note, checkAccounts: Bad, checkFirmware: Note} {
 		if have[check] != want {
 			t.Errorf("%s is %q, want %q: %s", check, have[check], want, textOf(got.Findings, check))
@@ -93,29 +94,29 @@ func TestAudit(t *testing.T) {
 func TestAuditLAN(t *testing.T) {
 	t.Parallel()
 	s := startSim(t, "")
-	lan := netip.MustParsePrefix("127.0.0.6/29") // .1 to .6; the simulator is .1
+	lan := netip.PrefixFrom(netip.MustParseAddr(s.host).Next(), 29) // .1 to .6; the simulator is .1, the box .2
 	a := &Auditor{LAN: lan, Own: lan.Addr(), IPMIPort: s.port, TLSPort: 1}
 	got, err := a.Run(t.Context(), "", true)
 	if err != nil || got.Swept != 5 {
 		t.Fatalf("%d swept, %v", got.Swept, err)
 	}
-	if have := levels(got.Findings, "127.0.0.1"); have[checkNetwork] != Note || have[checkCipher0] != Bad {
+	if have := levels(got.Findings, s.host); have[checkNetwork] != Note || have[checkCipher0] != Bad {
 		t.Errorf("%+v", got.Findings)
 	}
 	// The file has it elsewhere: the same controller, by its GUID.
-	elsewhere := relayUDP(t, s.port, nil)
+	elsewhere := relayUDP(t, s, nil)
 	a.Targets = []Target{{Machine: "srv01", Config: Config{Protocol: "ipmi", Host: "127.0.0.9", Port: elsewhere, User: "rescue", Password: fixed("secret12")}}}
 	if got, err = a.Run(t.Context(), "", true); err != nil {
 		t.Fatal(err)
 	}
-	if text := textOf(got.Findings, checkNetwork); levels(got.Findings, "127.0.0.1")[checkNetwork] != Bad || !strings.Contains(text, "this is the BMC of srv01, which belongs to 127.0.0.9") {
+	if text := textOf(got.Findings, checkNetwork); levels(got.Findings, s.host)[checkNetwork] != Bad || !strings.Contains(text, "this is the BMC of srv01, which belongs to 127.0.0.9") {
 		t.Errorf("shared port: %s", text)
 	}
 }
 
 // relayUDP is the simulator under another address. Packets that lost says yes to are lost, questions
 // and answers; nil: none.
-func relayUDP(t *testing.T, to int, lost func(question bool, packet []byte) bool) int {
+func relayUDP(t *testing.T, to *sim, lost func(question bool, packet []byte) bool) int {
 	t.Helper()
 	return twistUDP(t, to, func(question bool, packet []byte, pass func([]byte)) {
 		if lost == nil || !lost(question, packet) {
@@ -125,7 +126,7 @@ func relayUDP(t *testing.T, to int, lost func(question bool, packet []byte) bool
 }
 
 // twistUDP is the simulator under another address, with somebody in between who passes on what he likes.
-func twistUDP(t *testing.T, to int, twist func(question bool, packet []byte, pass func([]byte))) int {
+func twistUDP(t *testing.T, to *sim, twist func(question bool, packet []byte, pass func([]byte))) int {
 	t.Helper()
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9)})
 	if err != nil {
@@ -144,7 +145,7 @@ func twistUDP(t *testing.T, to int, twist func(question bool, packet []byte, pas
 			}
 			back := backs[from.String()]
 			if back == nil {
-				if back, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: to}); err != nil {
+				if back, err = net.Dial("udp4", net.JoinHostPort(to.host, strconv.Itoa(to.port))); err != nil {
 					return
 				}
 				backs[from.String()] = back
@@ -224,7 +225,7 @@ func replyTo(b []byte, data ...byte) []byte {
 func TestAuditGood(t *testing.T) {
 	t.Parallel()
 	f := &fakeController{caps: []byte{0x80, 0x04, 2, 0, 0, 0, 0}, status: 0x11}
-	for name, port := range map[string]int{"refuses": f.listen(t), "silent": freePort(t)} {
+	for name, port := range map[string]int{"refuses": f.listen(t), "silent": newPort()} {
 		a := &Auditor{Targets: []Target{{Machine: "srv01", Config: Config{Protocol: "ipmi", Host: "127.0.0.1", Port: port, User: "rescue", Password: fixed("x")}}}}
 		a.Targets[0].Config.Protocol = "ipmi"
 		begun := time.Now()
@@ -310,7 +311,7 @@ func TestAuditWeb(t *testing.T) {
 		srv.StartTLS()
 		at := netip.MustParseAddrPort(srv.Listener.Addr().String())
 		a := &Auditor{Targets: []Target{{Machine: "srv01", Config: Config{Protocol: "redfish", Host: at.Addr().String(),
-			Port: int(at.Port()), IPMIPort: freePort(t), User: "rescue", Password: fixed("x")}}}}
+			Port: int(at.Port()), IPMIPort: newPort(), User: "rescue", Password: fixed("x")}}}}
 		for range 2 {
 			got, err := a.Run(t.Context(), "", false)
 			have := levels(got.Findings, "127.0.0.1")
@@ -342,7 +343,7 @@ func TestAuditChassis(t *testing.T) {
 	blade := func(machine string, ipmi int) Target {
 		return Target{Machine: machine, Config: Config{Protocol: "redfish", Host: at.Addr().String(), Port: int(at.Port()), IPMIPort: ipmi, User: "rescue", Password: fixed("x")}}
 	}
-	mute := freePort(t)
+	mute := newPort()
 	a := &Auditor{Targets: []Target{blade("blade1", mute), blade("blade2", mute)}}
 	if _, err := a.Run(t.Context(), "", false); err != nil || int(tries.Load()) != len(factories) {
 		t.Errorf("%v; %d tries, want %d", err, tries.Load(), len(factories))
@@ -406,7 +407,7 @@ func TestAuditTLS(t *testing.T) {
 			strings.Contains(s.findings[0].Text, "\x1b") || usable != c.usable {
 			t.Errorf("%s: %t, %+v", name, usable, s.findings)
 		}
-		if s.findings = nil; s.lookAtTLS(t.Context()) || len(s.findings) != 0 {
+		if s.findings, s.tls = nil, newPort(); s.lookAtTLS(t.Context()) || len(s.findings) != 0 {
 			t.Errorf("nobody is there: %+v", s.findings)
 		}
 	}

@@ -162,7 +162,7 @@ func TestAutoRefused(t *testing.T) {
 func TestAutoIPMI(t *testing.T) {
 	s := startSim(t, "")
 	remembered := &memory{}
-	c := New(Config{Host: "127.0.0.1", Port: s.port, User: "rescue", Password: fixed("secret12"), Memory: remembered})
+	c := New(Config{Host: s.host, Port: s.port, User: "rescue", Password: fixed("secret12"), Memory: remembered})
 	if state, err := c.Power(t.Context()); err != nil || state != Off {
 		t.Fatalf("%s, %v", state, err)
 	}
@@ -180,9 +180,9 @@ func TestAutoIPMI(t *testing.T) {
 // Redfish was remembered and is silent now, and IPMI answers: it is used at once.
 func TestAutoTurns(t *testing.T) {
 	s := startSim(t, "")
-	key := net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port))
+	key := net.JoinHostPort(s.host, strconv.Itoa(s.port))
 	remembered := &memory{m: map[string]Known{key: {Protocol: "redfish"}}}
-	c := New(Config{Host: "127.0.0.1", Port: s.port, User: "rescue", Password: fixed("secret12"), Memory: remembered})
+	c := New(Config{Host: s.host, Port: s.port, User: "rescue", Password: fixed("secret12"), Memory: remembered})
 	c.redfish.pace = quick
 	if state, err := c.Power(t.Context()); err != nil || state != Off {
 		t.Fatalf("%s, %v", state, err)
@@ -270,7 +270,7 @@ func TestAutoBroken(t *testing.T) {
 	l := listen(t)
 	answering(t, l, service)
 	c := New(Config{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, User: "rescue", Password: fixed("secret12"), Memory: &memory{}})
-	c.ipmi.Port = s.port
+	c.ipmi.Host, c.ipmi.Port = s.host, s.port
 	if state, err := c.Power(t.Context()); err != nil || state != Off {
 		t.Errorf("%s, %v", state, err)
 	}

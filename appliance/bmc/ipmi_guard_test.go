@@ -34,7 +34,7 @@ func forged() (list [][]byte) {
 func TestIPMIForged(t *testing.T) {
 	t.Parallel()
 	s := startSim(t, "")
-	port := twistUDP(t, s.port, func(question bool, b []byte, pass func([]byte)) {
+	port := twistUDP(t, s, func(question bool, b []byte, pass func([]byte)) {
 		if !question && len(b) > 6 && b[4] == 6 && b[5]&0xc0 == 0xc0 {
 			for _, f := range forged() {
 				pass(f)
@@ -88,7 +88,7 @@ func TestGuardAdmits(t *testing.T) {
 func TestIPMISlow(t *testing.T) {
 	t.Parallel()
 	s := startSim(t, "")
-	port := twistUDP(t, s.port, func(question bool, b []byte, pass func([]byte)) {
+	port := twistUDP(t, s, func(question bool, b []byte, pass func([]byte)) {
 		if question {
 			pass(b)
 			return

@@ -76,7 +76,7 @@ func TestIPMIHalfway(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(s.dir, "log"))
 		return string(b)
 	}
-	port := relayUDP(t, s.port, func(question bool, _ []byte) bool { return !question && strings.Contains(log(), "set power") })
+	port := relayUDP(t, s, func(question bool, _ []byte) bool { return !question && strings.Contains(log(), "set power") })
 	c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12")}
 	if err := c.Do(t.Context(), PowerOff); !errors.Is(err, ErrSilent) || !errors.Is(err, ErrHalfway) {
 		t.Errorf("got %v", err)
@@ -93,7 +93,7 @@ func TestIPMISilentSuite(t *testing.T) {
 	s := startSim(t, "")
 	var sha256, sha1 atomic.Int32
 	var deaf atomic.Bool
-	port := relayUDP(t, s.port, func(question bool, b []byte) bool {
+	port := relayUDP(t, s, func(question bool, b []byte) bool {
 		if deaf.Load() {
 			return true
 		}
@@ -130,7 +130,7 @@ func TestIPMILostPackets(t *testing.T) {
 	s := startSim(t, "")
 	for n := range int32(14) {
 		var seen atomic.Int32
-		port := relayUDP(t, s.port, func(question bool, _ []byte) bool { return question == (n%2 == 0) && seen.Add(1) == n/2+1 })
+		port := relayUDP(t, s, func(question bool, _ []byte) bool { return question == (n%2 == 0) && seen.Add(1) == n/2+1 })
 		c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12"), suite: suites[1]}
 		if state, err := c.Power(t.Context()); err != nil || state != Off {
 			t.Errorf("number %d lost, of questions: %t: %s, %v", n/2+1, n%2 == 0, state, err)
@@ -142,7 +142,7 @@ func TestIPMILostPackets(t *testing.T) {
 func TestIPMIMute(t *testing.T) {
 	t.Parallel()
 	s := startSim(t, "")
-	port := relayUDP(t, s.port, func(question bool, b []byte) bool { return question && len(b) > 5 && b[4] == 6 })
+	port := relayUDP(t, s, func(question bool, b []byte) bool { return question && len(b) > 5 && b[4] == 6 })
 	c := &IPMI{Host: "127.0.0.9", Port: port, User: "rescue", Password: fixed("secret12")}
 	begun := time.Now()
 	_, err := c.Power(t.Context())

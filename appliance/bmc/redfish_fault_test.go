@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -181,13 +180,7 @@ func TestRedfishPasswordStays(t *testing.T) {
 
 // Nobody there, and a caller who has no more time.
 func TestRedfishNobody(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().(*net.TCPAddr)
-	l.Close()
-	c := &Redfish{Host: "127.0.0.1", Port: address.Port, User: "rescue", Password: fixed("secret12"), pace: quick}
+	c := &Redfish{Host: "127.0.0.1", Port: newPort(), User: "rescue", Password: fixed("secret12"), pace: quick}
 	if _, err := c.Power(t.Context()); !errors.Is(err, ErrSilent) {
 		t.Errorf("got %v", err)
 	}

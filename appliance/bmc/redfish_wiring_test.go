@@ -162,7 +162,7 @@ func TestAuditWiring(t *testing.T) {
 				c.prepare(service)
 			}
 			a := &Auditor{LAN: c.lan, Targets: []Target{{Machine: "srv01", Controller: client, Config: Config{Protocol: "redfish",
-				Host: client.Host, Port: client.Port, IPMIPort: freePort(t), User: client.User, Password: client.Password}}}}
+				Host: client.Host, Port: client.Port, IPMIPort: newPort(), User: client.User, Password: client.Password}}}}
 			got, err := a.Run(t.Context(), "", false)
 			text := textOf(got.Findings, checkNetwork)
 			if err != nil || levels(got.Findings, client.Host)[checkNetwork] != c.want || !strings.Contains(text, c.says) || strings.Count(text, "\n") != 1 {
@@ -188,7 +188,7 @@ func (deafPort) Wiring(context.Context) (Wiring, error) {
 // A controller that is silent in the middle of it is told so, and is not called sound.
 func TestAuditWiringSilent(t *testing.T) {
 	a := &Auditor{Targets: []Target{{Machine: "srv01", Controller: deafPort{}, Config: Config{Protocol: "redfish",
-		Host: "127.0.0.1", Port: freePort(t), IPMIPort: freePort(t), User: "rescue", Password: fixed("secret12")}}}}
+		Host: "127.0.0.1", Port: newPort(), IPMIPort: newPort(), User: "rescue", Password: fixed("secret12")}}}}
 	got, err := a.Run(t.Context(), "", false)
 	if text := textOf(got.Findings, checkNetwork); err != nil || levels(got.Findings, "127.0.0.1")[checkNetwork] != Note || !strings.Contains(text, "does not say how its network port is connected") {
 		t.Errorf("%v, %+v", err, got.Findings)

@@ -4,21 +4,27 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 // sim is Debian's ipmi_sim with a server behind it that is two files: power and boot.
 type sim struct {
-	dir  string
-	port int
+	dir, host string
+	port      int
 }
+
+// ports counts the ports that are used. They are below those that the kernel gives away, and simulators are at a loopback
+// address of this process, so that none needs to look for a port that is free: two of them take one and the same without a word.
+var ports atomic.Int32
+
+func newPort() int { return 10000 + int(ports.Add(1)) }
 
 // chassisProgram is what ipmi_sim asks and tells (lanserv/extcmd.c). Its children
 // inherit the simulator's sockets and must not keep them.
@@ -38,7 +44,7 @@ set) while [ $# -gt 1 ]; do case $1 in
 esac
 `
 
-// startSim runs a simulator on a free port of loopback, with more lines in its LAN configuration.
+// startSim runs a simulator, with more lines in its LAN configuration.
 func startSim(t *testing.T, more string) *sim {
 	t.Helper()
 	program, err := exec.LookPath("ipmi_sim")
@@ -48,7 +54,8 @@ func startSim(t *testing.T, more string) *sim {
 		}
 		t.Skip("no ipmi_sim: apt-get install openipmi")
 	}
-	s := &sim{dir: t.TempDir()}
+	pid := os.Getpid()
+	s := &sim{dir: t.TempDir(), host: fmt.Sprintf("127.%d.%d.1", 1+pid>>8&31, pid&255), port: newPort()}
 	s.set(t, "power", "0")
 	s.set(t, "boot", "none")
 	write(t, filepath.Join(s.dir, "chassis"), chassisProgram, 0o755)
@@ -57,12 +64,10 @@ mc_add 0x20 0 no-device-sdrs 0x01 1 0 0x9f 0x0000 0x0001 persist_sdr
 sel_enable 0x20 1000 0x0a
 mc_enable 0x20
 `, 0o644)
-	for range 5 { // another program may take the port between the look and the start
-		s.port = freePort(t)
-		write(t, filepath.Join(s.dir, "lan.conf"), fmt.Sprintf(`name "sim"
+	write(t, filepath.Join(s.dir, "lan.conf"), fmt.Sprintf(`name "sim"
 set_working_mc 0x20
   startlan 1
-    addr 127.0.0.1 %d
+    addr %s %d
     priv_limit admin
     allowed_auths_admin none md2 md5 straight
     guid a123456789abcdefa123456789abcdef
@@ -70,17 +75,14 @@ set_working_mc 0x20
   chassis_control "%s/chassis %s"
 %s
   user 2 true "rescue" "secret12" admin 10 none md2 md5 straight
-`, s.port, s.dir, s.dir, more), 0o644)
-		if s.run(t, program) {
-			return s
-		}
-	}
-	t.Fatal("ipmi_sim does not start")
-	return nil
+`, s.host, s.port, s.dir, s.dir, more), 0o644)
+	s.run(t, program)
+	return s
 }
 
-// run starts the program and reports whether it answers.
-func (s *sim) run(t *testing.T, program string) bool {
+// run starts the program and waits until it answers.
+func (s *sim) run(t *testing.T, program string) {
+	t.Helper()
 	var out bytes.Buffer
 	cmd := exec.Command(program, "-c", filepath.Join(s.dir, "lan.conf"), "-f", filepath.Join(s.dir, "bmc.emu"), "-s", s.dir, "-n")
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -89,25 +91,22 @@ func (s *sim) run(t *testing.T, program string) bool {
 	}
 	exited := make(chan struct{})
 	go func() { cmd.Wait(); close(exited) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-exited })
 	for range 100 {
 		select {
 		case <-exited:
-			t.Logf("ipmi_sim: %s", out.String())
-			return false
+			t.Fatalf("ipmi_sim ended: %s", out.String())
 		case <-time.After(100 * time.Millisecond):
 		}
 		if _, err := s.client().Power(t.Context()); err == nil {
-			t.Cleanup(func() { cmd.Process.Kill(); <-exited })
-			return true
+			return
 		}
 	}
-	cmd.Process.Kill()
-	<-exited
-	return false
+	t.Fatal("ipmi_sim does not answer")
 }
 
 func (s *sim) client() *IPMI {
-	return &IPMI{Host: "127.0.0.1", Port: s.port, User: "rescue", Password: fixed("secret12")}
+	return &IPMI{Host: s.host, Port: s.port, User: "rescue", Password: fixed("secret12")}
 }
 
 func fixed(password string) func() (string, error) {
@@ -131,7 +130,7 @@ func (s *sim) get(t *testing.T, name string) string {
 // ipmitool is the peer that sees what we did.
 func (s *sim) ipmitool(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("ipmitool", append([]string{"-C", "3", "-I", "lanplus", "-H", "127.0.0.1", "-p", strconv.Itoa(s.port), "-U", "rescue", "-E"}, args...)...)
+	cmd := exec.Command("ipmitool", append([]string{"-C", "3", "-I", "lanplus", "-H", s.host, "-p", strconv.Itoa(s.port), "-U", "rescue", "-E"}, args...)...)
 	cmd.Env = append(os.Environ(), "IPMI_PASSWORD=secret12")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -145,14 +144,4 @@ func write(t *testing.T, path, text string, mode os.FileMode) {
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	return c.LocalAddr().(*net.UDPAddr).Port
 }
