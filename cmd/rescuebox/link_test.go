@@ -25,7 +25,7 @@ type testLinks struct {
 }
 
 func (l *testLinks) Link() api.Link {
-	handshake := time.Now().Add(-12 * time.Second)
+	handshake := time.Now().Add(-12*time.Minute - 30*time.Second)
 	link := api.Link{Mode: "standby", Active: "wan", Why: "it is the first that works", Uplinks: []api.Uplink{
 		{Name: "wan", Interface: "eth0", Addresses: []string{"192.168.1.2/24"}, State: "up", RTT: "12ms", Monthly: 11.2e9},
 		{Name: "lte", Modem: "lte", Interface: "wwan0", Addresses: []string{"10.64.0.5/32"}, State: "up", Metered: true, Monthly: 1e6}},
