@@ -83,40 +83,33 @@ func (s *server) say(ctx context.Context, line string) {
 	}
 }
 
-// sim is Debian's ipmi_sim with a serial port.
+// sim is Debian's ipmi_sim with a serial port, at a loopback address of this process: a port that was looked for
+// would be anybody's while the simulator is away.
 type sim struct {
-	dir  string
-	port int
-	kill func()
+	dir, host string
+	kill      func()
 }
+
+// simPort is below those that the kernel gives away.
+const simPort = 10623
 
 func newSim(t *testing.T, s *server) *sim {
 	t.Helper()
-	m := &sim{dir: t.TempDir()}
+	pid := os.Getpid()
+	m := &sim{dir: t.TempDir(), host: fmt.Sprintf("127.%d.%d.1", 33+pid>>8&15, pid&255)}
 	t.Cleanup(m.stop)
-	for range 5 { // another program may take the port between the look and the start
-		c, err := net.ListenPacket("udp4", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.port = c.LocalAddr().(*net.UDPAddr).Port
-		c.Close()
-		m.configure(t, s)
-		if m.start(t) {
-			return m
-		}
-	}
-	t.Fatal("ipmi_sim does not start")
-	return nil
+	m.configure(t, s)
+	m.start(t)
+	return m
 }
 
 func (m *sim) configure(t *testing.T, s *server) {
 	t.Helper()
 	for name, text := range map[string]string{
 		"bmc.emu": "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x01 1 0 0x9f 0x0000 0x0001 persist_sdr\nsel_enable 0x20 1000 0x0a\nmc_enable 0x20\n",
-		"lan.conf": fmt.Sprintf("name \"sim\"\nset_working_mc 0x20\nstartlan 1\naddr 127.0.0.1 %d\npriv_limit admin\n"+
+		"lan.conf": fmt.Sprintf("name \"sim\"\nset_working_mc 0x20\nstartlan 1\naddr %s %d\npriv_limit admin\n"+
 			"allowed_auths_admin none md2 md5 straight\nguid a123456789abcdefa123456789abcdef\nendlan\n"+
-			"sol \"telnet:127.0.0.1:%d\" 115200\nuser 2 true \"rescue\" \"secret12\" admin 10 none md2 md5 straight\n", m.port, s.l.Addr().(*net.TCPAddr).Port),
+			"sol \"telnet:127.0.0.1:%d\" 115200\nuser 2 true \"rescue\" \"secret12\" admin 10 none md2 md5 straight\n", m.host, simPort, s.l.Addr().(*net.TCPAddr).Port),
 	} {
 		if err := os.WriteFile(filepath.Join(m.dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -124,8 +117,8 @@ func (m *sim) configure(t *testing.T, s *server) {
 	}
 }
 
-// start runs the simulator and reports whether it answers.
-func (m *sim) start(t *testing.T) bool {
+// start runs the simulator and waits until it answers.
+func (m *sim) start(t *testing.T) {
 	t.Helper()
 	program, err := exec.LookPath("ipmi_sim")
 	if err != nil {
@@ -144,14 +137,14 @@ func (m *sim) start(t *testing.T) bool {
 	for range 100 {
 		select {
 		case <-exited:
-			return false
+			t.Fatal("ipmi_sim ended")
 		case <-time.After(100 * time.Millisecond):
 		}
 		if _, err := m.client().Info(t.Context()); err == nil {
-			return true
+			return
 		}
 	}
-	return false
+	t.Fatal("ipmi_sim does not answer")
 }
 
 func (m *sim) stop() {
@@ -162,7 +155,7 @@ func (m *sim) stop() {
 }
 
 func (m *sim) client() *bmc.IPMI {
-	return &bmc.IPMI{Host: "127.0.0.1", Port: m.port, User: "rescue", Password: func() (string, error) { return "secret12", nil }}
+	return &bmc.IPMI{Host: m.host, Port: simPort, User: "rescue", Password: func() (string, error) { return "secret12", nil }}
 }
 
 func until(t *testing.T, s *console.Session, want string) {
@@ -219,9 +212,7 @@ func TestSOL(t *testing.T) {
 
 	m.stop()
 	until(t, s, "console lost ")
-	if !m.start(t) {
-		t.Fatal("ipmi_sim does not start again")
-	}
+	m.start(t)
 	until(t, s, "console back at ")
 	until(t, s, "Kernel panic - not syncing\r\n")
 	list, err := k.Tail("srv01", 200)
