@@ -64,6 +64,13 @@ func (k testConsoles) Attach(ctx context.Context, machine string, a admin.Consol
 	return testSession{s}, nil
 }
 
+// connected reports whether what is typed for srv01 reaches it, after the latest start.
+func (k testConsoles) connected() bool {
+	list, err := k.Keeper.Tail("srv01", 100)
+	log := strings.Join(list, "\n")
+	return err == nil && strings.LastIndex(log, "console opened at") > strings.LastIndex(log, "console is not kept any more")
+}
+
 func (k testConsoles) Tail(machine string, lines int) ([]string, error) {
 	list, err := k.Keeper.Tail(machine, lines)
 	return list, refusal(err)
@@ -166,13 +173,14 @@ func (p *terminal) sit(ctx context.Context, args ...string) (wait func(t *testin
 	}
 }
 
-func startSite(t *testing.T) *testSite {
+// startSite is a site at work; b may be nil.
+func startSite(t *testing.T, b *testBMC) *testSite {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "rb")
+	dir, err := os.MkdirTemp("", "rb") // short: a socket's path has 108 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &testSite{dir: dir}
+	s := &testSite{dir: dir, bmc: b}
 	if s.listen, err = freePort(); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +194,7 @@ func startSite(t *testing.T) *testSite {
 // Two people at one console: one types, the other looks and takes over; the terminals
 // are as they were in the end, whichever way it comes.
 func TestConsoleOnTerminals(t *testing.T) {
-	s := startSite(t)
+	s := startSite(t, nil)
 	one, two := newTerminal(t), newTerminal(t)
 	was := one.settings(t)
 	first := one.sit(t.Context(), "--socket", s.socket(), "console", "srv01")
@@ -231,7 +239,7 @@ func TestConsoleOnTerminals(t *testing.T) {
 
 // What is piped in has reached the machine when the command ends, however slow and silent that is.
 func TestConsolePipedSlowly(t *testing.T) {
-	s := startSite(t)
+	s := startSite(t, nil)
 	var out, errOut bytes.Buffer
 	in := strings.NewReader("listen" + strings.Repeat("x", 20000) + "END")
 	if code := run(t.Context(), []string{"--socket", s.socket(), "console", "srv01"}, in, &out, &errOut); code != 0 || !strings.Contains(out.String(), "20009 BYTES") {
@@ -241,7 +249,7 @@ func TestConsolePipedSlowly(t *testing.T) {
 
 // What is piped in and does not reach the machine is a failure.
 func TestConsolePipedInVain(t *testing.T) {
-	s := startSite(t)
+	s := startSite(t, nil)
 	p := newTerminal(t)
 	end := p.sit(t.Context(), "--socket", s.socket(), "console", "srv01")
 	p.shows(t, "srv01 login: ")
@@ -256,7 +264,7 @@ func TestConsolePipedInVain(t *testing.T) {
 
 // A daemon that restarts costs a remark; the seat is kept.
 func TestConsoleOverRestart(t *testing.T) {
-	s := startSite(t)
+	s := startSite(t, nil)
 	p := newTerminal(t)
 	was := p.settings(t)
 	end := p.sit(t.Context(), "--socket", s.socket(), "console", "srv01")

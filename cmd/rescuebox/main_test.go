@@ -218,7 +218,7 @@ func (s *testSite) up() error {
 	}
 	select {
 	case <-ready:
-		return nil
+		return wait([]string{"the console of srv01"}, keeper.connected)
 	case err := <-done:
 		done <- err
 		return err

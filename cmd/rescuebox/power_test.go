@@ -174,16 +174,9 @@ func (r testRelayed) Close(why error) admin.RelayTotals {
 // Who is to be asked before power is cut does not wait for a dead controller: it may take the command all the same.
 func TestPowerLooksShortly(t *testing.T) {
 	b := &testBMC{state: bmc.On}
-	s := &testSite{dir: t.TempDir(), bmc: b}
-	var err error
-	if s.listen, err = freePort(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.up(); err != nil {
-		t.Fatal(err)
-	}
-	defer s.down()
+	s := startSite(t, b)
 	p := &powerer{cli: &cli{socket: s.socket()}, machine: "srv01", look: 100 * time.Millisecond}
+	var err error
 	if p.client, err = p.connect(); err != nil {
 		t.Fatal(err)
 	}
@@ -204,15 +197,7 @@ func TestConnectBMC(t *testing.T) {
 			reached.Store(target.String(), true)
 			return (&net.Dialer{}).DialContext(ctx, "tcp", pages.Listener.Addr().String())
 		}}
-	s := &testSite{dir: t.TempDir(), bmc: b}
-	var err error
-	if s.listen, err = freePort(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.up(); err != nil {
-		t.Fatal(err)
-	}
-	defer s.down()
+	s := startSite(t, b)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var out, errOut lockedBuffer
