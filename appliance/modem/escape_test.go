@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +50,26 @@ func TestSessionEndsCall(t *testing.T) {
 	until(t, m, "registration", registered)
 	if !escaped(fake, "+CGMI") || fake.InCall() {
 		t.Errorf("the modem heard %q, in a call: %v", fake.Log(), fake.InCall())
+	}
+}
+
+// A busy system spoils the first silence: the modem reads the pluses late, and what comes after them too soon. That makes
+// no mute modem of it, for which the ladder would cut its power, and a rung would find no session.
+func TestSpoiledSilence(t *testing.T) {
+	t.Parallel()
+	fake := leftInCall(t)
+	fake.Fault("+++", modemtest.Answer{Hang: true, Times: 1})
+	var mute atomic.Bool
+	m, _ := start(t, fake, func(m *Modem) {
+		m.Event = func(e Event) {
+			if strings.Contains(e.Text, "the modem does not answer") {
+				mute.Store(true)
+			}
+		}
+	})
+	until(t, m, "registration", registered)
+	if mute.Load() || !escaped(fake, "+CGMI") {
+		t.Errorf("it was taken for mute: %v; the modem heard %q", mute.Load(), fake.Log())
 	}
 }
 

@@ -254,8 +254,8 @@ func (v *visit) wait(ctx context.Context, soon bool) (*loan, error) {
 // else has the session yet: what he says would go to the network too, and be no silence around the escape.
 func (m *Modem) wake(ctx context.Context, s *session) error {
 	s.at.Escape('\r', '\n')
-	say := func(cmd string) error {
-		_, err := s.command(ctx, cmd, "", wakeAnswer)
+	say := func(cmd string) error { // a modem in a call answers no probe: to find the step again is for what comes behind
+		_, err := s.ask(ctx, request{cmd: cmd, timeout: wakeAnswer, blind: true})
 		return err
 	}
 	var err error
@@ -263,7 +263,7 @@ func (m *Modem) wake(ctx context.Context, s *session) error {
 		if err = say(""); err == nil || ctx.Err() != nil || s.over() {
 			break
 		}
-		if try == 0 && !s.wire.babbling() {
+		if try%2 == 0 && !s.wire.babbling() { // twice: a busy system may have spoiled the first silence
 			_ = leaveCall(ctx, s.wire.port, say) // the next try shows
 		}
 	}

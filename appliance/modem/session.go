@@ -156,6 +156,7 @@ type request struct {
 	cmd, prefix string
 	body        string // sent after the prompt "> "
 	timeout     time.Duration
+	blind       bool // sent whatever is late: in step is who asks next
 }
 
 // command is the commander's.
@@ -241,7 +242,7 @@ func (s *session) exchange(q request) ([]string, error) {
 	if s.over() { // while it waited for its turn
 		return nil, notNow(s.err().Error())
 	}
-	if s.late != "" {
+	if s.late != "" && !q.blind {
 		if err := s.resync(); err != nil {
 			return nil, notNow(err.Error())
 		}
