@@ -362,7 +362,12 @@ func (i *interpreter) oldestLocked() []Learned {
 	if len(i.learned) <= maxTalks {
 		return nil
 	}
-	all := slices.SortedFunc(maps.Values(i.learned), func(a, b Learned) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.key(), b.key())) })
+	all := slices.SortedFunc(maps.Values(i.learned), func(a, b Learned) int {
+		if c := a.Since.Compare(b.Since); c != 0 { // before the keys, which cost more than all else here
+			return c
+		}
+		return cmp.Compare(a.key(), b.key())
+	})
 	all = all[:len(all)-maxTalks]
 	for _, l := range all {
 		delete(i.learned, l.stage())
