@@ -152,7 +152,7 @@ func TestBootProxy(t *testing.T) {
 	}
 }
 
-// ask4011 asks the boot server as firmware does, from port 68 of its address.
+// ask4011 asks the boot server as firmware does, from port 68 of its address, and again where no answer comes.
 func ask4011(t *testing.T, peer string, d *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 	t.Helper()
 	var conn *net.UDPConn
@@ -164,15 +164,15 @@ func ask4011(t *testing.T, peer string, d *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(time.Minute))
-	if _, err := conn.Write(d.ToBytes()); err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 2048)
-	n, err := conn.Read(buf)
-	if err != nil {
-		t.Fatal(err)
-	}
+	buf, n := make([]byte, 2048), 0
+	eventually(t, time.Minute, "an answer on port 4011", func() bool {
+		if _, err := conn.Write(d.ToBytes()); err != nil {
+			t.Fatal(err)
+		}
+		conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+		n, err = conn.Read(buf)
+		return err == nil
+	})
 	r, err := dhcpv4.FromBytes(buf[:n])
 	if err != nil {
 		t.Fatal(err)

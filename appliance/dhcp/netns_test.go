@@ -53,6 +53,17 @@ func (l *lan) port(name, addr string) {
 		run(l.t, "ip", "addr", "add", addr, "dev", name)
 	}
 	run(l.t, "ip", "link", "set", name, "up")
+	l.forwards(name)
+}
+
+// forwards waits until the switch lets through what comes from and goes to a port. The kernel
+// opens it a moment after its cable is in, on a busy machine a long one.
+func (l *lan) forwards(name string) {
+	l.t.Helper()
+	eventually(l.t, time.Minute, "the port of "+name+" forwards", func() bool {
+		out, err := try("ip", "-n", l.sw, "-d", "link", "show", name+"-sw")
+		return err == nil && strings.Contains(out, "state forwarding")
+	})
 }
 
 // peer makes a namespace with eth0 on the switch and returns the prefix of
@@ -68,6 +79,7 @@ func (l *lan) peer(name string, m boot.MAC, addr string) []string {
 	if addr != "" {
 		run(l.t, "ip", "-n", ns, "addr", "add", addr, "dev", "eth0")
 	}
+	l.forwards(name)
 	return []string{"env", "-i", "PATH=" + os.Getenv("PATH"), "ip", "netns", "exec", ns}
 }
 
@@ -108,14 +120,15 @@ func (l *lan) serveUntil(change func(*Server)) (s *Server, stop func()) {
 	return s, stop
 }
 
-// udhcpc runs busybox's client once and returns what its script was told.
+// udhcpc runs busybox's client once and returns what its script was told. It sends three REQUESTs and
+// gives up, so that between them there are seconds for a server that does not get to run.
 func udhcpc(t *testing.T, in []string, args ...string) (string, error) {
 	script := filepath.Join(t.TempDir(), "script")
 	text := "#!/bin/sh\n[ \"$1\" = deconfig ] || { echo \"event=$1\"; env; }\n"
 	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := append(in, "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "1", "-s", script)
+	cmd := append(in, "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "3", "-s", script)
 	return try(append(cmd, args...)...)
 }
 
@@ -251,7 +264,7 @@ func TestLinkLost(t *testing.T) {
 func TestBusyPort(t *testing.T) {
 	need(t, "dnsmasq", "dnsmasq-base")
 	l := newLAN(t)
-	start(t, "dnsmasq", "-d", "-C", "/dev/null", "--port=0", "--dhcp-range=192.168.77.50,192.168.77.60")
+	start(t, "dnsmasq", "-d", "-C", "/dev/null", "--port=0", "--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--dhcp-range=192.168.77.50,192.168.77.60")
 	eventually(t, time.Minute, "dnsmasq has the port", func() bool {
 		out, _ := try("ss", "-uln", "sport", "=", ":67")
 		return strings.Contains(out, ":67")
