@@ -88,12 +88,13 @@ type pdu struct {
 	community, password func() (string, error)
 	outlet              int
 	dialects            []dialect
-	spoken              *dialect // by this unit; nil until it was asked
+	spoken              *dialect      // by this unit; nil until it was asked
+	patience            time.Duration // with one answer
 	taking              func()
 }
 
 func newPDU(c Config) (*pdu, error) {
-	p := &pdu{user: c.User, community: c.Community, password: c.Password, outlet: c.Outlet, dialects: dialects(c.Model), taking: c.Taking}
+	p := &pdu{user: c.User, community: c.Community, password: c.Password, outlet: c.Outlet, dialects: dialects(c.Model), patience: 2 * time.Second, taking: c.Taking}
 	p.host, p.port = address(c.Host, "161")
 	switch {
 	case p.dialects == nil:
@@ -229,7 +230,7 @@ func (p *pdu) session(ctx context.Context, talk func(*gosnmp.GoSNMP) error) erro
 		return fmt.Errorf("%q is no port", p.port)
 	}
 	g := &gosnmp.GoSNMP{Target: p.host, Port: uint16(port), Transport: "udp", Context: ctx, MaxOids: 1,
-		Timeout: 2 * time.Second, Retries: 2, Version: gosnmp.Version2c}
+		Timeout: p.patience, Retries: 2, Version: gosnmp.Version2c}
 	if err := p.identify(g); err != nil {
 		return err
 	}

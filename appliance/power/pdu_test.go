@@ -68,6 +68,15 @@ func (u *unit) config(model string) Config {
 	return Config{Kind: "pdu", Host: u.host, Model: model, Outlet: 3, Community: secret("geheim77")}
 }
 
+// switched is the unit's outlet for one who does not ask again: what is late would be heard twice, and what the unit was
+// told is counted.
+func (u *unit) switched(t *testing.T, model string) Switch {
+	t.Helper()
+	s := open(t, u.config(model))
+	s.(*turns).of.(*pdu).patience = asking
+	return s
+}
+
 func (u *unit) read(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(u.dir, name))
@@ -83,7 +92,7 @@ func TestPDU(t *testing.T) {
 		t.Run(unit, func(t *testing.T) {
 			t.Parallel()
 			u := newUnit(t, unit)
-			s := open(t, u.config(model))
+			s := u.switched(t, model)
 			isState(t, s, On)
 			for _, step := range []struct {
 				do   string
@@ -166,7 +175,7 @@ func TestPDURefuses(t *testing.T) {
 func TestPDULies(t *testing.T) {
 	t.Parallel()
 	u := newUnit(t, "eaton-deaf")
-	s := open(t, u.config("eaton"))
+	s := u.switched(t, "eaton")
 	wantError(t, s.Off(t.Context()), ErrNotTaken, "geheim77")
 	wantError(t, s.Cycle(t.Context()), ErrNotTaken, "geheim77")
 	if got := u.read(t, "told"); got != "off cycle" {

@@ -22,6 +22,7 @@ UNITS = {
 }
 STATUS, WORDS, COMMANDS = UNITS[MODEL.split("-")[0]]
 DEAF = MODEL.endswith("-deaf")
+NEVER = float("inf")
 state, back = "on", 0.0
 
 
@@ -31,8 +32,10 @@ def keep(name, text, how="w"):
 
 
 def now():
-    """The outlet's state; a cycle brings the power back by itself."""
+    """The outlet's state; a cycle brings the power back by itself, a while after it was first seen to be off."""
     global state, back
+    if back == NEVER:
+        back = time.monotonic() + 3
     if back and time.monotonic() >= back:
         state, back = "on", 0.0
         keep("state", state)
@@ -44,7 +47,7 @@ def do(word):
     keep("told", word + " ", "a")
     if DEAF:
         return
-    state, back = ("off", time.monotonic() + 3) if word == "cycle" else (word, 0.0)
+    state, back = ("off", NEVER) if word == "cycle" else (word, 0.0)
     keep("state", state)
 
 
