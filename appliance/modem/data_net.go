@@ -48,7 +48,7 @@ func (d device) raise() (netlink.Link, error) {
 // noDefault takes out of the main table the default routes that the kernel made for this
 // device by router advertisements.
 func (d device) noDefault(link netlink.Link) {
-	routes, err := netlink.RouteList(link, netlink.FAMILY_V6)
+	routes, err := told(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_V6) })
 	if err != nil {
 		return
 	}
@@ -63,10 +63,25 @@ func (d device) noDefault(link netlink.Link) {
 	}
 }
 
+// told asks for a list once more where something changed, be it another device's, while the kernel told it: some of it may
+// be missing. Where that does not end, what came counts.
+func told[T any](list func() ([]T, error)) (got []T, err error) {
+	for range 5 {
+		if got, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return got, err
+		}
+	}
+	return got, nil
+}
+
+func addrList(link netlink.Link, family int) ([]netlink.Addr, error) {
+	return told(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
+}
+
 // addresses are the ones on it that reach beyond the cable.
 func addressesOn(link netlink.Link) ([]netip.Prefix, error) {
 	var found []netip.Prefix
-	list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	list, err := addrList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("read the addresses of %s: %w", link.Attrs().Name, err)
 	}
@@ -158,7 +173,9 @@ func carrier(link netlink.Link) bool {
 
 // gatewayOn is the next hop of the best default route by the device, whoever made it.
 func gatewayOn(link netlink.Link, family int) netip.Addr {
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	routes, err := told(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return netip.Addr{}
 	}

@@ -164,7 +164,7 @@ func networkManagerHas(name string) bool {
 const forever = 1<<32 - 1
 
 func strangerOn(link netlink.Link) bool {
-	list, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	list, err := addrList(link, netlink.FAMILY_V4)
 	if err != nil {
 		return false
 	}

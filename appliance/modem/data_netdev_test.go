@@ -2,12 +2,14 @@ package modem
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -206,6 +208,58 @@ func TestNetworkDeviceWithIPv6Only(t *testing.T) {
 		h.end()
 		if err := n.down(t.Context()); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// What the kernel tells of addresses and routes is asked for again where something changed while it told: else another
+// device's change costs the bearer, or somebody else's device is taken for nobody's.
+func TestAddressesOfOthersChange(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	cable(t, "usb0")
+	shell(t, "ip link set usb0 up; ip addr add 192.168.8.50/24 dev usb0; ip route add default via 192.168.8.1 dev usb0; ip link add other type veth peer name another; ip link set other up")
+	link, err := device("usb0").find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := device("other").find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 { // more than the kernel tells at once
+		if err := put(other, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for i := range 2 {
+		wg.Go(func() {
+			for mine := netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/32", i+1)); ctx.Err() == nil; {
+				_ = put(other, mine, 0)
+				remove(other, mine)
+			}
+		})
+	}
+	s := &setup{name: "usb0", link: link}
+	eventually(t, "a link-local address", func() bool { _, err := s.interfaceID(); return err == nil })
+	for range 20 {
+		found, err := addressesOn(link)
+		if err != nil || len(found) != 1 {
+			t.Fatalf("addresses %v: %v", found, err)
+		}
+		if !strangerOn(link) {
+			t.Fatal("somebody's address is nobody's")
+		}
+		if _, err := s.interfaceID(); err != nil {
+			t.Fatal(err)
+		}
+		if via := gatewayOn(link, netlink.FAMILY_V4); via.String() != "192.168.8.1" {
+			t.Fatalf("the gateway is %v", via)
 		}
 	}
 }

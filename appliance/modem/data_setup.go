@@ -311,7 +311,7 @@ func (s *setup) interfaceID() ([16]byte, error) {
 	if s.local.IsValid() {
 		return s.local.Addr().As16(), nil
 	}
-	list, err := netlink.AddrList(s.link, netlink.FAMILY_V6)
+	list, err := addrList(s.link, netlink.FAMILY_V6)
 	if err != nil {
 		return [16]byte{}, fmt.Errorf("read the addresses of %s: %w", s.name, err)
 	}
