@@ -83,11 +83,11 @@ func TestCancelledBuild(t *testing.T) {
 	}
 	need(t, "unshare", "util-linux")
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	dir := t.TempDir()
 	cmd := alone(ctx, "sh", "-c", `mkdir "$0/m" && mount -t tmpfs x "$0/m" && echo up >"$0/up" && sleep 1000`, dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	ended := make(chan error, 1)
+	go func() { ended <- new(build).command(cmd) }() // it waits for all that can still complain
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(dir, "up")); err == nil {
 			break
@@ -97,7 +97,9 @@ func TestCancelledBuild(t *testing.T) {
 		}
 	}
 	cancel()
-	cmd.Wait()
+	if err := <-ended; err == nil {
+		t.Error("a build that was cancelled succeeded")
+	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil || bytes.Contains(mounts, []byte(dir)) {
 		t.Errorf("mounts left behind: %v", err)
