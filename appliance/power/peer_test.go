@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -85,6 +86,18 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
+// program writes one that is run at once. A child of another test that is forked while the file is open holds it open for
+// a moment, and it cannot be run meanwhile (golang/go#22315).
+func program(t *testing.T, name, text string) string {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(name, []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
 // till waits for something, generously: the machine may be slow.
 func till(t *testing.T, what string, is func() bool) {
 	t.Helper()
@@ -130,6 +143,7 @@ type kvmd struct {
 	mute    bool // presses are done and not answered, once
 	busy    int  // how often it answers that it presses already
 	presses []string
+	pressed func() // is told of each press
 	said    string // in place of its own answer to GET /api/atx
 }
 
@@ -169,6 +183,9 @@ func (k *kvmd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // press does as kvmd: nothing where the lamp is as wanted.
 func (k *kvmd) press(action string) {
 	k.presses = append(k.presses, action)
+	if k.pressed != nil {
+		k.pressed()
+	}
 	if !k.deaf {
 		k.power = action == "on"
 	}

@@ -38,11 +38,10 @@ func newSystem(t *testing.T, does string) *system {
 	hostKey, host := newKey(t)
 	key, user := newKey(t)
 	s.key, s.hostKey = key, string(ssh.MarshalAuthorizedKey(host))
-	force := filepath.Join(s.dir, "force")
+	force := program(t, filepath.Join(s.dir, "force"), "echo \"$SSH_ORIGINAL_COMMAND\" >>"+s.dir+"/said\n"+does+"\n")
 	for name, text := range map[string]string{
 		"host":       string(hostKey),
 		"authorized": string(ssh.MarshalAuthorizedKey(user)),
-		"force":      "#!/bin/sh\necho \"$SSH_ORIGINAL_COMMAND\" >>" + s.dir + "/said\n" + does + "\n",
 		"conf": fmt.Sprintf("HostKey %s/host\nAuthorizedKeysFile %s/authorized\nForceCommand %s\nPermitRootLogin yes\nStrictModes no\nUsePAM no\nPidFile none\n",
 			s.dir, s.dir, force),
 	} {
