@@ -2,6 +2,7 @@ package linktest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,8 +15,10 @@ import (
 const (
 	questionBytes = 64
 	keyBytes      = 20
-	// lastAnswers is how long a meter waits for answers that are on their way.
+	// lastAnswers is how long a meter waits for answers that are on their way; and lateAnswers, if the last question has
+	// none yet.
 	lastAnswers = 300 * time.Millisecond
+	lateAnswers = 2 * time.Second
 	// streamPatience is how long a stream that shall end may take to bring back what was
 	// typed: by then TCP has tried again several times.
 	streamPatience = 30 * time.Second
@@ -42,7 +45,7 @@ func startMeter(every time.Duration) (*meter, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &meter{conn: c, quit: make(chan struct{})}
+	m := &meter{conn: c, quit: make(chan struct{}), read: Reading{Every: every}}
 	m.wg.Go(func() { m.ask(every) })
 	go m.listen()
 	return m, nil
@@ -71,7 +74,7 @@ func (m *meter) listen() {
 	answer := make([]byte, questionBytes)
 	for {
 		n, err := m.conn.Read(answer)
-		if err == net.ErrClosed || n == 0 && m.stopped() {
+		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil || n != questionBytes {
@@ -86,19 +89,20 @@ func (m *meter) listen() {
 	}
 }
 
-func (m *meter) stopped() bool {
-	select {
-	case <-m.quit:
-		return true
-	default:
-		return false
-	}
+// answered reports that the last question has its answer.
+func (m *meter) answered() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.read.Answered[len(m.read.Answered)-1] != 0
 }
 
 func (m *meter) stop() Reading {
 	close(m.quit)
 	m.wg.Wait()
-	time.Sleep(lastAnswers)
+	Pass(lastAnswers)
+	for waited := time.Duration(0); waited < lateAnswers && !m.answered(); waited += step {
+		Pass(step)
+	}
 	m.conn.Close()
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -35,3 +35,19 @@ func TestGap(t *testing.T) {
 		}
 	}
 }
+
+// While the machine stands still no time passes for what is measured.
+func TestAwake(t *testing.T) {
+	const ms = time.Millisecond
+	r := Reading{Every: 5 * ms, Sent: []time.Duration{100 * ms, 105 * ms, 1110 * ms, 1115 * ms, 1160 * ms}, Answered: []time.Duration{101 * ms, 0, 1112 * ms, 0, 1161 * ms}}
+	awake, clock := r.Awake()
+	if g := awake.Gap(awake.Sent[0]); g != (Gap{From: 112 * ms, To: 161 * ms}) || awake.Lost() != 2 {
+		t.Errorf("%+v of %+v", g, awake)
+	}
+	if at := clock(610 * ms); at != 110*ms {
+		t.Errorf("in the middle of it is %v", at)
+	}
+	if last := r.LastHeard(); last != 1160*ms {
+		t.Errorf("the last that was heard was asked at %v", last)
+	}
+}
