@@ -451,6 +451,37 @@ func TestFailTheLast(t *testing.T) {
 	})
 }
 
+// lateHub answers each ping after so long, until it is dead.
+type lateHub struct {
+	*labPinger
+	takes time.Duration
+	dead  bool
+}
+
+func (h *lateHub) send(_ netip.Addr, seq uint16) error {
+	if !h.dead {
+		time.AfterFunc(h.takes, func() { h.answers <- seq })
+	}
+	return nil
+}
+
+// A drill is refused where the hub does not answer, and not where its answers take more than a second, or where this
+// machine stood still for one: to whoever asks that is the same.
+func TestDrillsHub(t *testing.T) {
+	for takes, want := range map[time.Duration]bool{5 * time.Millisecond: true, 1200 * time.Millisecond: true, 0: false} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &lateHub{labPinger: &labPinger{answers: make(chan uint16, 1000), closed: make(chan struct{})}, takes: takes, dead: !want}
+			m := &measure{conn: h, hub: netip.MustParseAddr("10.99.0.1"), sent: map[uint16]time.Time{}}
+			go m.listen()
+			if got := m.usual(t.Context()); got != want {
+				t.Errorf("a hub that answers after %v: %v", takes, got)
+			}
+			time.Sleep(2 * time.Second)
+			h.close()
+		})
+	}
+}
+
 // A round is good when as many targets answer as are needed; one that can say nothing counts for neither.
 func TestNeed(t *testing.T) {
 	ok, silent := error(nil), errSilent
