@@ -18,6 +18,7 @@ import (
 
 	"rescuebox/appliance/boot"
 	"rescuebox/appliance/config"
+	"rescuebox/appliance/notify"
 	"rescuebox/appliance/state"
 	"rescuebox/appliance/ticket"
 	"rescuebox/images"
@@ -112,6 +113,11 @@ func TestNotices(t *testing.T) {
 	if got := trusted.kinds(t, 4); !slices.Equal(got, want) {
 		t.Errorf("trusted: %q, want %q", got, want)
 	}
+	waitFor(t, "all answers of the receivers", func() bool { // what is cut off before that comes twice, and rightly so
+		return !slices.ContainsFunc(b.outbox.List(), func(e notify.Entry) bool {
+			return slices.ContainsFunc(e.Deliveries, func(d notify.Delivery) bool { return d.State.Open() })
+		})
+	})
 	stop()
 
 	stop, b = runNotices(t, cfg)
