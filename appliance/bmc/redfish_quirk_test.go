@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"rescuebox/appliance/bmc/bmctest"
 )
@@ -222,6 +223,7 @@ func TestRedfishQuirks(t *testing.T) {
 				}
 			},
 			func(t *testing.T, c *Redfish, service *bmctest.Redfish) {
+				c.pace.boot = time.Minute // which a stalled machine does not use up
 				if next, err := c.Set(t.Context(), uefi); err != nil || next.Device != Network || len(boots(service)) != 1 {
 					t.Errorf("%+v, %v: sent %v", next, err, boots(service))
 				}
@@ -263,6 +265,7 @@ func TestRedfishQuirks(t *testing.T) {
 				}
 			},
 			func(t *testing.T, c *Redfish, service *bmctest.Redfish) {
+				c.pace.media = time.Minute // as above
 				if err := c.Insert(t.Context(), isoURL); err != nil || len(inserts(service)) != 1 {
 					t.Errorf("%v: sent %v", err, inserts(service))
 				}

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"rescuebox/appliance/bmc/bmctest"
 )
@@ -117,7 +116,6 @@ func TestRedfishGoneAfterReset(t *testing.T) {
 		gone = gone || strings.HasSuffix(r.Path, "Reset")
 		return false
 	}
-	c.pace.request = 2 * time.Second
 	if _, err := c.Start(t.Context(), uefi); !errors.Is(err, ErrHalfway) {
 		t.Errorf("got %v", err)
 	}
