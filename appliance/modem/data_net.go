@@ -194,20 +194,45 @@ func gatewayOn(link netlink.Link, family int) netip.Addr {
 }
 
 // netChanges sends after every change of links, addresses and IPv6 routes, until ctx is
-// done; several at once are one.
+// done; several at once are one. A kernel that had more news than were heard, as while the disk stands still, is
+// listened to anew, and what was missed is one more change.
 func netChanges(ctx context.Context) (<-chan struct{}, error) {
+	out := make(chan struct{}, 1)
+	deaf, err := hearChanges(ctx, out)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		for <-deaf; ctx.Err() == nil; <-deaf {
+			again, err := hearChanges(ctx, out)
+			if err != nil { // for want of memory, or files
+				_ = wait(ctx, time.Second)
+				continue
+			}
+			deaf = again
+			poke(out)
+		}
+	}()
+	return out, nil
+}
+
+// hearChanges does it until deaf is closed.
+func hearChanges(ctx context.Context, out chan struct{}) (deaf <-chan struct{}, err error) {
 	links, addrs, routes := make(chan netlink.LinkUpdate, 16), make(chan netlink.AddrUpdate, 16), make(chan netlink.RouteUpdate, 16)
-	done := ctx.Done()
-	err := errors.Join(
-		netlink.LinkSubscribe(links, done),
-		netlink.AddrSubscribe(addrs, done),
-		netlink.RouteSubscribe(routes, done),
+	ctx, cancel := context.WithCancel(ctx)
+	err = errors.Join(
+		netlink.LinkSubscribe(links, ctx.Done()),
+		netlink.AddrSubscribe(addrs, ctx.Done()),
+		netlink.RouteSubscribe(routes, ctx.Done()),
 	)
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("listen to the kernel's network events: %w", err)
 	}
-	out := make(chan struct{}, 1)
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
+		defer cancel()
 		for links != nil || addrs != nil || routes != nil {
 			ok := true
 			select {
@@ -218,13 +243,13 @@ func netChanges(ctx context.Context) (<-chan struct{}, error) {
 			case _, ok = <-routes:
 				routes = open(routes, ok)
 			}
-			select {
-			case out <- struct{}{}:
-			default:
+			if !ok { // one that has missed something: all of them end
+				cancel()
 			}
+			poke(out)
 		}
 	}()
-	return out, nil
+	return ended, nil
 }
 
 // open is the channel, or nil once it is closed.

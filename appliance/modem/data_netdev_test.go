@@ -158,6 +158,34 @@ func TestNetworkDeviceOfSomebodyElse(t *testing.T) {
 	}
 }
 
+// A kernel that has more news than are heard, as while the disk stands still, is heard afterwards all the same.
+func TestMoreNewsOfADeviceThanHeard(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	f := cable(t, "usb0")
+	shell(t, "ip link set usb0 up; ip addr add 192.168.8.50/24 dev usb0")
+	n, err := newNetdev("usb0", "v4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hold(t, n)
+	h.up("his address", func(Link) bool { return true })
+	var changes strings.Builder
+	for i := range 3000 {
+		fmt.Fprintf(&changes, "link set usb0 mtu %d\n", 1400+i%2)
+	}
+	file := filepath.Join(t.TempDir(), "changes")
+	if err := os.WriteFile(file, []byte(changes.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, "kill -STOP $PPID; ip -batch "+file+" || true; kill -CONT $PPID")
+	f.run("ip link set modem0 down")
+	eventually(t, "the lost carrier is told", func() bool { l := h.last(); return l.Err != nil && strings.Contains(l.Err.Error(), "no carrier") })
+	f.run("ip link set modem0 up")
+	h.up("the carrier is back", func(Link) bool { return true })
+}
+
 func TestWhoSetsADeviceUp(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) {
