@@ -343,10 +343,10 @@ func (d *data) tell(s Link) {
 	defer d.telling.Unlock()
 	d.mu.Lock()
 	same := d.last.equal(s)
-	d.last = s
-	if s.Up() && s.Err == nil {
+	if s.Up() && s.Err == nil && !d.last.Up() {
 		d.anew = false
 	}
+	d.last = s
 	d.mu.Unlock()
 	if !same && d.changed != nil {
 		d.changed(s)

@@ -271,3 +271,21 @@ func TestRedial(t *testing.T) {
 		}
 	})
 }
+
+// A lease that is renewed in the moment in which somebody wants the bearer dialled anew is no bearer that was.
+func TestRedialDuringRenewal(t *testing.T) {
+	d := newData(&dummy{}, nil, nil, zap.NewNop())
+	up := Link{Device: "wwan0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32")}}
+	d.tell(up)
+	d.redial()
+	d.tell(up)
+	if !d.isRedial() {
+		t.Error("it is not dialled anew")
+	}
+	d.redial() // while it is dialled: what comes up is new
+	d.tell(Link{Err: errDialling})
+	d.tell(up)
+	if d.isRedial() {
+		t.Error("it is dialled once more")
+	}
+}
