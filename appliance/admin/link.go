@@ -80,8 +80,8 @@ func (h *service) changed(ctx context.Context, a api.LinkAction) api.Link {
 	ctx, cancel := context.WithTimeout(ctx, effectLimit)
 	defer cancel()
 	for {
-		l := h.Links.Link()
-		if inEffect(l, a) || ctx.Err() != nil {
+		over := ctx.Err() != nil // before the look: what it shows is never older than the limit
+		if l := h.Links.Link(); over || inEffect(l, a) {
 			return l
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"rescuebox/appliance/admin/api"
@@ -155,6 +156,35 @@ func TestOrderTakesEffect(t *testing.T) {
 	if took := time.Since(began); took < effectLimit {
 		t.Errorf("it was answered after %s", took)
 	}
+}
+
+// tardyLinks takes longer to say how things stand than an order has to take effect.
+type tardyLinks struct {
+	fakeLinks
+	asked int
+}
+
+func (l *tardyLinks) Link() api.Link {
+	now := l.fakeLinks.Link()
+	if l.asked++; l.asked == 1 {
+		time.Sleep(2 * effectLimit)
+	}
+	return now
+}
+
+// A machine that stood still meanwhile answers with how things stand then, not before.
+func TestOrderTookEffectMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		links := &tardyLinks{}
+		h := &service{Server: &Server{Links: links}}
+		a := api.LinkAction{Action: "fail", Uplink: "wan"}
+		if err := links.Change(a, 0); err != nil {
+			t.Fatal(err)
+		}
+		if l := h.changed(t.Context(), a); l.Active != "lte" {
+			t.Errorf("answered %s", l.Active)
+		}
+	})
 }
 
 // What an order is seen by.
