@@ -136,10 +136,7 @@ func TestDoctorOtherProxy(t *testing.T) {
 	c := newClinic(t)
 	c.dnsmasq("192.168.77.254/24", "--dhcp-range=192.168.77.0,proxy", "--pxe-service=x86PC,fog,undionly", "--pxe-service=X86-64_EFI,fog,snponly")
 	c.open("full", "")
-	found := keysOf(c.ask("other DHCP"))
-	if !slices.Contains(found, "other-proxydhcp") {
-		t.Errorf("keys %q", found)
-	}
+	eventually(t, "the other one is found", func() bool { return slices.Contains(keysOf(c.ask("other DHCP")), "other-proxydhcp") })
 }
 
 // Other hosts have our address, and one of the pool.
@@ -216,21 +213,28 @@ func TestDoctorFirewall(t *testing.T) {
 			t.Fatal(err)
 		}
 		run(t, "nft", "-f", file)
-		var got []string
-		for _, f := range c.ask("firewall") {
-			if f.Key == "firewall-drops" {
-				for _, p := range c.box.ports() {
-					if strings.Contains(f.Text, p.String()) {
-						got = append(got, p.String())
-					}
-				}
+		eventually(t, fmt.Sprintf("%s drops %q", name, test.want), func() bool {
+			got := c.dropped()
+			if !slices.Equal(got, test.want) {
+				t.Logf("%s: drops %q, want %q", name, got, test.want)
 			}
-		}
-		if !slices.Equal(got, test.want) {
-			t.Errorf("%s: drops %q, want %q", name, got, test.want)
-		}
+			return slices.Equal(got, test.want)
+		})
 	}
 	run(t, "nft", "flush", "ruleset")
+}
+
+// dropped are the ports to which the packet filter lets no machine, as the doctor says.
+func (c *clinic) dropped() (list []string) {
+	c.t.Helper()
+	for _, f := range c.ask("firewall") {
+		for _, p := range c.box.ports() {
+			if f.Key == "firewall-drops" && strings.Contains(f.Text, p.String()) {
+				list = append(list, p.String())
+			}
+		}
+	}
+	return list
 }
 
 // A host behind a link with a smaller MTU answers small packets only.
