@@ -82,6 +82,8 @@ type Auditor struct {
 	// Ports of controllers that the sweep finds; 0 is 623 and 443.
 	IPMIPort, TLSPort int
 
+	late time.Duration // how late the sweep's last answers may be; 0 is sweepAfter
+
 	running sync.Mutex
 	mu      sync.Mutex
 	tried   map[attempt]time.Time // and refused
@@ -192,7 +194,7 @@ func (a *Auditor) strangers(ctx context.Context, out *Audit) (list []*subject, n
 		}
 	}
 	port := cmp.Or(a.IPMIPort, ipmiPort)
-	found, asked, err := sweep(ctx, a.LAN, port, func(addr netip.Addr) bool { return named[addr] })
+	found, asked, err := sweep(ctx, a.LAN, port, cmp.Or(a.late, sweepAfter), func(addr netip.Addr) bool { return named[addr] })
 	out.Swept = asked
 	note := func(hint, format string, args ...any) {
 		notes = append(notes, Finding{Host: a.LAN.Masked().String(), Check: checkNetwork, Level: Note, Text: fmt.Sprintf(format, args...), Hint: hint})

@@ -236,9 +236,9 @@ const (
 	sweepAfter = 2 * time.Second      // for the last answers
 )
 
-// sweep asks every address of a network, at most maxSweep of them, and returns
+// sweep asks every address of a network, at most maxSweep of them, waits so long for the last answers, and returns
 // those where a controller answers, and how many were asked.
-func sweep(ctx context.Context, network netip.Prefix, port int, skip func(netip.Addr) bool) (found []netip.Addr, asked int, err error) {
+func sweep(ctx context.Context, network netip.Prefix, port int, late time.Duration, skip func(netip.Addr) bool) (found []netip.Addr, asked int, err error) {
 	conn, err := net.ListenUDP("udp4", nil)
 	if err != nil {
 		return nil, 0, err
@@ -259,7 +259,7 @@ func sweep(ctx context.Context, network netip.Prefix, port int, skip func(netip.
 			_, _ = conn.WriteToUDPAddrPort(packet, netip.AddrPortFrom(addr, uint16(port)))
 		}
 	}
-	conn.SetReadDeadline(time.Now().Add(sweepAfter))
+	conn.SetReadDeadline(time.Now().Add(late))
 	for _, addr := range <-heard {
 		if !skip(addr) {
 			found = append(found, addr)

@@ -95,7 +95,7 @@ func TestAuditLAN(t *testing.T) {
 	t.Parallel()
 	s := startSim(t, "")
 	lan := netip.PrefixFrom(netip.MustParseAddr(s.host).Next(), 29) // .1 to .6; the simulator is .1, the box .2
-	a := &Auditor{LAN: lan, Own: lan.Addr(), IPMIPort: s.port, TLSPort: 1}
+	a := &Auditor{LAN: lan, Own: lan.Addr(), IPMIPort: s.port, TLSPort: 1, late: 10 * time.Second}
 	got, err := a.Run(t.Context(), "", true)
 	if err != nil || got.Swept != 5 {
 		t.Fatalf("%d swept, %v", got.Swept, err)

@@ -127,10 +127,11 @@ func (s *sim) get(t *testing.T, name string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// ipmitool is the peer that sees what we did.
+// ipmitool is the peer that sees what we did. It has a wait for late answers: to the second of two that come later than the
+// usual second it says that there is none.
 func (s *sim) ipmitool(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("ipmitool", append([]string{"-C", "3", "-I", "lanplus", "-H", s.host, "-p", strconv.Itoa(s.port), "-U", "rescue", "-E"}, args...)...)
+	cmd := exec.Command("ipmitool", append([]string{"-N", "10", "-C", "3", "-I", "lanplus", "-H", s.host, "-p", strconv.Itoa(s.port), "-U", "rescue", "-E"}, args...)...)
 	cmd.Env = append(os.Environ(), "IPMI_PASSWORD=secret12")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
