@@ -175,7 +175,11 @@ func (b *bind) Send(bufs [][]byte, to conn.Endpoint) error {
 	h.follow(e)
 	asked := h.note(b.now(), bufs)
 	repeated := first.kind == initiation && (h.heard.Load() == 0 || b.now()-asked > int64(repeatAfter))
-	return b.sendBy(int(b.active.Load()), h, parcel{bufs, first, asked}, b.duplicate.Load() || repeated)
+	p, everywhere := parcel{bufs, first, asked}, b.duplicate.Load() || repeated
+	if first.kind == initiation || first.kind == response { // alone in bufs
+		return b.shake(h, p, everywhere)
+	}
+	return b.sendBy(int(b.active.Load()), h, p, everywhere)
 }
 
 // parcel is packets on their way to a hub.
@@ -203,17 +207,6 @@ func (b *bind) sendBy(active int, h *hubPaths, p parcel, everywhere bool) error 
 	return err
 }
 
-// resend sends the hub our last handshake once more, by the uplink in use. The first copy may
-// be lost on a dead uplink, and WireGuard begins no other for five seconds. A hub that has
-// both takes the first.
-func (b *bind) resend(hub int) {
-	h := b.hubs[hub]
-	if packet := h.unanswered(); packet != nil {
-		first, _ := parseMessage(packet)
-		_ = b.sendBy(int(b.active.Load()), h, parcel{[][]byte{packet}, first, h.asked.Load()}, b.duplicate.Load()) // the uplink's state says why
-	}
-}
-
 // alive reports that there may be a session with a hub.
 func (b *bind) alive() bool {
 	now := b.now()
@@ -236,6 +229,9 @@ func (b *bind) heard(w *way, datagram []byte, from netip.AddrPort, now int64) in
 		if m.kind == initiation && h.at(w.index, from) || m.kind != initiation && h.gave(m.receiver) {
 			if m.kind == transport && !m.empty {
 				b.inbound.enter(1)
+			}
+			if m.kind == response {
+				h.responded.Store(now)
 			}
 			if m.kind != initiation {
 				w.heard[i].Store(now)

@@ -17,7 +17,9 @@ type hubPaths struct {
 	index int
 	paths []*path // by uplink
 
-	heard, asked, initiated atomic.Int64 // bind.now; 0 is never
+	heard, asked, initiated, responded atomic.Int64 // bind.now; 0 is never
+
+	turns turns // of handshakes with it
 
 	indices [rememberedIndices]atomic.Uint32 // that we gave; 0 is none yet
 	given   atomic.Uint32
