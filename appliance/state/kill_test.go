@@ -19,6 +19,8 @@ const (
 	killRounds  = 30
 	killMark    = "RESCUEBOX_TEST_KILL"   // the child's file
 	killVersion = "RESCUEBOX_TEST_SCHEMA" // the schema that the child migrates to
+	killBase    = "RESCUEBOX_TEST_BASE"   // the number of its first document
+	killAfter   = 10                      // documents that a child has confirmed at least, however slow the disk is
 )
 
 // killSteps is a schema with n steps of the future, each slow enough to be
@@ -48,7 +50,10 @@ func killChild(path string) error {
 		return db.Warning()
 	}
 	fmt.Println("open", version, 0)
-	base := time.Now().UnixNano() // grows from child to child
+	base, err := strconv.ParseInt(os.Getenv(killBase), 10, 64)
+	if err != nil {
+		return err
+	}
 	var wg sync.WaitGroup
 	var out sync.Mutex
 	for _, table := range []string{"orders", "tickets", "leases"} {
@@ -86,7 +91,7 @@ func TestKill(t *testing.T) {
 	for round := range killRounds {
 		version := round / 5
 		// The first two of a schema are killed before they have opened the file, at times.
-		lines := runAndKill(t, path, version, round%5 > 1, time.Duration(20+rnd.IntN(350))*time.Millisecond)
+		lines := runAndKill(t, path, version, int64(round+1)<<32, round%5 > 1, time.Duration(20+rnd.IntN(350))*time.Millisecond)
 		for _, l := range lines {
 			table, rest, _ := strings.Cut(l, " ")
 			if table == "open" {
@@ -108,12 +113,12 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// runAndKill runs a child, kills it a while after it was started or has opened the
+// runAndKill runs a child, kills it a while after it was started or has written to the
 // file, and returns the whole lines that it wrote.
-func runAndKill(t *testing.T, path string, version int, opened bool, after time.Duration) (lines []string) {
+func runAndKill(t *testing.T, path string, version int, base int64, writes bool, after time.Duration) (lines []string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKill$")
-	cmd.Env = append(os.Environ(), killMark+"="+path, killVersion+"="+strconv.Itoa(version))
+	cmd.Env = append(os.Environ(), killMark+"="+path, killVersion+"="+strconv.Itoa(version), killBase+"="+strconv.FormatInt(base, 10))
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()
@@ -124,7 +129,7 @@ func runAndKill(t *testing.T, path string, version int, opened bool, after time.
 		t.Fatal(err)
 	}
 	kill := func() { time.AfterFunc(after, func() { cmd.Process.Kill() }) }
-	if !opened {
+	if !writes {
 		kill()
 	}
 	for s := bufio.NewReader(out); ; {
@@ -132,7 +137,7 @@ func runAndKill(t *testing.T, path string, version int, opened bool, after time.
 		if err != nil {
 			break // a line without its end was never acknowledged to us
 		}
-		if lines = append(lines, strings.TrimSpace(line)); opened && len(lines) == 1 {
+		if lines = append(lines, strings.TrimSpace(line)); writes && len(lines) == 1+killAfter {
 			kill()
 		}
 	}

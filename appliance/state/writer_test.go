@@ -39,7 +39,10 @@ func TestConcurrent(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(100 * time.Millisecond) // and longer, where the machine stalls
+	for end := time.Now().Add(time.Minute); confirmed.Load() < 100 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if err := db.Close(); err != nil {
 		t.Error(err)
 	}
