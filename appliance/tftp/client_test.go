@@ -80,6 +80,22 @@ func (c *client) receive(wait time.Duration) (op, n uint16, rest []byte, err err
 	return op, binary.BigEndian.Uint16(buf[2:]), buf[4:k], nil
 }
 
+// block is a block's content, which comes next. What was answered already may come once more before it: where
+// the answer was late, the server's time was over.
+func (c *client) block(t *testing.T, number uint16) []byte {
+	t.Helper()
+	for {
+		op, n, rest, err := c.receive(soon)
+		if err == nil && (op == opOACK && number == 1 || op == opDATA && n < number) {
+			continue
+		}
+		if op != opDATA || n != number || err != nil {
+			t.Fatalf("opcode %d, block %d, %v; want block %d", op, n, err, number)
+		}
+		return rest
+	}
+}
+
 // wireError is an error packet that the server sent.
 type wireError struct {
 	code uint16

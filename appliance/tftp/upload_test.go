@@ -61,7 +61,7 @@ func (d *desk) tickets() [][]byte {
 func startDesk(t *testing.T, d *desk) netip.AddrPort {
 	t.Helper()
 	addr, _ := start(t, &dirTree{dir: t.TempDir()}, func(s *Server) {
-		s.Tickets, s.patience, s.dally = d, shortPatience, shortPatience
+		s.Tickets, s.patience, s.dally = d, shortPatience, soon // for a client whose last block and the answer to it are lost again and again
 	})
 	return addr
 }
@@ -179,12 +179,18 @@ func TestLastAcknowledgementComesAfterTheDisk(t *testing.T) {
 		t.Fatal(op, n, err)
 	}
 	c.answer(data(1, []byte(sample)))
-	if op, _, _, err := c.receive(300 * time.Millisecond); err == nil {
+	answer := func(wait time.Duration) (op, n uint16, err error) { // the server may have repeated its first acknowledgement
+		for op, n = opACK, 0; err == nil && op == opACK && n == 0; {
+			op, n, _, err = c.receive(wait)
+		}
+		return op, n, err
+	}
+	if op, _, err := answer(300 * time.Millisecond); err == nil {
 		t.Fatalf("opcode %d before the ticket is stored", op)
 	}
 	stored()
 	for range 3 { // the answer was lost: each time that the block comes again, it does
-		if op, n, _, err := c.receive(soon); op != opACK || n != 1 {
+		if op, n, err := answer(soon); op != opACK || n != 1 {
 			t.Fatal(op, n, err)
 		}
 		c.answer(data(1, []byte(sample)))
