@@ -225,12 +225,12 @@ func TestDropTouchesNothingElse(t *testing.T) {
 	if err := os.WriteFile(secret, inv32(otherCode, "10.0.0.1:1"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	full := filepath.Join(t.TempDir(), "dir") // comes with what is in it: at any moment it gets another name
 	d := drop(t, nil)
 	in := func(name string) string { return filepath.Join(d.dir, name) }
 	if err := errors.Join(
-		os.Symlink(secret, in("link.xml")), os.Symlink(in("loop.xml"), in("loop.xml")),
-		syscall.Mkfifo(in("pipe.xml"), 0o600), os.Mkdir(in("dir.xml"), 0o700),
-		os.WriteFile(in("dir.xml/srv01.xml"), inv32(otherCode, "10.0.0.1:1"), 0o600),
+		os.Symlink(secret, in("link.xml")), os.Symlink(in("loop.xml"), in("loop.xml")), syscall.Mkfifo(in("pipe.xml"), 0o600),
+		os.Mkdir(full, 0o700), os.WriteFile(full+"/srv01.xml", inv32(otherCode, "10.0.0.1:1"), 0o600), os.Rename(full, in("dir.xml")),
 		os.WriteFile(in("notes-"+dartCode+".txt"), []byte("mine"), 0o600),
 		os.WriteFile(in("big.xml"), make([]byte, MaxReport+1), 0o600),
 	); err != nil {
