@@ -65,7 +65,7 @@ func openShare(t *testing.T) *share {
 	if err != nil {
 		t.Skip(err)
 	}
-	dir, err := os.MkdirTemp("", "ticket-smb") // t.TempDir is closed to other users
+	dir, err := os.MkdirTemp("/tmp", "ticket-smb") // a test's own, and TMPDIR, may be closed to other users, and too long for smbd's sockets
 	if err != nil {
 		t.Fatal(err)
 	}
