@@ -91,7 +91,7 @@ func TestCommandOpenSSH(t *testing.T) {
 func runSSH(t *testing.T, command string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "sh", "-c", strings.Replace(command, "ssh ", "ssh -F none -o BatchMode=yes ", 1)).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "sh", "-c", strings.Replace(command, "ssh ", "ssh -F none -o IdentityAgent=none -o BatchMode=yes ", 1)).CombinedOutput()
 	return string(out), err
 }
 
