@@ -47,7 +47,7 @@ func TestPeersFetchWhole(t *testing.T) {
 			return append(args, host, port)
 		}},
 		{"curl", "curl", []string{"", "512", "1456", "1468", "8192"}, func(host, port, block, out string) []string {
-			args := []string{"curl", "-sS", "-o", out}
+			args := []string{"curl", "-q", "-sS", "--noproxy", "*", "-o", out}
 			if block != "" {
 				args = append(args, "--tftp-blksize", block)
 			}

@@ -274,10 +274,10 @@ func TestPeersWriteTickets(t *testing.T) {
 			return []string{"busybox", "tftp", "-p", "-l", file, "-r", "INV32.XML", host, port}
 		}},
 		"curl": {"curl", "curl", func(host, port, file string) []string {
-			return []string{"curl", "-sS", "-T", file, "tftp://" + host + ":" + port + "//inv32.xml"}
+			return []string{"curl", "-q", "-sS", "--noproxy", "*", "-T", file, "tftp://" + host + ":" + port + "//inv32.xml"}
 		}},
 		"curl netascii": {"curl", "curl", func(host, port, file string) []string {
-			return []string{"curl", "-sS", "-B", "-T", file, "tftp://" + host + ":" + port + "//inv32.xml"}
+			return []string{"curl", "-q", "-sS", "--noproxy", "*", "-B", "-T", file, "tftp://" + host + ":" + port + "//inv32.xml"}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
