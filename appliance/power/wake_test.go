@@ -35,6 +35,11 @@ func lan(t *testing.T) (ours, theirs string) {
 			t.Fatalf("ip %v: %v: %s", args, err, out)
 		}
 	}
+	// The kernel hears of the cable a moment later, and drops until then what is sent, each word of which is counted.
+	till(t, "the cable", func() bool {
+		card, err := net.InterfaceByName(ours)
+		return err == nil && card.Flags&net.FlagRunning != 0
+	})
 	return ours, theirs
 }
 
