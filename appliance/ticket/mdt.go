@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"encoding/xml"
 	"fmt"
+	"maps"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -55,10 +57,11 @@ func split(list string) []string {
 }
 
 // first is a value of a query by its name in any case: MDT's service takes them
-// so, and not all scripts spell them alike.
+// so, and not all scripts spell them alike. Of several spellings MDT's own counts, else the
+// first by the alphabet, each time that it is asked for.
 func first(q url.Values, name string) string {
-	for key, values := range q {
-		if strings.EqualFold(key, name) && len(values) > 0 && values[0] != "" {
+	for _, key := range append([]string{name}, slices.Sorted(maps.Keys(q))...) {
+		if values := q[key]; strings.EqualFold(key, name) && len(values) > 0 && values[0] != "" {
 			return values[0]
 		}
 	}

@@ -95,6 +95,19 @@ func TestMDTNote(t *testing.T) {
 	}
 }
 
+// Where a name comes in two spellings one of them counts, each time the same: the note does not
+// show the ticket that was taken.
+func TestMDTTakesOneOfTwoSpellings(t *testing.T) {
+	q := event(t, "dartTicket=118-497-589&DARTTICKET=222-333-444&dartIP=10.0.0.1&dartPort=1&message=118-497-589")
+	for range 50 {
+		raw, _ := MDT(q)
+		i, err := ParseInvitation(raw)
+		if err != nil || i.Code != dartCode || MDTNote(q) != "(ticket)" {
+			t.Fatalf("%v: taken %s, and the note is %q", err, i.Code, MDTNote(q))
+		}
+	}
+}
+
 // FuzzMDT: no query makes anything else than one ticket's XML, and the note
 // never has the ticket in it.
 func FuzzMDT(f *testing.F) {
