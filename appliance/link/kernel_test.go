@@ -177,12 +177,10 @@ func TestReversePath(t *testing.T) {
 	strictly("1")
 	t.Cleanup(func() { strictly("0") })
 	hub := netip.MustParseAddr("192.0.2.1")
-	ask := func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		return ping(ctx, "lte0", hub)
+	ask := func(patience time.Duration) error {
+		return within(patience, func(ctx context.Context) error { return ping(ctx, "lte0", hub) })
 	}
-	if err := ask(); err == nil {
+	if err := ask(2 * time.Second); err == nil {
 		t.Fatal("without our rules an answer came in: the test proves nothing")
 	}
 	b := &box{World: w, t: t}
@@ -191,7 +189,7 @@ func TestReversePath(t *testing.T) {
 	must(t, err)
 	stop := b.run("watch", b.watch.Run)
 	b.until("both uplinks are alive", func(s Status) bool { return s.Uplinks[0].Health == Alive && s.Uplinks[1].Health == Alive })
-	if err := ask(); err != nil {
+	if err := ask(20 * time.Second); err != nil {
 		t.Error(err)
 	}
 	if s := b.watch.Status(); len(s.Trouble) > 0 {
@@ -229,9 +227,7 @@ func TestProbes(t *testing.T) {
 	ask := func(device string, p Probe) error {
 		n := &names{}
 		n.servers([]netip.Addr{netip.MustParseAddr("192.0.2.1")})
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		defer cancel()
-		return path{device: device, v4: true, names: n}.ask(ctx, p)
+		return within(20*time.Second, func(ctx context.Context) error { return path{device: device, v4: true, names: n}.ask(ctx, p) })
 	}
 	probes := []Probe{{Kind: ICMP, Host: "192.0.2.1"}, {Kind: DNS, Host: "192.0.2.1"}, {Kind: TCP, Host: "192.0.2.1", Port: 80},
 		{Kind: TCP, Host: "192.0.2.1", Port: 81}, {Kind: HTTP, Host: "192.0.2.1", Path: "/generate_204"}, {Kind: HTTP, Host: "hub.example", Path: "/"}, {Kind: ICMP, Host: "hub.example"}}
@@ -271,21 +267,22 @@ func TestFilter(t *testing.T) {
 	b.until("the filter", func(Status) bool {
 		return strings.Contains(output("nft", "list", "table", "inet", filterTable), `"lte0"`)
 	})
-	reaches := func(isp *linktest.Place, address string) bool {
-		return isp.Command("ping", "-c", "1", "-W", "1", address).Run() == nil
+	reaches := func(isp *linktest.Place, address, patience string) bool {
+		return isp.Command("ping", "-c", "1", "-W", patience, address).Run() == nil
 	}
-	if !reaches(w.WAN.ISP, "192.168.1.2") {
+	if !reaches(w.WAN.ISP, "192.168.1.2", "20") {
 		t.Error("the wire is closed")
 	}
-	if reaches(w.LTE.ISP, "10.64.0.2") {
+	if reaches(w.LTE.ISP, "10.64.0.2", "1") {
 		t.Error("LTE is open")
 	}
 	for port, open := range map[int]bool{51820: true, 51821: false} {
-		if got := hears(t, w.LTE.ISP, port); got != open {
+		patience := map[bool]time.Duration{true: 20 * time.Second, false: time.Second}[open]
+		if got := hears(t, w.LTE.ISP, port, patience); got != open {
 			t.Errorf("by LTE something comes in at port %d: %v", port, got)
 		}
 	}
-	if err := exec.Command("ping", "-c", "1", "-W", "5", "-I", "lte0", "192.0.2.1").Run(); err != nil {
+	if err := exec.Command("ping", "-c", "1", "-W", "20", "-I", "lte0", "192.0.2.1").Run(); err != nil {
 		t.Error("what the box asks by LTE is not answered:", err)
 	}
 	// Somebody flushes the ruleset, as a restart of nftables does, or our table, or opens it: it is put right at once, and
@@ -336,7 +333,7 @@ func TestFilterAgain(t *testing.T) {
 }
 
 // hears reports whether what an isp sends to a port of the branch's LTE is heard there.
-func hears(t *testing.T, isp *linktest.Place, port int) bool {
+func hears(t *testing.T, isp *linktest.Place, port int, patience time.Duration) bool {
 	t.Helper()
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{Port: port})
 	must(t, err)
@@ -350,7 +347,7 @@ func hears(t *testing.T, isp *linktest.Place, port int) bool {
 		_, err = from.Write([]byte("hello"))
 		return err
 	}))
-	must(t, c.SetReadDeadline(time.Now().Add(time.Second)))
+	must(t, c.SetReadDeadline(time.Now().Add(patience)))
 	_, err = c.Read(make([]byte, 10))
 	return err == nil
 }
