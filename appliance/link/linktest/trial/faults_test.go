@@ -7,6 +7,7 @@ import (
 	"net"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -57,7 +58,7 @@ func (m *measurement) reached(within time.Duration) bool {
 	return false
 }
 
-// meter runs f while the meter runs, and gives its reading.
+// meter runs f while the meter runs, and gives its reading, by a clock that stands still when the machine does.
 func (m *measurement) meter(f func()) linktest.Reading {
 	m.Helper()
 	stop, err := m.h.Meter(question)
@@ -65,27 +66,35 @@ func (m *measurement) meter(f func()) linktest.Reading {
 	f()
 	r, err := stop()
 	m.must(err)
+	r, _ = r.Awake()
 	return r
 }
 
 // moves counts how often the hub's packets changed their way until stop.
 func (m *measurement) moves() (stop func() int) {
-	quit, count := make(chan bool), make(chan int)
-	go func() {
-		n, lte := 0, m.byLTE()
-		for {
+	quit, n := make(chan struct{}), 0
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for before := ""; ; {
 			select {
 			case <-quit:
-				count <- n
 				return
 			case <-time.After(50 * time.Millisecond):
 			}
-			if now := m.byLTE(); now != lte {
-				n, lte = n+1, now
+			now, err := m.h.Way()
+			if err != nil {
+				m.Error(err)
+				return
 			}
+			if before != "" && now != before {
+				n++
+			}
+			before = now
 		}
-	}()
-	return func() int { close(quit); return <-count }
+	})
+	end := sync.OnceFunc(func() { close(quit); looking.Wait() })
+	m.Cleanup(end)
+	return func() int { end(); return n }
 }
 
 // A WAN that comes and goes is left once, and taken again once it stays.
@@ -95,9 +104,9 @@ func TestFlapping(t *testing.T) {
 	r := m.meter(func() {
 		for range 6 {
 			m.must(m.w.Silence("wan"))
-			time.Sleep(1500 * time.Millisecond)
+			linktest.Pass(1500 * time.Millisecond)
 			m.must(m.w.Mend("wan"))
-			time.Sleep(1500 * time.Millisecond)
+			time.Sleep(1500 * time.Millisecond) // by any clock less than it takes to go back
 		}
 	})
 	m.eventually("back on the wan", func() bool { return !m.byLTE() })
@@ -133,14 +142,12 @@ func TestAgeing(t *testing.T) {
 	m := newSite(t)
 	m.must(m.w.Age("lte", 2*time.Second))
 	time.Sleep(settle)
-	var cut time.Duration
 	r := m.meter(func() {
-		time.Sleep(time.Second)
-		cut = linktest.Now()
+		linktest.Pass(time.Second)
 		m.must(m.w.Silence("wan"))
-		time.Sleep(5 * time.Second)
+		linktest.Pass(5 * time.Second)
 	})
-	if g := r.Gap(cut - time.Second); g.Never || g.Long() > 5*time.Second {
+	if g := r.Gap(r.Sent[0]); g.Never || g.Long() > 5*time.Second {
 		t.Errorf("the gap is %v, never %v", g.Long(), g.Never)
 	}
 	if !m.byLTE() {
@@ -192,9 +199,9 @@ func TestRecreated(t *testing.T) {
 	}
 	m.eventually("the box proves the new lte", func() bool { return m.bytes("lte") > before })
 	r := m.meter(func() {
-		time.Sleep(time.Second)
+		linktest.Pass(time.Second)
 		m.must(m.w.Remove("wan"))
-		time.Sleep(4 * time.Second)
+		linktest.Pass(4 * time.Second)
 	})
 	if g := r.Gap(r.Sent[0]); g.Never || g.Long() > 5*time.Second {
 		t.Errorf("the gap as the wan was removed is %v, never %v", g.Long(), g.Never)

@@ -36,9 +36,9 @@ func TestIPv6OnlyOperator(t *testing.T) {
 			time.Sleep(3 * time.Second) // the tunnel looks each second what an uplink has
 			m.eventually("the VPN can go by lte", func() bool { return !strings.Contains(m.uplink("lte").Why, "the VPN cannot go by it") })
 			r := m.meter(func() {
-				time.Sleep(time.Second)
+				linktest.Pass(time.Second)
 				m.must(m.w.Silence("wan"))
-				time.Sleep(6 * time.Second)
+				linktest.Pass(6 * time.Second)
 			})
 			g := r.Gap(r.Sent[0])
 			if g.Never || g.Long() > 5*time.Second {
