@@ -74,7 +74,7 @@ func TestCauseNoReport(t *testing.T) {
 // fetch loads a file of srv01's folder over HTTP, as its system does.
 func (c *clinic) fetch(h *boottest.Host, file string) (string, error) {
 	need(c.t, "curl", "curl")
-	return output(h.Command("curl", "-sS", "--fail", "--max-time", "20", "-o", "/dev/null", "http://192.168.77.1/"+boot.Path(srv01, file))...)
+	return output(h.Command("curl", "-sS", "--noproxy", "*", "--fail", "--max-time", "20", "-o", "/dev/null", "http://192.168.77.1/"+boot.Path(srv01, file))...)
 }
 
 // A kernel that crashes, and a machine that begins anew: once, and again.

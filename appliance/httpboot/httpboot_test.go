@@ -40,16 +40,21 @@ func treeWith(t testing.TB, size int) (*dirTree, []byte) {
 	return tree, data
 }
 
-// start runs a server on a loopback port until the test ends, or stop is called.
-func start(t testing.TB, tree Tree, change func(*Server)) (url string, stop func() time.Duration) {
+// freeAddress is a port of an address of its own: nobody takes it before the server does.
+func freeAddress(t testing.TB) netip.AddrPort {
 	t.Helper()
-	// An address of its own: nobody takes its port before the server does.
 	probe, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", mathrand.IntN(256), 1+mathrand.IntN(255)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := probe.Addr().(*net.TCPAddr).AddrPort()
-	probe.Close()
+	defer probe.Close()
+	return probe.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// start runs a server on a loopback port until the test ends, or stop is called.
+func start(t testing.TB, tree Tree, change func(*Server)) (url string, stop func() time.Duration) {
+	t.Helper()
+	addr := freeAddress(t)
 	s := &Server{Addr: addr, Site: "kazan-2", Tree: tree}
 	if change != nil {
 		change(s)

@@ -30,6 +30,9 @@ func tool(t *testing.T, name, pkg string) {
 		}
 		t.Skipf("%s is missing: apt-get install %s", name, pkg)
 	}
+	for _, proxy := range []string{"http_proxy", "all_proxy", "ALL_PROXY"} { // of the machine that tests run on
+		t.Setenv(proxy, "")
+	}
 }
 
 func TestCurlResumes(t *testing.T) {
@@ -67,12 +70,7 @@ func TestCurlUsesOneConnection(t *testing.T) {
 func TestFilesGoOutBySendfile(t *testing.T) {
 	tool(t, "strace", "strace")
 	tree, data := treeWith(t, 5<<20)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freeAddress(t).String()
 	trace := filepath.Join(t.TempDir(), "trace")
 	serve := exec.Command("strace", "-f", "-qq", "-o", trace, "-e", "trace=sendfile", os.Args[0])
 	serve.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // strace holds signals back from what it traces
