@@ -37,18 +37,18 @@ func TestPressResumed(t *testing.T) {
 		{name: "before its button was pressed", press: boot.Press{Step: boot.PressOrdered}, log: starts(1), steps: "power 1|wait 1|heard 1", took: discoverAfter},
 		{name: "nothing was sent", press: boot.Press{Step: boot.PressPower, Tries: 1}, controller: fakeController{state: bmc.On},
 			log: starts(1), steps: "power 1|wait 1|heard 1", told: "its power was not touched yet", took: discoverAfter},
-		{name: "power was taken", press: boot.Press{Step: boot.PressPower, Tries: 1, Since: time.Now()}, taken: true, controller: fakeController{state: bmc.Off},
+		{name: "power was taken", press: boot.Press{Step: boot.PressPower, Tries: 1, Since: bubbles}, taken: true, controller: fakeController{state: bmc.Off},
 			log: starts(1), steps: "power 1|wait 1|heard 1", told: "power is off, and was not given back", took: restFor + discoverAfter},
-		{name: "power goes off late", press: boot.Press{Step: boot.PressPower, Tries: 1, Since: time.Now()}, taken: true, controller: fakeController{state: bmc.On},
+		{name: "power goes off late", press: boot.Press{Step: boot.PressPower, Tries: 1, Since: bubbles}, taken: true, controller: fakeController{state: bmc.On},
 			later: map[time.Duration]func(*fakeController){31 * time.Second: func(c *fakeController) { c.state = bmc.Off }},
 			log:   starts(1), steps: "power 1|wait 1|heard 1", took: 32*time.Second + discoverAfter},
-		{name: "a cycle of the controller's own", press: boot.Press{Step: boot.PressPower, Tries: 1, Since: time.Now()}, taken: true, controller: fakeController{state: bmc.Off},
+		{name: "a cycle of the controller's own", press: boot.Press{Step: boot.PressPower, Tries: 1, Since: bubbles}, taken: true, controller: fakeController{state: bmc.Off},
 			later:      map[time.Duration]func(*fakeController){5 * time.Second: func(c *fakeController) { c.state = bmc.On }},
 			heardAfter: 90 * time.Second, steps: "heard 1", told: "power was switched already: it is waited for", took: 90 * time.Second},
-		{name: "heard of while the box was away", press: boot.Press{Step: boot.PressWait, Tries: 1}, timeline: []boot.Event{{Step: boot.StepDiscover, Order: "ab", Time: time.Now()}},
+		{name: "heard of while the box was away", press: boot.Press{Step: boot.PressWait, Tries: 1}, timeline: []boot.Event{{Step: boot.StepDiscover, Order: "ab", Time: bubbles}},
 			controller: fakeController{state: bmc.On}, steps: "heard 1"},
 		{name: "it waits, and once more", press: boot.Press{Step: boot.PressWait, Tries: 1}, controller: fakeController{state: bmc.On},
-			timeline: []boot.Event{{Step: boot.StepDiscover, Order: "ab", Time: time.Now().Add(-2 * time.Hour)}},
+			timeline: []boot.Event{{Step: boot.StepDiscover, Order: "ab", Time: bubbles.Add(-2 * time.Hour)}},
 			log:      starts(1), steps: "power 2|wait 2|heard 2", told: "once more", took: bootPatience + discoverAfter},
 		{name: "the last try stays the last", press: boot.Press{Step: boot.PressWait, Tries: 2}, controller: fakeController{state: bmc.On}, failed: true, took: bootPatience},
 		{name: "the controller is not back yet", press: boot.Press{Step: boot.PressPower, Tries: 1}, taken: true, controller: fakeController{powerErr: bmc.ErrSilent},
@@ -63,14 +63,8 @@ func TestPressResumed(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				now := time.Now()
-				move := func(at time.Time) time.Time { return at.Add(now.Sub(real)) }
 				if c.press.Since.IsZero() {
 					c.press.Since = now.Add(-time.Hour)
-				} else {
-					c.press.Since = move(c.press.Since)
-				}
-				for i := range c.timeline {
-					c.timeline[i].Time = move(c.timeline[i].Time)
 				}
 				f := &fakeOrders{order: boot.Order{ID: "ab", Machine: "srv01", State: boot.Armed, Press: c.press}, open: true, events: make(chan boot.Event, 10), timeline: c.timeline}
 				p := fakePresser(f)
@@ -106,8 +100,8 @@ func TestPressResumed(t *testing.T) {
 	}
 }
 
-// real is the time outside of the bubbles.
-var real = time.Now()
+// bubbles is the time at which each bubble of testing/synctest begins.
+var bubbles = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // setter is a controller that keeps what was to be once.
 type setter struct {
@@ -169,7 +163,7 @@ func TestGiveBackByText(t *testing.T) {
 	for name, outlet := range map[string]*outletSwitch{"silent": {state: power.Off, err: power.ErrSilent}, "stays off": {state: power.Off, onErr: power.ErrNotTaken}} {
 		synctest.Test(t, func(t *testing.T) {
 			p := &powering{presser: *fakePresser(&fakeOrders{})}
-			p.taken = newTaken(fakeTaken{"srv01": {Machine: "srv01", By: api.BySwitch, Time: time.Now()}}, nil)
+			p.taken = newTaken(fakeTaken{"srv01": {Machine: "srv01", By: api.BySwitch, Time: bubbles}}, nil)
 			p.giveBack(t.Context(), "srv01", &machinePower{name: "srv01", outlet: outlet, texts: true, taken: p.taken})
 			if said := outlet.asked + len(outlet.log); outlet.asked < 5 || said > 25 {
 				t.Errorf("%s: asked %d times in a day, %d messages", name, outlet.asked, said)
