@@ -196,11 +196,7 @@ func (m *Modem) escapes() bool {
 }
 
 // readUntil bounds reading.
-func (p *port) readUntil(t time.Time) {
-	if d, ok := p.conn.(interface{ SetReadDeadline(time.Time) error }); ok {
-		_ = d.SetReadDeadline(t)
-	}
-}
+func (p *port) readUntil(t time.Time) { readUntil(p.conn, t) }
 
 // dial hands the line over to the network until the call is over.
 func (p *port) dial(number string) {

@@ -47,9 +47,7 @@ func join(line io.ReadWriter, far io.ReadWriteCloser, cmd *exec.Cmd) {
 	wg.Go(func() {
 		_ = cmd.Wait()
 		close(ended)
-		if f, ok := far.(interface{ SetReadDeadline(time.Time) error }); ok { // a child of its may hold the tty
-			_ = f.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-		}
+		readUntil(far, time.Now())
 	})
 	_, _ = io.Copy(far, line) // the caller speaks, until it hangs up
 	_ = cmd.Process.Signal(os.Interrupt)
@@ -62,6 +60,11 @@ func join(line io.ReadWriter, far io.ReadWriteCloser, cmd *exec.Cmd) {
 func listen(line io.Writer, far io.Reader, ended <-chan struct{}) {
 	buf := make([]byte, 4096)
 	for late := 0; late < 20; {
+		select {
+		case <-ended: // a child of its may hold the tty; and we may stand still, so that each look has a time of its own
+			readUntil(far, time.Now().Add(100*time.Millisecond))
+		default:
+		}
 		n, err := far.Read(buf)
 		if n > 0 {
 			_, _ = line.Write(buf[:n])
@@ -78,5 +81,12 @@ func listen(line io.Writer, far io.Reader, ended <-chan struct{}) {
 	}
 	if l, ok := line.(interface{ hangUp() }); ok {
 		l.hangUp()
+	}
+}
+
+// readUntil bounds reading, where that can be.
+func readUntil(r io.Reader, t time.Time) {
+	if f, ok := r.(interface{ SetReadDeadline(time.Time) error }); ok {
+		_ = f.SetReadDeadline(t)
 	}
 }
