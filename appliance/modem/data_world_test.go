@@ -61,13 +61,16 @@ func needTool(t *testing.T, name, pkg string) {
 	t.Skipf("%s is missing: apt-get install %s", name, pkg)
 }
 
+// shell returns what the lines print; not what they complain of, such as ip of a list that changed while it was read.
 func shell(t *testing.T, lines string) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-ec", lines).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", lines, err, out)
+	var out, complaint strings.Builder
+	cmd := exec.Command("sh", "-ec", lines)
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s%s", lines, err, &out, &complaint)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(out.String())
 }
 
 // far is the modem's side of a cable: a namespace with one device.
