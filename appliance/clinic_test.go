@@ -116,7 +116,7 @@ func (c *clinic) open(mode, tail string) {
 	text := fmt.Sprintf("site = \"clinic\"\n[lan]\ninterface = \"srv\"\naddress = \"192.168.77.1/24\"\ndhcp = %q\n"+
 		"range = [\"192.168.77.100\", %q]\n%s\n[rescue]\nssh_keys = [\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0Eq3w1V0G5m2Q8m0K4c7pI5l8R8dS5W3m6m2x9c1yT admin\"]\n"+
 		"[state]\ndir = %q\n[admin]\nsocket = %q\ngroup = \"root\"\n"+
-		"%s%s", mode, cmp.Or(c.last, "192.168.77.199"), c.lanMore, dir, filepath.Join(c.t.TempDir(), "api.sock"),
+		"%s%s", mode, cmp.Or(c.last, "192.168.77.199"), c.lanMore, dir, filepath.Join(socketDir(c.t), "api.sock"),
 		cmp.Or(c.machines, "[[machine]]\nname = \"srv01\"\nmac = [\"52:54:00:12:34:56\"]\n"), tail)
 	cfg, err := config.Parse("clinic.toml", []byte(text))
 	if err != nil {
@@ -140,6 +140,17 @@ func (c *clinic) open(mode, tail string) {
 		}
 	})
 	c.box.sup.settle(ctx)
+}
+
+// socketDir is a directory with a short name: the path of a socket has 108 bytes, and those of a test's may be long.
+func socketDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // stock fills the library with programs for simulated machines.

@@ -129,11 +129,7 @@ func (b *branch) tries(t *testing.T) {
 
 func newBranch(t *testing.T) *branch {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "rb") // short: a socket's path has 108 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := socketDir(t)
 	br := &branch{dir: dir, told: make(chan map[string]any, 100)}
 	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var m map[string]any

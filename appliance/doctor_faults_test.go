@@ -27,7 +27,7 @@ func (c *clinic) ownChecks() *api.Client {
 	c.t.Helper()
 	if c.api == nil {
 		s := c.box.adminServer()
-		s.Socket, s.Checks = filepath.Join(c.t.TempDir(), "own.sock"), nil
+		s.Socket, s.Checks = filepath.Join(socketDir(c.t), "own.sock"), nil
 		ctx, cancel := context.WithCancel(context.Background())
 		ready, ended := make(chan bool), make(chan error, 1)
 		go func() { ended <- s.Run(ctx, func() { close(ready) }) }()

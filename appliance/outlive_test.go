@@ -103,7 +103,7 @@ func newMortal(t *testing.T, power string) *mortal {
 	at := ownAddress()
 	port := freePort(t, "tcp", at)
 	m := &mortal{t: t, dir: t.TempDir(), http: at + ":" + port}
-	socket := filepath.Join(m.dir, "api.sock")
+	socket := filepath.Join(socketDir(t), "api.sock")
 	m.api = api.OverSocket(socket)
 	text := fmt.Sprintf(`site = "test"
 [lan]
@@ -415,7 +415,7 @@ func TestStopWaitsForPower(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"})
+			systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(socketDir(t), "notify"), Net: "unixgram"})
 			if err != nil {
 				t.Fatal(err)
 			}

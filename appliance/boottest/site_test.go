@@ -33,11 +33,12 @@ import (
 //	                             ├── 192.168.77.254, the site's dnsmasq
 //	                             └── 192.168.77.253, a relay ── machines in 10.5.0.0/24
 type site struct {
-	t   *testing.T
-	lan *LAN
-	far *LAN // behind the relay; nil without one
-	api *api.Client
-	dir string
+	t      *testing.T
+	lan    *LAN
+	far    *LAN // behind the relay; nil without one
+	api    *api.Client
+	dir    string
+	socket string // of the API
 }
 
 // mode is a column of the table.
@@ -140,10 +141,15 @@ func (s *site) relay() {
 // daemon runs the box until the test ends.
 func (s *site) daemon(dhcp, tail string) {
 	s.library()
-	socket := filepath.Join(s.dir, "api.sock")
+	short, err := os.MkdirTemp("", "rb") // a socket's path has 108 bytes
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { os.RemoveAll(short) })
+	s.socket = filepath.Join(short, "api.sock")
 	text := fmt.Sprintf("site = \"boottest\"\n[lan]\ninterface = \"srv\"\naddress = \"192.168.77.1/24\"\ndhcp = %q\n"+
 		"range = [\"192.168.77.100\", \"192.168.77.199\"]\n[state]\ndir = %q\n[admin]\nsocket = %q\ngroup = \"root\"\n%s",
-		dhcp, filepath.Join(s.dir, "state"), socket, tail)
+		dhcp, filepath.Join(s.dir, "state"), s.socket, tail)
 	cfg, err := config.Parse("boottest.toml", []byte(text))
 	if err != nil {
 		s.t.Fatal(err)
@@ -174,7 +180,7 @@ func (s *site) daemon(dhcp, tail string) {
 			s.t.Log(err)
 		}
 	})
-	s.api = api.OverSocket(socket)
+	s.api = api.OverSocket(s.socket)
 	eventually(s.t, 30*time.Second, "DHCP has listened", func() bool {
 		st, err := s.api.Status(s.t.Context())
 		return err == nil && st.DHCP.Mode != "listening"
@@ -185,7 +191,7 @@ func (s *site) daemon(dhcp, tail string) {
 // is told depends on what that one names as next server.
 func (s *site) heardServer() bool {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(s.dir, "api.sock"))
+		return new(net.Dialer).DialContext(ctx, "unix", s.socket)
 	}
 	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 	resp, err := client.Get("http://box/metrics")
