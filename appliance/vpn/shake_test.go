@@ -81,7 +81,7 @@ func TestHandshakeCopiesApart(t *testing.T) {
 	last := came()
 	for n := range 3 { // two more uplinks, and the kick
 		at := came()
-		if d := at.Sub(last); d < apart {
+		if d := at.Sub(last); d < apart-time.Millisecond { // somebody may be setting the kernel's clock right
 			t.Errorf("copy %d came in %v after the one before", n+1, d)
 		}
 		last = at

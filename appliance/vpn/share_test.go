@@ -71,7 +71,7 @@ func TestShareLAN(t *testing.T) {
 	ok(t, s.hubs[0].Share(s.tunnel.keys.public.String(), lan))
 	s.start()
 	eventuallyPing := func(from *linktest.Place, to string, more ...string) bool {
-		return from.Command("ping", append([]string{"-c", "1", "-w", "5", to}, more...)...).Run() == nil
+		return from.Command("ping", append([]string{"-c", "1", "-w", "20", to}, more...)...).Run() == nil
 	}
 	s.reached(handshakeTime)
 	if out, err := s.hubs[0].Command("ip", "route", "replace", lan.String(), "dev", "hub0").CombinedOutput(); err != nil {
