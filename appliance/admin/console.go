@@ -215,8 +215,10 @@ func (v *consoleView) run(ctx context.Context) (why error) {
 		why = errors.New("the box stops")
 	}
 	end, _ := json.Marshal(api.RelayEnd{Closed: why.Error()}) // our own type
-	v.conn.SetWriteDeadline(time.Now().Add(lastWord))         // also of what is being written
-	_ = v.sendWithin(lastWord, api.FrameEnd, end)             // it goes anyway
+	// What begins to be sent just now sets a longer deadline behind the one below.
+	defer time.AfterFunc(2*lastWord, func() { v.conn.Close() }).Stop()
+	v.conn.SetWriteDeadline(time.Now().Add(lastWord)) // also of what is being written
+	_ = v.sendWithin(lastWord, api.FrameEnd, end)     // it goes anyway
 	v.conn.Close()
 	v.session.Close()
 	wg.Wait()

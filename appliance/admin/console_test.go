@@ -234,15 +234,30 @@ func TestConsoleLinesAreForOperators(t *testing.T) {
 	}
 }
 
-// Who looks and takes nothing, such as a command that was put to sleep, does not hold up the end of the box.
+// lateDeadlines is a connection on which every send has just set its own, longer deadline when the box ends.
+type lateDeadlines struct{ net.Conn }
+
+func (lateDeadlines) SetWriteDeadline(time.Time) error { return nil }
+
+// Who looks and takes nothing, such as a command that was put to sleep, does not hold up the end of the box, nor does
+// one to whom something begins to be sent in that moment.
 func TestConsoleOfSleeper(t *testing.T) {
+	for name, conn := range map[string]func(net.Conn) net.Conn{
+		"asleep":           func(c net.Conn) net.Conn { return c },
+		"falls asleep now": func(c net.Conn) net.Conn { return lateDeadlines{c} },
+	} {
+		t.Run(name, func(t *testing.T) { sleeper(t, conn) })
+	}
+}
+
+func sleeper(t *testing.T, conn func(net.Conn) net.Conn) {
 	ours, its := net.Pipe()
 	defer its.Close()
 	s, err := newFakeConsoles().Attach(t.Context(), "srv01", ConsoleAttach{Who: "anna"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &consoleView{session: s, conn: ours}
+	v := &consoleView{session: s, conn: conn(ours)}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
