@@ -12,6 +12,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/warthog618/sms"
+	"github.com/warthog618/sms/encoding/gsm7/charset"
 	"github.com/warthog618/sms/encoding/pdumode"
 	"github.com/warthog618/sms/encoding/tpdu"
 )
@@ -25,6 +26,20 @@ type part struct {
 
 // errNoMessage is for what lies in the store and is no message from somebody: a delivery report.
 var errNoMessage = errors.New("it is no message that came")
+
+// The library makes the table of an alphabet for whoever wants it first, and two at once, as a message that comes and one
+// that goes, would get it half made. So all of them are made before anything runs.
+var _ = makeAlphabets()
+
+func makeAlphabets() struct{} {
+	for language := charset.Default; language < charset.End; language++ {
+		charset.NewDecoder(language)
+		charset.NewExtDecoder(language)
+		charset.NewEncoder(language)
+		charset.NewExtEncoder(language)
+	}
+	return struct{}{}
+}
 
 // decode reads a message as the modem stores it.
 func decode(pdu string) (*Text, part, error) {

@@ -32,9 +32,12 @@ func plain(s string) string {
 	return strings.Join(strings.Fields(typography.Replace(s)), " ")
 }
 
+// alphabet is made before anything runs: the library makes its table for whoever wants it first, and not for two at once.
+var alphabet = gsm7.NewEncoder()
+
 // septets is how many places a character takes in the default alphabet; 0 is none.
 func septets(r rune) int {
-	code, err := gsm7.Encode([]byte(string(r)))
+	code, err := alphabet.Encode([]byte(string(r)))
 	if err != nil {
 		return 0
 	}
