@@ -41,6 +41,17 @@ func ask(t *testing.T, s *session, cmd, prefix string) []string {
 	return lines
 }
 
+// held has the answer to a command come when the test says so: no clock tells which of two was first on a machine that
+// stood still.
+func held(t *testing.T, fake *modemtest.Modem, cmd string) (answer func()) {
+	t.Helper()
+	said := make(chan struct{})
+	answer = sync.OnceFunc(func() { close(said) })
+	t.Cleanup(answer) // before the fake is closed, which waits for it
+	fake.Fault(cmd, modemtest.Answer{Times: 1, Do: func() { <-said }})
+	return answer
+}
+
 func TestCommand(t *testing.T) {
 	fake := modemtest.Start(t)
 	s := openFake(t, fake, nil)
@@ -107,11 +118,12 @@ func TestResyncAfterTimeout(t *testing.T) {
 			fake := modemtest.Start(t)
 			s := openFake(t, fake, nil)
 			ask(t, s, "E0", "")
-			fake.Fault(late, modemtest.Answer{Delay: 1500 * time.Millisecond, Times: 1})
+			answer := held(t, fake, late)
 			_, err := s.command(t.Context(), late, strings.TrimSuffix(late, "?"), 200*time.Millisecond)
 			if !isUnknown(err) {
 				t.Fatalf("a late answer comes as %v", err)
 			}
+			time.AfterFunc(1300*time.Millisecond, answer)
 			// The late answer is on its way. Each of these must get its own.
 			for i := range 3 {
 				if got := ask(t, s, "+CREG?", "+CREG"); len(got) != 1 || got[0] != "0,1" {
@@ -331,12 +343,13 @@ func TestLateMessageIsUnknown(t *testing.T) {
 	fake := modemtest.Start(t)
 	s := openFake(t, fake, nil)
 	ask(t, s, "E0", "")
-	fake.Fault("+CMGS PDU", modemtest.Answer{Delay: 4 * time.Second, Times: 1})
+	answer := held(t, fake, "+CMGS PDU")
 	pdu := "00" + "01000B919761000000F0000002E834"
-	_, err := s.prompt(t.Context(), fmt.Sprintf("+CMGS=%d", len(pdu)/2-1), pdu, "+CMGS", 2*time.Second)
+	_, err := s.prompt(t.Context(), fmt.Sprintf("+CMGS=%d", len(pdu)/2-1), pdu, "+CMGS", 10*time.Second) // for the prompt, too
 	if !isUnknown(err) {
 		t.Errorf("a late +CMGS comes as %v", err)
 	}
+	time.AfterFunc(2*time.Second, answer)
 	if got := ask(t, s, "+CSQ", "+CSQ"); len(got) != 1 || got[0] != "20,99" {
 		t.Errorf("after it +CSQ answers %q", got)
 	}

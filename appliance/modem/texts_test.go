@@ -3,6 +3,8 @@ package modem
 import (
 	"encoding/hex"
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -493,7 +495,7 @@ func TestSendUnknown(t *testing.T) {
 	fake := modemtest.Start(t)
 	m, _ := receiving(t, fake)
 	until(t, m, "registration", func(s Status) bool { return s.State == Registered })
-	fake.Fault("+CMGS PDU", modemtest.Answer{Delay: 2 * time.Second})
+	answer := held(t, fake, "+CMGS PDU")
 	type outcome struct {
 		result SendResult
 		err    error
@@ -508,7 +510,7 @@ func TestSendUnknown(t *testing.T) {
 	if o := <-done; o.result != TextUnknown || o.err == nil {
 		t.Errorf("%s, %v", o.result, o.err)
 	}
-	fake.Heal("")
+	answer()
 	if err := fake.Plug(); err != nil {
 		t.Fatal(err)
 	}
@@ -576,6 +578,35 @@ func TestServiceCentre(t *testing.T) {
 	if _, err := encode(correspondent, "", "", 0, 1); err == nil {
 		t.Error("nothing is taken for a message")
 	}
+}
+
+// The first messages of a process may be of many at once.
+func TestFirstMessagesAtOnce(t *testing.T) {
+	const mark = "RESCUEBOX_TEST_FRESH"
+	if os.Getenv(mark) == "" {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(self, "-test.run=^TestFirstMessagesAtOnce$", "-test.count=1")
+		cmd.Env = append(os.Environ(), mark+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := encode(correspondent, "10 €", "", 0, 1); err != nil {
+				t.Error(err)
+			}
+			if text, _, err := decode("07919761000099F9040B919761000000F000006211232100002105E8329BFD06"); err != nil || text.Text != "hello" {
+				t.Errorf("%+v, %v", text, err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func FuzzDecode(f *testing.F) {

@@ -171,6 +171,9 @@ func (p *port) compose(cmd string) {
 	lines, result := p.m.accept(strings.ToUpper(name), length, strings.TrimSpace(text))
 	if f != nil { // it is sent, and the answer late or lost: that is the trap
 		time.Sleep(f.Delay)
+		if f.Do != nil {
+			f.Do()
+		}
 		if f.Result != "" {
 			lines, result = f.Lines, f.Result
 		}
