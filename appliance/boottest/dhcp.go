@@ -131,9 +131,13 @@ func addrOf(b []byte) netip.Addr {
 	return a.Unmap()
 }
 
-// grace is for what came in time but was not read in time: a busy test machine
-// must not look like a silent server.
-const grace = 20 * time.Millisecond
+// A busy test machine must not look like a silent server. Of a firmware's patience no more than a tick passes at
+// once, however long all of this machine, and the box in it, stood still meanwhile; and grace is for what came in time
+// but was not read in time.
+const (
+	tick  = 50 * time.Millisecond
+	grace = 20 * time.Millisecond
+)
 
 // exchange sends a packet by broadcast and collects the answers of a kind
 // until it has enough or the time is over. Where enough is nil the firmware waits
@@ -154,14 +158,19 @@ func (m *Machine) exchange(d *dhcpv4.DHCPv4, want dhcpv4.MessageType, within tim
 	if m.deaf {
 		within = min(within, deafFor)
 	}
-	end := time.Now().Add(within)
 	var got []*Answer
 	buf := make([]byte, 1<<16)
-	for !enough(got) {
-		card.SetReadDeadline(later(end, time.Now().Add(grace)))
+	for left := within; !enough(got); {
+		begin, step := time.Now(), min(left, tick)
+		card.SetReadDeadline(begin.Add(max(step, grace)))
 		n, err := card.Read(buf)
+		over := left <= 0
+		left -= min(step, time.Since(begin))
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			break
+			if over {
+				break
+			}
+			continue
 		}
 		if err != nil {
 			return got, err
@@ -222,13 +231,6 @@ const deafFor = 300 * time.Millisecond
 // discover sends one DISCOVER and collects offers.
 func (m *Machine) discover(xid dhcpv4.TransactionID, secs, collect time.Duration, enough func([]*Answer) bool) ([]*Answer, error) {
 	return m.exchange(m.packet(dhcpv4.MessageTypeDiscover, xid, secs), dhcpv4.MessageTypeOffer, collect, enough)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
 }
 
 // never and one say when enough offers came.

@@ -281,9 +281,13 @@ func (m *Machine) ubootNotes(a *Answer) {
 	}
 }
 
-// ubootWaits gives a proxy 100 ms (CONFIG_SERVERIP_FROM_PROXYDHCP_DELAY_MS).
+// ubootPatience is how long a proxy is waited for (CONFIG_SERVERIP_FROM_PROXYDHCP_DELAY_MS). A board has 100 ms where it
+// sets no other; twenty machines and a box on one busy host need more at times.
+const ubootPatience = 2 * time.Second
+
+// ubootWaits gives a proxy its time.
 func (m *Machine) ubootWaits(xid dhcpv4.TransactionID) error {
-	offers, err := m.discover(xid, 0, 100*time.Millisecond, func(got []*Answer) bool { _, p := ipxeSelect(got); return p != nil })
+	offers, err := m.discover(xid, 0, ubootPatience, func(got []*Answer) bool { _, p := ipxeSelect(got); return p != nil })
 	for _, o := range offers {
 		m.ubootNotes(o)
 	}
