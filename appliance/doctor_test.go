@@ -214,7 +214,7 @@ func TestDoctorFirewall(t *testing.T) {
 		}
 		run(t, "nft", "-f", file)
 		eventually(t, fmt.Sprintf("%s drops %q", name, test.want), func() bool {
-			got := c.dropped()
+			got := c.portsIn("firewall", "firewall-drops")
 			if !slices.Equal(got, test.want) {
 				t.Logf("%s: drops %q, want %q", name, got, test.want)
 			}
@@ -224,12 +224,12 @@ func TestDoctorFirewall(t *testing.T) {
 	run(t, "nft", "flush", "ruleset")
 }
 
-// dropped are the ports to which the packet filter lets no machine, as the doctor says.
-func (c *clinic) dropped() (list []string) {
+// portsIn are the ports that a check's findings of a key name.
+func (c *clinic) portsIn(check, key string) (list []string) {
 	c.t.Helper()
-	for _, f := range c.ask("firewall") {
+	for _, f := range c.ask(check) {
 		for _, p := range c.box.ports() {
-			if f.Key == "firewall-drops" && strings.Contains(f.Text, p.String()) {
+			if f.Key == key && strings.Contains(f.Text, p.String()) {
 				list = append(list, p.String())
 			}
 		}
