@@ -179,6 +179,7 @@ endpoint = ["203.0.113.1:51820"]
 	}
 	t.Cleanup(func() {
 		s.cmd.Process.Kill()
+		s.cmd.Wait() // for the end of the log; where the daemon was stopped it is over already
 		if t.Failed() {
 			t.Logf("the daemon's log:\n%s", s.log)
 		}
