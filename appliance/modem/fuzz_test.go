@@ -67,7 +67,7 @@ func FuzzSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := newSession(tape{bytes.NewReader(b)}, "tape", zap.NewNop(), nil)
 		defer s.close()
-		_, err := s.command(t.Context(), "+CSQ", "+CSQ", 2*time.Second)
+		_, err := s.command(t.Context(), "+CSQ", "+CSQ", time.Minute)
 		var late timedOut
 		if errors.As(err, &late) {
 			t.Errorf("a port at its end: %v", err)

@@ -17,7 +17,11 @@ import (
 // tree is a sysfs with USB ttys in it: name, vendor, product, serial and interface each.
 func tree(t *testing.T, ports ...[5]string) places {
 	t.Helper()
-	p := places{sys: t.TempDir(), dev: t.TempDir(), run: t.TempDir(), proc: t.TempDir()}
+	sys, err := filepath.EvalSymlinks(t.TempDir()) // as /sys is: TMPDIR may be a link
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := places{sys: sys, dev: t.TempDir(), run: t.TempDir(), proc: t.TempDir()}
 	write := func(path, text string) {
 		t.Helper()
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text+"\n"), 0o600)); err != nil {

@@ -232,8 +232,7 @@ func TestHungModem(t *testing.T) {
 	}
 }
 
-func TestBabble(t *testing.T) {
-	t.Parallel()
+func TestBabble(t *testing.T) { // alone: it measures the memory of the process
 	fake := modemtest.Start(t)
 	var mu sync.Mutex
 	longest, count := 0, 0
@@ -320,7 +319,7 @@ func TestUnplugEndsCommands(t *testing.T) {
 	begin := time.Now()
 	fake.Unplug()
 	wg.Wait()
-	if since := time.Since(begin); since > 5*time.Second {
+	if since := time.Since(begin); since > 30*time.Second { // of three minutes
 		t.Errorf("it took %s", since)
 	}
 	unknown := 0
