@@ -289,11 +289,9 @@ func TestForgery(t *testing.T) {
 		for !strings.Contains((<-w.out).text, "vpn: done") { // refusals between
 		}
 	}
-	for len(w.out) > 0 {
-		<-w.out
-	}
 	w.text("status " + w.code() + " " + w.code())
-	w.answer("all is well")
+	for !strings.Contains((<-w.out).text, "all is well") { // one of 2,500 forged codes is a right one in a run of 2,000, and answered
+	}
 	s := w.Status()
 	bytes := 0
 	kept, _ := w.store.All()

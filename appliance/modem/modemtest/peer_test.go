@@ -38,6 +38,7 @@ func gammu(t *testing.T, fake *modemtest.Modem, args ...string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "gammu", append([]string{"-c", rc}, args...)...)
 	cmd.Stdin = strings.NewReader("")
+	cmd.Env = append(os.Environ(), "LANG=C.UTF-8", "LC_ALL=C.UTF-8") // what we give it and read is that
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("gammu %q: %v\n%s\nthe modem was sent %q", args, err, out, fake.Log())
@@ -123,7 +124,12 @@ func manage(t *testing.T, fake *modemtest.Modem) *managed {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.Close() })
-	m := &managed{t: t, fake: fake, bus: "unix:path=" + filepath.Join(t.TempDir(), "bus"), log: log}
+	dir, err := os.MkdirTemp("/tmp", "bus") // whatever TMPDIR is: a socket's name has 107 letters
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	m := &managed{t: t, fake: fake, bus: "unix:path=" + filepath.Join(dir, "bus"), log: log}
 	m.start("dbus-daemon", "--session", "--nofork", "--address="+m.bus)
 	m.until("org.freedesktop.DBus", "gdbus", "call", "--session", "-d", "org.freedesktop.DBus", "-o", "/", "-m", "org.freedesktop.DBus.ListNames")
 	name := fmt.Sprintf("rb-%d-%s", os.Getpid(), strings.ToLower(t.Name()))
