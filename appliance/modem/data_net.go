@@ -216,7 +216,7 @@ func netChanges(ctx context.Context) (<-chan struct{}, error) {
 	return out, nil
 }
 
-// hearChanges does it until deaf is closed.
+// hearChanges pokes out after each change, until ctx is done or something was missed: then deaf is closed.
 func hearChanges(ctx context.Context, out chan struct{}) (deaf <-chan struct{}, err error) {
 	links, addrs, routes := make(chan netlink.LinkUpdate, 16), make(chan netlink.AddrUpdate, 16), make(chan netlink.RouteUpdate, 16)
 	ctx, cancel := context.WithCancel(ctx)

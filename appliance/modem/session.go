@@ -156,7 +156,7 @@ type request struct {
 	cmd, prefix string
 	body        string // sent after the prompt "> "
 	timeout     time.Duration
-	blind       bool // sent whatever is late: in step is who asks next
+	blind       bool // sent though an answer may still be late; who asks next finds the step again
 }
 
 // command is the commander's.

@@ -69,27 +69,33 @@ func (t *turns) next() {
 	t.armLocked()
 }
 
-// shake sends a handshake by the uplink in use at once, and if everywhere is set by each of the others in its turn, while
-// the hub has not answered. Where it cannot leave by the one in use it does by the next that takes it.
+// shake sends a handshake by the uplink in use at once. If everywhere is set, or it could not leave by that one, each of the
+// others has its turn too, while the hub has not answered.
 func (b *bind) shake(h *hubPaths, p parcel, everywhere bool) (err error) {
 	p.bufs = [][]byte{slices.Clone(p.bufs[0])} // WireGuard may use its own again
 	active := int(b.active.Load())
-	others := slices.DeleteFunc(slices.Clone(b.ways), func(w *way) bool { return w.index == active })
-	h.turns.first(func() {
-		if err = b.ways[active].send(h, p, true); err == nil && !everywhere {
-			others = nil
+	var by int
+	h.turns.first(func() { by, err = b.leave(h, p, active) })
+	for _, w := range b.ways {
+		if (everywhere || by != active) && w.index != by && w.index != active {
+			b.copyLater(h, w.index, p)
 		}
-		for err != nil && len(others) > 0 {
-			if other := others[0].send(h, p, false); other == nil {
-				err = nil
-			}
-			others = others[1:]
-		}
-	})
-	for _, w := range others {
-		b.copyLater(h, w.index, p)
 	}
 	return err
+}
+
+// leave sends a handshake by an uplink, and where it cannot by the one in use, by the next that takes it: by is which.
+func (b *bind) leave(h *hubPaths, p parcel, way int) (by int, err error) {
+	active := int(b.active.Load())
+	if err = b.ways[way].send(h, p, way == active); err == nil || way != active {
+		return way, err
+	}
+	for _, w := range b.ways {
+		if w.index != way && w.send(h, p, false) == nil {
+			return w.index, nil
+		}
+	}
+	return way, err
 }
 
 // copyLater sends a copy of a handshake by an uplink in its turn, unless the hub has answered it by then.
@@ -98,7 +104,7 @@ func (b *bind) copyLater(h *hubPaths, way int, p parcel) {
 		if p.first.kind == initiation && h.responded.Load() > h.initiated.Load() {
 			return
 		}
-		_ = b.ways[way].send(h, p, way == int(b.active.Load())) // the uplink's state says why
+		_, _ = b.leave(h, p, way) // the uplink's state says why
 	})
 }
 

@@ -41,6 +41,27 @@ func TestTurns(t *testing.T) {
 	})
 }
 
+// Where the uplink in use takes nothing, a handshake goes by another, and so does its repetition.
+func TestHandshakeFallsBack(t *testing.T) {
+	linktest.New(t) // there lo is up
+	hub, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	ok(t, err)
+	t.Cleanup(func() { hub.Close() })
+	b := newBind(setup{Uplinks: []Uplink{{Name: "wan"}, {Name: "lte"}}, Hubs: 1}, 1)
+	_, _, err = b.Open(0)
+	ok(t, err)
+	t.Cleanup(func() { ok(t, b.Close()) })
+	b.ways[1].use("lo") // the first has no device
+	b.hubs[0].paths[1].set([]netip.AddrPort{hub.LocalAddr().(*net.UDPAddr).AddrPort()}, false)
+	ok(t, b.Send([][]byte{datagram(1, 148, 7, 0)}, &endpoint{}))
+	b.resend(0)
+	ok(t, hub.SetReadDeadline(time.Now().Add(20*time.Second)))
+	for range 2 {
+		_, _, err := hub.ReadFrom(make([]byte, 1500))
+		ok(t, err)
+	}
+}
+
 // A hub that has two copies of one handshake in the same moment may answer both, and then nothing passes for 15
 // seconds. By the time at which they came in, as the kernel notes it: whoever reads may be late.
 func TestHandshakeCopiesApart(t *testing.T) {
